@@ -1,0 +1,7 @@
+"""Converters into the ``granite_nle`` GGUF format."""
+
+from granite_gguf.converters.convert import Conversion, convert
+from granite_gguf.converters.dtypes import OutType
+from granite_gguf.converters.layouts import Layout
+
+__all__ = ["Conversion", "Layout", "OutType", "convert"]

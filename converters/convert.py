@@ -1,0 +1,274 @@
+"""Converts a checkpoint to a ``granite_nle`` GGUF file, a few rows at a time.
+
+config.json → hyper-parameters → expected tensors ─┐
+*.safetensors → stored tensors ────────────────────┴→ matched one to one → GGUF
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from granite_gguf.converters.dtypes import OutType, convert_values, output_type
+from granite_gguf.converters.layouts import CheckpointConfig, Layout, read_config
+from granite_gguf.converters.names import DROPPED, checkpoint_key
+from granite_gguf.converters.safetensors_source import StoredTensor, open_checkpoint
+from granite_gguf.errors import CheckpointError
+from granite_gguf.features import mel_filters
+from granite_gguf.ggml.types import F32
+from granite_gguf.gguf_container import MetadataValue, ValueType
+from granite_gguf.gguf_file import ARCHITECTURE, Keys, hparams_metadata
+from granite_gguf.gguf_writer import Progress, TensorSource, silent, write_gguf
+from granite_gguf.hparams import HParams
+from granite_gguf.tensors import TensorSpec, expected_tensors
+
+Metadata = dict[str, MetadataValue]
+
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 1, 2, 3, 4, 5  # llama.cpp's token types
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was written.
+
+    Attributes:
+        path: the file.
+        layout: the checkpoint's layout.
+        hparams: the model's hyper-parameters.
+        parameters: how many numbers the model has.
+        byte_count: the file's size.
+    """
+
+    path: Path
+    layout: Layout
+    hparams: HParams
+    parameters: int
+    byte_count: int
+
+
+def convert(
+    source: str | PathLike[str],
+    output: str | PathLike[str],
+    *,
+    outtype: OutType | str = OutType.F16,
+    revision: str | None = None,
+    name: str | None = None,
+    force: bool = False,
+    progress: Progress = silent,
+) -> Conversion:
+    """Convert a checkpoint directory of any of the three layouts.
+
+    Args:
+        source: the directory with config.json, *.safetensors and tokenizer.json.
+        output: the file to write.
+        outtype: ``f16`` (editor matrices F16, the rest F32), ``bf16`` (every matrix BF16, the
+            rest F32) or ``f32``.
+        revision: the checkpoint's revision, recorded in the file.
+        name: the model's name, recorded in the file; by default the directory's.
+        force: replace an existing file.
+        progress: is told of every piece written.
+
+    Raises:
+        CheckpointError: the checkpoint is incomplete, inconsistent or of another model.
+        OutputError: the file exists and ``force`` is not set, or cannot be written.
+    """
+    directory, path = Path(source), Path(output)
+    policy = OutType(outtype)
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory}: is no directory, expected a checkpoint's")
+    config = read_config(directory)
+    specs = expected_tensors(config.hparams)
+    tensors = _match(directory, config.layout, specs, open_checkpoint(directory))
+    sources = [_tensor_source(policy, config.hparams, spec, tensors) for spec in specs.values()]
+    parameters = sum(prod(spec.shape) for spec in specs.values())
+    metadata = {
+        **_general_metadata(directory, name or directory.resolve().name, parameters, policy),
+        **_source_metadata(config, revision),
+        **hparams_metadata(config.hparams),
+        **_character_metadata(config),
+        **_tokenizer_metadata(directory, config.hparams),
+    }
+    size = write_gguf(path, metadata, sources, force=force, progress=progress)
+    return Conversion(path, config.layout, config.hparams, parameters, size)
+
+
+# Tensors
+
+
+def _match(
+    directory: Path,
+    layout: Layout,
+    specs: dict[str, TensorSpec],
+    stored: dict[str, StoredTensor],
+) -> dict[str, StoredTensor]:
+    """The stored tensor of each spec that has one; nothing may be left over on either side."""
+    left = {key: tensor for key, tensor in stored.items() if not DROPPED.search(key)}
+    matched: dict[str, StoredTensor] = {}
+    problems: list[str] = []
+    for spec in specs.values():
+        key = checkpoint_key(layout, spec)
+        if key is None:
+            continue
+        tensor = left.pop(key, None)
+        if tensor is None:
+            problems.append(f"{key} is missing")
+        elif not spec.accepts(tuple(reversed(tensor.shape))):
+            expected = list(reversed(spec.shape))
+            problems.append(f"{key} is {list(tensor.shape)}, the configuration says {expected}")
+        else:
+            matched[spec.name] = tensor
+    problems += [f"{key} is unknown" for key in left]
+    if problems:
+        shown = "; ".join(problems[:5]) + (
+            f"; and {len(problems) - 5} more" if problems[5:] else ""
+        )
+        raise CheckpointError(f"{directory}: as a checkpoint of layout {layout.value}: {shown}")
+    return matched
+
+
+def _tensor_source(
+    policy: OutType, hparams: HParams, spec: TensorSpec, tensors: dict[str, StoredTensor]
+) -> TensorSource:
+    kind = output_type(policy, spec)
+    tensor = tensors.get(spec.name)
+    if tensor is None:
+        return TensorSource(spec.name, spec.shape, F32, lambda: [_computed(hparams, spec)])
+
+    def chunks() -> Iterator[npt.NDArray[Any]]:
+        for rows, stored in tensor.rows(spec.name, _row_width(spec)):
+            yield convert_values(spec.name, rows, stored, kind)
+
+    return TensorSource(spec.name, spec.shape, kind, chunks)
+
+
+def _row_width(spec: TensorSpec) -> int:
+    return max(spec.shape[0], prod(spec.shape[:2]) if spec.shape[0] == 1 else 1)
+
+
+def _computed(hparams: HParams, spec: TensorSpec) -> npt.NDArray[np.float32]:
+    """A tensor that no checkpoint holds: the mel filters, or a norm without parameters."""
+    if spec.name == "audio.mel_filters":
+        return mel_filters(hparams.front_end)
+    fill = np.ones if spec.name.endswith(".weight") else np.zeros
+    return fill(spec.shape, np.float32)
+
+
+# Metadata
+
+
+def _string(value: str) -> MetadataValue:
+    return MetadataValue(ValueType.STRING, value)
+
+
+def _strings(values: list[str]) -> MetadataValue:
+    return MetadataValue(ValueType.ARRAY, values, ValueType.STRING)
+
+
+def _u32(value: int) -> MetadataValue:
+    return MetadataValue(ValueType.UINT32, value)
+
+
+def _general_metadata(directory: Path, name: str, parameters: int, policy: OutType) -> Metadata:
+    """The Hub's keys, from the model card beside the checkpoint where there is one."""
+    scratch = gguf.GGUFWriter(None, ARCHITECTURE)
+    with _quiet():
+        found = gguf.Metadata.load(model_path=directory, total_params=parameters)
+        parts = gguf.Metadata.get_model_id_components(name, parameters)
+    found.name = gguf.Metadata.id_to_title(name)
+    _full, found.organization, found.basename, found.finetune, found.version, found.size_label = (
+        parts
+    )
+    if found.size_label is None:
+        found.size_label = gguf.size_label(parameters, 0, 0, 0)
+    found.set_gguf_meta_model(scratch)
+    scratch.add_file_type(policy.file_type)
+    return {
+        key: MetadataValue(value.type, value.value, value.sub_type or _element_type(value.value))
+        for key, value in scratch.kv_data[0].items()
+    }
+
+
+def _element_type(value: Any) -> gguf.GGUFValueType | None:
+    return gguf.GGUFValueType.get_type(value[0]) if isinstance(value, list) else None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """gguf-py reports what it guesses of names to the log; none of it is news to a user."""
+    logger = logging.getLogger("gguf")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _source_metadata(config: CheckpointConfig, revision: str | None) -> Metadata:
+    metadata = {Keys.Source.LAYOUT: _string(config.layout.value)}
+    if revision:
+        metadata[Keys.Source.REVISION] = _string(revision)
+    return metadata
+
+
+def _character_metadata(config: CheckpointConfig) -> Metadata:
+    size = config.hparams.encoder.ctc_vocab
+    metadata = {Keys.CTC.VOCAB_SIZE: _u32(size)}
+    if config.characters is not None:
+        metadata[Keys.CTC.VOCAB] = _string("\n".join(config.characters))
+    return metadata
+
+
+def _tokenizer_metadata(directory: Path, hparams: HParams) -> Metadata:
+    path = directory / "tokenizer.json"
+    try:
+        text = path.read_text(encoding="utf-8")
+        fields = json.loads(text)
+        model = fields["model"]
+        merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+        added = fields["added_tokens"]
+        vocabulary = {**model["vocab"], **{token["content"]: token["id"] for token in added}}
+        kinds = {token["id"]: _token_type(token["content"], token["special"]) for token in added}
+        Tokenizer.from_str(text)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file; a checkpoint directory holds it") from None
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise CheckpointError(f"{path}: is no byte-level BPE tokenizer: {error!r}") from error
+    editor = hparams.editor
+    tokens = [f"[PAD{i}]" for i in range(editor.vocab_size)]
+    types = [_UNUSED] * editor.vocab_size
+    for token, i in vocabulary.items():
+        if not 0 <= i < editor.vocab_size:
+            raise CheckpointError(
+                f"{path}: token {token!r} has the id {i}, the model only {editor.vocab_size} ids"
+            )
+        tokens[i], types[i] = token, kinds.get(i, _NORMAL)
+    return {
+        Keys.Tokenizer.MODEL: _string("gpt2"),
+        Keys.Tokenizer.PRE: _string("dbrx"),
+        Keys.Tokenizer.TOKENS: _strings(tokens),
+        Keys.Tokenizer.TOKEN_TYPE: MetadataValue(ValueType.ARRAY, types, ValueType.INT32),
+        Keys.Tokenizer.MERGES: _strings(merges),
+        Keys.Tokenizer.BOS: _u32(editor.bos_token_id),
+        Keys.Tokenizer.EOS: _u32(editor.eos_token_id),
+        Keys.Tokenizer.PAD: _u32(editor.pad_token_id),
+        Keys.Tokenizer.HUGGINGFACE: _string(text),
+    }
+
+
+def _token_type(content: str, special: bool) -> int:
+    if not special:
+        return _USER_DEFINED
+    return _UNKNOWN if content == "<|unk|>" else _CONTROL

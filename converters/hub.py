@@ -1,0 +1,55 @@
+"""Finds a checkpoint: a directory, or a repository of the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError
+
+from granite_gguf.errors import CheckpointError
+
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+_FILES = ("*.json", "*.safetensors", "*.txt", "README.md")
+
+
+@dataclass(frozen=True)
+class FoundCheckpoint:
+    """A checkpoint on this machine, its name and its revision where that is known."""
+
+    directory: Path
+    name: str
+    revision: str | None
+
+
+def fetch_checkpoint(source: str, revision: str | None = None) -> FoundCheckpoint:
+    """A checkpoint directory as it is, or a repository downloaded into the Hub's cache.
+
+    Args:
+        source: a directory, or a repository id ``owner/name``.
+        revision: branch, tag or commit.
+
+    Raises:
+        CheckpointError: neither exists, or the download failed.
+    """
+    directory = Path(source)
+    if directory.is_dir():
+        return FoundCheckpoint(directory, directory.resolve().name, revision)
+    if directory.exists() or not _REPOSITORY.fullmatch(source):
+        raise CheckpointError(
+            f"{source}: is neither a checkpoint directory nor a repository id like "
+            "ibm-granite/granite-speech-4.1-2b-nar"
+        )
+    try:
+        path = Path(snapshot_download(source, revision=revision, allow_patterns=list(_FILES)))
+    except LocalEntryNotFoundError as error:
+        raise CheckpointError(
+            f"{source}: there is no such directory, and the Hub cannot be reached to fetch a "
+            "repository of this name"
+        ) from error
+    except (HTTPError, HFValidationError, OSError) as error:
+        raise CheckpointError(f"{source}: cannot be fetched from the Hub: {error}") from error
+    # The Hub's cache keeps each commit in a folder of its own.
+    return FoundCheckpoint(path, source.partition("/")[2], path.name)

@@ -1,0 +1,37 @@
+"""Granite Speech NAR from one GGUF file on ggml.
+
+>>> import granite_gguf
+>>> with granite_gguf.load("granite-speech-4.1-2b-nar-Q4_K_M.gguf") as model:
+...     print(model.transcribe("speech.wav").text)
+"""
+
+from granite_gguf._version import __version__
+from granite_gguf.errors import (
+    AudioError,
+    CheckpointError,
+    DeviceError,
+    GraniteError,
+    InputError,
+    ModelFileError,
+    OutputError,
+    UnsupportedModelError,
+)
+from granite_gguf.model import EncoderResult, Model, TokenResult, load
+from granite_gguf.transcript import Transcript
+
+__all__ = [
+    "AudioError",
+    "CheckpointError",
+    "DeviceError",
+    "EncoderResult",
+    "GraniteError",
+    "InputError",
+    "Model",
+    "ModelFileError",
+    "OutputError",
+    "TokenResult",
+    "Transcript",
+    "UnsupportedModelError",
+    "__version__",
+    "load",
+]

@@ -1,0 +1,98 @@
+"""``granite-gguf doctor``: what is installed, what it can do, what would make it faster."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from granite_gguf._version import __version__
+from granite_gguf.cli.console import megabytes, stdout
+from granite_gguf.ggml.build import BuildInfo, build_info, unused_cpu_features
+from granite_gguf.ggml.runtime import default_threads
+
+_PACKAGES = ("gguf", "numpy", "soundfile", "soxr", "tokenizers", "safetensors", "huggingface_hub")
+
+
+def rebuild_command(build: BuildInfo, *flags: str) -> str:
+    """The command that installs ggml-python again with some CMake flags."""
+    return (
+        f'CMAKE_ARGS="{" ".join(("-DGGML_LLAMAFILE=ON", *flags))}" pip install --force-reinstall '
+        "--no-deps --no-cache-dir --no-binary ggml-python "
+        f"ggml-python=={build.binding_version}"
+    )
+
+
+def advice(build: BuildInfo) -> list[tuple[str, str]]:
+    """What is slow about a build, and the command that mends each."""
+    found = []
+    if not build.has("LLAMAFILE"):
+        found.append(
+            ("ggml was built without its llamafile kernels: F32, F16 and BF16 models take about "
+             "twice as long", rebuild_command(build))
+        )  # fmt: skip
+    if not build.has("OPENMP") and platform.system() == "Linux":
+        found.append(
+            ("ggml was built without OpenMP: starting its threads costs time in every operation",
+             rebuild_command(build, "-DGGML_OPENMP=ON"))
+        )  # fmt: skip
+    unused = unused_cpu_features(build)
+    if unused:
+        found.append(
+            (f"ggml was built for another processor: it leaves out {', '.join(unused)}",
+             rebuild_command(build, "-DGGML_NATIVE=ON"))
+        )  # fmt: skip
+    if shutil.which("nvidia-smi") and "CUDA" not in build.features:
+        found.append(
+            ("there is an NVIDIA driver, but ggml was built without CUDA",
+             rebuild_command(build, "-DGGML_CUDA=ON"))
+        )  # fmt: skip
+    return found
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+) -> None:
+    """Report versions, the kernels of this build of ggml, devices, and what to improve."""
+    build = build_info()
+    versions = {
+        "granite-gguf": __version__,
+        "python": platform.python_version(),
+        "ggml": build.ggml_version,
+        "ggml-python": build.binding_version,
+        **{name: version(name) for name in _PACKAGES},
+    }
+    remedies = advice(build)
+    if as_json:
+        report = {
+            "versions": versions,
+            "features": build.features,
+            "devices": [asdict(device) for device in build.devices],
+            "threads": default_threads(),
+            "advice": [{"problem": problem, "command": command} for problem, command in remedies],
+        }
+        typer.echo(json.dumps(report, indent=2))
+        return
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, value in versions.items():
+        table.add_row(name, value)
+    stdout.print(table)
+    for backend, features in build.features.items():
+        names = [name if value == "1" else f"{name}={value}" for name, value in features.items()]
+        stdout.print(f"\n{backend} kernels: {escape(' '.join(names)) or 'none named'}")
+    stdout.print("\ndevices:")
+    for device in build.devices:
+        memory = f"{megabytes(device.free_bytes)} free of {megabytes(device.total_bytes)}"
+        stdout.print(f"  {device.name} ({device.kind}): {escape(device.description)}, {memory}")
+    stdout.print(f"  threads by default: {default_threads()}")
+    for problem, command in remedies:
+        stdout.print(f"\n[yellow]slow:[/] {escape(problem)}. Mend it with\n  {escape(command)}")
+    if not remedies:
+        stdout.print("\nNothing is slow about this build.")

@@ -1,0 +1,122 @@
+"""``granite-gguf inspect``: what a GGUF file holds."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from granite_gguf.cli.console import megabytes, stdout
+from granite_gguf.gguf_container import MetadataValue, ValueType
+from granite_gguf.gguf_file import ModelFile, open_model_file
+
+_LONGEST = 100  # characters of a value shown
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A granite_nle GGUF file.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Everything as one JSON object.")] = False,
+) -> None:
+    """Show a file's metadata, hyper-parameters, and sizes by stage and type."""
+    model = open_model_file(file)
+    if as_json:
+        typer.echo(json.dumps(_as_dict(model), ensure_ascii=False, indent=2))
+        return
+    container = model.container
+    stdout.print(
+        f"{model.path}: GGUF version {container.version}, {len(container.tensors)} tensors, "
+        f"{megabytes(container.data.nbytes)}\n"
+    )
+    stdout.print(_metadata_table(container.metadata))
+    stdout.print(_hparams_table(model))
+    stdout.print(_sizes_table(model))
+
+
+def _shown(value: MetadataValue) -> str:
+    if value.type is ValueType.ARRAY:
+        kind = value.element_type.name.lower() if value.element_type else "empty"
+        return f"{len(value.value)} x {kind}"
+    text = (
+        json.dumps(value.value, ensure_ascii=False)
+        if isinstance(value.value, str)
+        else (f"{value.value:g}" if isinstance(value.value, float) else str(value.value))
+    )
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… ({len(value.value)} characters)"
+
+
+def _plain_table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, show_header=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _metadata_table(metadata: dict[str, MetadataValue]) -> Table:
+    table = _plain_table("Metadata", "key", "value")
+    for key, value in metadata.items():
+        if key.startswith(("general.", "tokenizer.", "granite_nle.source", "granite_nle.quantize")):
+            table.add_row(key, _text(_shown(value)))
+    return table
+
+
+def _text(value: object) -> Text:
+    return Text(str(value))
+
+
+def _hparams_table(model: ModelFile) -> Table:
+    table = _plain_table("\nHyper-parameters", "stage", "name", "value")
+    for stage, fields in asdict(model.hparams).items():
+        for name, value in fields.items():
+            table.add_row(stage, name, _text(value))
+    return table
+
+
+def _sizes(model: ModelFile) -> dict[tuple[str, str], tuple[int, int, int]]:
+    """Tensors, parameters and bytes by stage and type."""
+    sums: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
+    for spec in model.specs.values():
+        info = model.info(spec.name)
+        entry = sums[spec.stage.value, info.type.name]
+        count = 1
+        for n in info.shape:
+            count *= n
+        entry[0] += 1
+        entry[1] += count
+        entry[2] += info.byte_count
+    return {key: (value[0], value[1], value[2]) for key, value in sums.items()}
+
+
+def _sizes_table(model: ModelFile) -> Table:
+    table = Table(title="\nSizes", title_justify="left", box=None, pad_edge=False)
+    table.add_column("stage")
+    table.add_column("type")
+    for column in ("tensors", "parameters", "bytes"):
+        table.add_column(column, justify="right")
+    rows = _sizes(model)
+    for (stage, kind), (tensors, parameters, size) in rows.items():
+        table.add_row(stage, kind, f"{tensors}", f"{parameters:,}", megabytes(size))
+    totals = [sum(row[i] for row in rows.values()) for i in range(3)]
+    table.add_row("total", "", f"{totals[0]}", f"{totals[1]:,}", megabytes(totals[2]))
+    return table
+
+
+def _as_dict(model: ModelFile) -> dict[str, Any]:
+    return {
+        "file": str(model.path),
+        "metadata": {key: value.value for key, value in model.container.metadata.items()},
+        "hparams": asdict(model.hparams),
+        "sizes": [
+            {"stage": stage, "type": kind, "tensors": t, "parameters": p, "bytes": b}
+            for (stage, kind), (t, p, b) in _sizes(model).items()
+        ],
+        "tensors": [
+            {"name": info.name, "shape": list(info.shape), "type": info.type.name}
+            for info in model.container.tensors.values()
+        ],
+    }

@@ -1,0 +1,46 @@
+"""The errors this package raises for things a user can mend.
+
+    GraniteError
+    ├── AudioError              an audio file or array that cannot be transcribed
+    ├── ModelFileError          a GGUF file that cannot be read or run
+    │   └── UnsupportedModelError   a valid GGUF file of another architecture
+    ├── CheckpointError         a Hugging Face checkpoint that cannot be converted
+    ├── OutputError             an output file that cannot be written
+    ├── DeviceError             a device that is absent, or a computation that failed on it
+    └── InputError              an argument of the Python API with a wrong shape, dtype or value
+
+Each message names the file or argument, says what was found and what was expected, and, where
+there is one, the remedy. The command line prints the message without a traceback.
+"""
+
+
+class GraniteError(Exception):
+    """Base of every error raised on purpose by granite-gguf."""
+
+
+class AudioError(GraniteError):
+    """An audio file or array that cannot be transcribed."""
+
+
+class ModelFileError(GraniteError):
+    """A GGUF file that cannot be read or run: damaged, truncated, incomplete or inconsistent."""
+
+
+class UnsupportedModelError(ModelFileError):
+    """A readable GGUF file whose architecture is not ``granite_nle``."""
+
+
+class CheckpointError(GraniteError):
+    """A Hugging Face checkpoint that is incomplete, inconsistent or of an unknown layout."""
+
+
+class OutputError(GraniteError):
+    """An output file that exists already or cannot be written."""
+
+
+class DeviceError(GraniteError):
+    """A compute device that is not there, or on which a computation failed."""
+
+
+class InputError(GraniteError, ValueError):
+    """An argument with a wrong shape, dtype or value."""

@@ -1,0 +1,45 @@
+"""The only package that calls ggml: devices, buffers, tensors and graphs as typed Python.
+
+Everything outside sees owned objects and numpy arrays. ggml-python's raw functions, pointers and
+their traps stay in here.
+"""
+
+from granite_gguf.ggml.runtime import (
+    DeviceInfo,
+    Graph,
+    Runtime,
+    WeightBuffer,
+    default_threads,
+    list_devices,
+)
+from granite_gguf.ggml.tensor import (
+    ShapeError,
+    Tensor,
+    concat,
+    depthwise_conv,
+    mul_mat,
+    swiglu,
+)
+from granite_gguf.ggml.types import BF16, BLOCK_SIZES, F16, F32, I32, GGMLType, row_bytes
+
+__all__ = [
+    "BF16",
+    "BLOCK_SIZES",
+    "F16",
+    "F32",
+    "I32",
+    "DeviceInfo",
+    "GGMLType",
+    "Graph",
+    "Runtime",
+    "ShapeError",
+    "Tensor",
+    "WeightBuffer",
+    "concat",
+    "default_threads",
+    "depthwise_conv",
+    "list_devices",
+    "mul_mat",
+    "row_bytes",
+    "swiglu",
+]

@@ -1,0 +1,321 @@
+"""Devices, buffers and the execution of graphs: the owned handles over ggml's C interface."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import ggml as c
+import numpy as np
+import numpy.typing as npt
+
+from granite_gguf.errors import DeviceError, InputError
+from granite_gguf.ggml.tensor import Context, Tensor
+from granite_gguf.ggml.types import F32, I32, GGMLType
+
+logger = logging.getLogger("granite_gguf.ggml")
+
+_LOG_LEVELS = {
+    c.GGML_LOG_LEVEL_DEBUG: logging.DEBUG,
+    c.GGML_LOG_LEVEL_INFO: logging.DEBUG,
+    c.GGML_LOG_LEVEL_WARN: logging.WARNING,
+    c.GGML_LOG_LEVEL_ERROR: logging.ERROR,
+}
+
+_NUMPY_TYPES = {F32: np.dtype(np.float32), I32: np.dtype(np.int32)}
+
+MAX_GRAPH_NODES = 16384
+
+
+@c.ggml_log_callback  # type: ignore[untyped-decorator]
+def _forward_log(level: int, message: bytes, _user_data: Any) -> None:
+    text = message.decode(errors="replace").rstrip()
+    if text:
+        logger.log(_LOG_LEVELS.get(level, logging.DEBUG), "%s", text)
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """A device of this build of ggml."""
+
+    name: str
+    description: str
+    kind: str  # "cpu", "gpu", "igpu" or "accel"
+    free_bytes: int
+    total_bytes: int
+
+
+_DEVICE_KINDS = {
+    c.GGML_BACKEND_DEVICE_TYPE_CPU: "cpu",
+    c.GGML_BACKEND_DEVICE_TYPE_GPU: "gpu",
+    c.GGML_BACKEND_DEVICE_TYPE_IGPU: "igpu",
+    c.GGML_BACKEND_DEVICE_TYPE_ACCEL: "accel",
+}
+
+
+def _device_handles() -> Iterator[tuple[Any, DeviceInfo]]:
+    c.ggml_log_set(_forward_log, None)
+    for index in range(c.ggml_backend_dev_count()):
+        handle = c.ggml_backend_dev_get(index)
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        c.ggml_backend_dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
+        yield (
+            handle,
+            DeviceInfo(
+                name=c.ggml_backend_dev_name(handle).decode(),
+                description=c.ggml_backend_dev_description(handle).decode(),
+                kind=_DEVICE_KINDS.get(c.ggml_backend_dev_type(handle), "other"),
+                free_bytes=free.value,
+                total_bytes=total.value,
+            ),
+        )
+
+
+def list_devices() -> list[DeviceInfo]:
+    """The devices that this build of ggml finds on this machine."""
+    return [info for _, info in _device_handles()]
+
+
+def default_threads() -> int:
+    """The number of processors this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _choose(device: str) -> tuple[Any, DeviceInfo]:
+    found = list(_device_handles())
+    if device == "auto":
+        for kind in ("gpu", "igpu", "cpu"):
+            for handle, info in found:
+                if info.kind == kind:
+                    return handle, info
+    for handle, info in found:
+        if info.name.lower() == device.lower():
+            return handle, info
+    names = ", ".join(info.name for _, info in found)
+    raise DeviceError(
+        f"device {device!r} is not in this build of ggml; it has: {names}. "
+        "Use 'auto' or one of these names; `granite-gguf doctor` tells how to build for a GPU"
+    )
+
+
+class Graph:
+    """A compute graph under construction: named inputs, and outputs that are kept.
+
+    ``taps`` names the intermediate results to keep besides the declared outputs. A graph whose
+    taps are empty does no work for them.
+    """
+
+    def __init__(self, taps: frozenset[str] = frozenset()) -> None:
+        self._stack = ExitStack()
+        self._context = Context(MAX_GRAPH_NODES, MAX_GRAPH_NODES)
+        self._stack.callback(self._context.close)
+        self.handle: Any = c.ggml_new_graph_custom(self._context.handle, MAX_GRAPH_NODES, False)
+        self.taps = taps
+        self.inputs: dict[str, Tensor] = {}
+        self.outputs: dict[str, Tensor] = {}
+
+    def input(self, name: str, ne: Sequence[int], kind: GGMLType = F32) -> Tensor:
+        tensor = self._context.new_tensor(name, ne, kind)
+        c.ggml_set_input(tensor.handle)
+        self.inputs[name] = tensor
+        return tensor
+
+    def output(self, name: str, tensor: Tensor) -> Tensor:
+        """Keep a result under ``name`` and make the graph compute it."""
+        if not tensor.contiguous:
+            tensor = tensor.contiguous_copy()
+        c.ggml_set_name(tensor.handle, name.encode())
+        c.ggml_set_output(tensor.handle)
+        c.ggml_build_forward_expand(self.handle, tensor.handle)
+        self.outputs[name] = tensor
+        return tensor
+
+    def tap(self, name: str, tensor: Tensor) -> Tensor:
+        """Name an intermediate result; it is kept only when asked for."""
+        return self.output(name, tensor) if name in self.taps else tensor
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def __enter__(self) -> Graph:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class WeightBuffer:
+    """Weights placed in memory that the device can read.
+
+    Tensors are declared first (``add``), then placed all at once: either upon bytes that are
+    already in host memory (``map_host``, nothing is copied) or in a new device buffer
+    (``upload``).
+    """
+
+    def __init__(self, runtime: Runtime, capacity: int) -> None:
+        self._runtime = runtime
+        self._stack = ExitStack()
+        self._context = Context(max(1, capacity))
+        self._stack.callback(self._context.close)
+        self.tensors: dict[str, Tensor] = {}
+
+    def add(self, name: str, ne: Sequence[int], kind: GGMLType) -> Tensor:
+        tensor = self._context.new_tensor(name, ne, kind)
+        self.tensors[name] = tensor
+        return tensor
+
+    def map_host(self, data: npt.NDArray[np.uint8], offsets: Mapping[str, int]) -> None:
+        """Place each tensor at its offset in ``data``, which must outlive this object."""
+        address = data.ctypes.data
+        buffer = c.ggml_backend_dev_buffer_from_host_ptr(
+            self._runtime.device_handle, address, data.nbytes, data.nbytes
+        )
+        if not buffer:
+            raise DeviceError(f"{self._runtime.device.name} cannot map host memory")
+        self._stack.callback(c.ggml_backend_buffer_free, buffer)
+        c.ggml_backend_buffer_set_usage(buffer, c.GGML_BACKEND_BUFFER_USAGE_WEIGHTS)
+        for name, tensor in self.tensors.items():
+            if offsets[name] + tensor.byte_count > data.nbytes:
+                raise DeviceError(f"tensor {name} ends beyond the mapped file")
+            c.ggml_backend_tensor_alloc(buffer, tensor.handle, address + offsets[name])
+
+    def upload(self, contents: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Copy each tensor's bytes into a new buffer of the device."""
+        if not self.tensors:
+            return
+        buffer = c.ggml_backend_alloc_ctx_tensors_from_buft(
+            self._context.handle, c.ggml_backend_dev_buffer_type(self._runtime.device_handle)
+        )
+        if not buffer:
+            total = sum(t.byte_count for t in self.tensors.values())
+            raise DeviceError(
+                f"{self._runtime.device.name} has no room for {total / 1e9:.2f} GB of weights"
+            )
+        self._stack.callback(c.ggml_backend_buffer_free, buffer)
+        c.ggml_backend_buffer_set_usage(buffer, c.GGML_BACKEND_BUFFER_USAGE_WEIGHTS)
+        for name, tensor in self.tensors.items():
+            data = np.ascontiguousarray(contents[name])
+            if data.nbytes != tensor.byte_count:
+                raise DeviceError(
+                    f"tensor {name} needs {tensor.byte_count} bytes, {data.nbytes} were given"
+                )
+            c.ggml_backend_tensor_set(tensor.handle, data.ctypes.data, 0, data.nbytes)
+
+    def close(self) -> None:
+        self.tensors.clear()
+        self._stack.close()
+
+
+class Runtime:
+    """One device, its CPU companion for what the device cannot do, and their scheduler.
+
+    Args:
+        device: ``auto`` (a GPU where the build has one), or a device's name.
+        threads: CPU threads; by default as many as the process may run on.
+
+    Raises:
+        DeviceError: no such device, or it could not be opened.
+        InputError: ``threads`` is out of range.
+    """
+
+    def __init__(self, device: str = "auto", threads: int | None = None) -> None:
+        self.threads = default_threads() if threads is None else threads
+        if not 1 <= self.threads <= c.GGML_MAX_N_THREADS:
+            raise InputError(
+                f"threads must be between 1 and {c.GGML_MAX_N_THREADS}, not {self.threads}"
+            )
+        self.device_handle, self.device = _choose(device)
+        self._stack = ExitStack()
+        handles = [self._open(self.device_handle)]
+        if self.device.kind != "cpu":
+            handles.append(self._open(c.ggml_backend_dev_by_type(c.GGML_BACKEND_DEVICE_TYPE_CPU)))
+        c.ggml_backend_cpu_set_n_threads(handles[-1], self.threads)
+        backends = (c.ggml_backend_t_ctypes * len(handles))(*handles)
+        self._scheduler = c.ggml_backend_sched_new(
+            backends, None, len(handles), MAX_GRAPH_NODES, False, True
+        )
+        if not self._scheduler:
+            raise DeviceError("ggml could not create its scheduler")
+        self._stack.callback(c.ggml_backend_sched_free, self._scheduler)
+
+    def _open(self, handle: Any) -> Any:
+        backend = c.ggml_backend_dev_init(handle, None)
+        if not backend:
+            raise DeviceError(f"{c.ggml_backend_dev_name(handle).decode()} could not be opened")
+        self._stack.callback(c.ggml_backend_free, backend)
+        return backend
+
+    @property
+    def maps_host_memory(self) -> bool:
+        """Whether weights can be read where the file is mapped, without a copy."""
+        return self.device.kind == "cpu"
+
+    def compute(
+        self, graph: Graph, inputs: Mapping[str, npt.NDArray[Any]]
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Run a graph and return its outputs by name.
+
+        Arrays are in numpy order: an input of shape ``(T, D)`` fills a tensor ``[D, T]``.
+
+        Raises:
+            InputError: inputs are missing or misshapen.
+            DeviceError: the device ran out of memory or failed.
+        """
+        if inputs.keys() != graph.inputs.keys():
+            raise InputError(f"inputs {sorted(inputs)} given, {sorted(graph.inputs)} expected")
+        scheduler = self._scheduler
+        try:
+            # Reserving plans the memory anew. Without it ggml keeps the last graph's plan for any
+            # graph with as many nodes, even where an input stands in the place of a weight.
+            reserved = c.ggml_backend_sched_reserve(scheduler, graph.handle)
+            if not reserved or not c.ggml_backend_sched_alloc_graph(scheduler, graph.handle):
+                raise DeviceError(f"{self.device.name} has not enough memory for this audio")
+            for name, tensor in graph.inputs.items():
+                _fill(name, tensor, inputs[name])
+            status = c.ggml_backend_sched_graph_compute(scheduler, graph.handle)
+            if status != c.GGML_STATUS_SUCCESS:
+                message = c.ggml_status_to_string(status).decode()
+                raise DeviceError(f"{self.device.name}: {message}")
+            return {name: _fetch(tensor) for name, tensor in graph.outputs.items()}
+        finally:
+            c.ggml_backend_sched_reset(scheduler)
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+def _numpy_shape(tensor: Tensor) -> tuple[int, ...]:
+    ne = list(tensor.ne)
+    while len(ne) > 1 and ne[-1] == 1:
+        ne.pop()
+    return tuple(reversed(ne))
+
+
+def _fill(name: str, tensor: Tensor, array: npt.NDArray[Any]) -> None:
+    expected = _NUMPY_TYPES[tensor.type]
+    shape = _numpy_shape(tensor)
+    data = np.ascontiguousarray(array)
+    if data.dtype != expected or data.size != tensor.element_count:
+        raise InputError(
+            f"{name}: {data.dtype} of shape {data.shape} given, {expected} of {shape} expected"
+        )
+    c.ggml_backend_tensor_set(tensor.handle, data.ctypes.data, 0, data.nbytes)
+
+
+def _fetch(tensor: Tensor) -> npt.NDArray[Any]:
+    array = np.empty(tuple(reversed(tensor.ne)), dtype=_NUMPY_TYPES[tensor.type])
+    c.ggml_backend_tensor_get(tensor.handle, array.ctypes.data, 0, array.nbytes)
+    return array

@@ -1,0 +1,379 @@
+"""Tensors of a ggml compute graph, with every operation checked before ggml sees it.
+
+A wrong call makes ggml abort the process, so each operation here validates shapes, types and
+strides in Python first and raises :class:`ShapeError`, which is always a bug in a graph.
+
+Shapes are written in ggml order, ``ne[0]`` first and contiguous: the reverse of numpy's. A matrix
+of shape ``[in, out]`` multiplies activations ``[in, T]`` into ``[out, T]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import ggml as c
+
+from granite_gguf.ggml.types import BLOCK_SIZES, F32, I32, GGMLType
+
+ROPE_NEOX = 2
+
+
+class ShapeError(AssertionError):
+    """An operation was given tensors it cannot combine."""
+
+
+def _check(condition: bool, operation: str, *operands: object) -> None:
+    if not condition:
+        raise ShapeError(f"{operation}: cannot combine {', '.join(map(repr, operands))}")
+
+
+class Context:
+    """Room for the descriptions of a number of tensors, and for a graph over them.
+
+    ggml aborts the process when a context is full, so the room is counted here.
+
+    Raises:
+        MemoryError: ggml could not allocate it.
+    """
+
+    def __init__(self, tensors: int, graph_nodes: int = 0) -> None:
+        size = c.ggml_tensor_overhead() * tensors
+        if graph_nodes:
+            size += c.ggml_graph_overhead_custom(graph_nodes, False)
+        self.handle: Any = c.ggml_init(c.ggml_init_params(mem_size=size, no_alloc=True))
+        if not self.handle:
+            raise MemoryError("ggml could not allocate a context")
+        self._room = tensors
+
+    def take(self) -> Any:
+        """Reserve room for one more tensor; returns the handle to create it with."""
+        if self._room == 0:
+            raise MemoryError("more tensors than the context was made for")
+        self._room -= 1
+        return self.handle
+
+    def new_tensor(self, name: str, ne: Sequence[int], kind: GGMLType) -> Tensor:
+        handle = c.ggml_new_tensor_4d(self.take(), int(kind), *_four(ne))
+        c.ggml_set_name(handle, name.encode()[: c.GGML_MAX_NAME - 1])
+        return Tensor(self, handle)
+
+    def close(self) -> None:
+        if self.handle:
+            c.ggml_free(self.handle)
+            self.handle = None
+
+
+class Tensor:
+    """A node of a graph, or a weight that its nodes read.
+
+    Attributes:
+        ne: the four dimensions, contiguous one first.
+        nb: the four strides in bytes.
+        type: the element type.
+    """
+
+    __slots__ = ("_context", "handle", "nb", "ne", "type")
+
+    def __init__(self, context: Context, handle: Any) -> None:
+        fields = handle.contents
+        self._context = context
+        self.handle = handle
+        self.ne: tuple[int, ...] = tuple(fields.ne)
+        self.nb: tuple[int, ...] = tuple(fields.nb)
+        self.type = GGMLType(fields.type)
+
+    def __repr__(self) -> str:
+        return f"{self.type.name}{list(self.ne)}"
+
+    def _new(self, handle: Any) -> Tensor:
+        return Tensor(self._context, handle)
+
+    def beside(self, other: Tensor) -> Tensor:
+        """This tensor as an operand in the graph of ``other``: a weight that is to be viewed."""
+        return Tensor(other._context, self.handle)
+
+    @property
+    def element_count(self) -> int:
+        return self.ne[0] * self.ne[1] * self.ne[2] * self.ne[3]
+
+    @property
+    def byte_count(self) -> int:
+        return int(c.ggml_nbytes(self.handle))
+
+    @property
+    def rows_contiguous(self) -> bool:
+        """Whether the elements of each row lie side by side."""
+        return self.ne[0] == BLOCK_SIZES[self.type].elements or self.nb[0] == self._item_size
+
+    @property
+    def contiguous(self) -> bool:
+        return bool(c.ggml_is_contiguous(self.handle))
+
+    @property
+    def _item_size(self) -> int:
+        return BLOCK_SIZES[self.type].bytes
+
+    # Arithmetic; the right operand is repeated over the dimensions in which it has one element
+
+    def _broadcasts(self, other: Tensor) -> bool:
+        return all(a % b == 0 for a, b in zip(self.ne, other.ne, strict=True))
+
+    def _binary(self, operation: Any, other: Tensor) -> Tensor:
+        _check(
+            self.type == other.type == F32
+            and self._broadcasts(other)
+            and self.rows_contiguous
+            and other.rows_contiguous,
+            operation.__name__,
+            self,
+            other,
+        )
+        return self._new(operation(self._context.take(), self.handle, other.handle))
+
+    def __add__(self, other: Tensor) -> Tensor:
+        return self._binary(c.ggml_add, other)
+
+    def __truediv__(self, other: Tensor) -> Tensor:
+        return self._binary(c.ggml_div, other)
+
+    def __mul__(self, other: Tensor | float) -> Tensor:
+        if isinstance(other, Tensor):
+            return self._binary(c.ggml_mul, other)
+        return self.scale_shift(other, 0.0)
+
+    def scale_shift(self, scale: float, shift: float) -> Tensor:
+        """``scale * x + shift``."""
+        _check(self.type == F32 and self.contiguous, "scale_shift", self)
+        return self._new(c.ggml_scale_bias(self._context.take(), self.handle, scale, shift))
+
+    def _unary(self, operation: Any) -> Tensor:
+        # ggml's element-wise kernels read dimension 1 and above as one contiguous block of rows.
+        _check(
+            self.type == F32 and self.rows_contiguous and self._rows_evenly_spaced,
+            operation.__name__,
+            self,
+        )
+        return self._new(operation(self._context.take(), self.handle))
+
+    @property
+    def _rows_evenly_spaced(self) -> bool:
+        return (self.ne[2] == 1 or self.nb[2] == self.nb[1] * self.ne[1]) and (
+            self.ne[3] == 1 or self.nb[3] == self.nb[2] * self.ne[2]
+        )
+
+    def silu(self) -> Tensor:
+        return self._unary(c.ggml_silu)
+
+    def sigmoid(self) -> Tensor:
+        return self._unary(c.ggml_sigmoid)
+
+    def gelu_erf(self) -> Tensor:
+        """Exact GELU, by the error function."""
+        return self._unary(c.ggml_gelu_erf)
+
+    def norm(self, eps: float) -> Tensor:
+        """Zero mean and unit variance over dimension 0."""
+        _check(self.type == F32 and self.rows_contiguous, "norm", self)
+        return self._new(c.ggml_norm(self._context.take(), self.handle, eps))
+
+    def rms_norm(self, eps: float) -> Tensor:
+        """Unit mean square over dimension 0."""
+        _check(self.type == F32 and self.rows_contiguous, "rms_norm", self)
+        return self._new(c.ggml_rms_norm(self._context.take(), self.handle, eps))
+
+    def softmax(self, scale: float = 1.0) -> Tensor:
+        """Softmax of ``scale * x`` over dimension 0."""
+        _check(self.type == F32 and self.contiguous, "softmax", self)
+        return self._new(c.ggml_soft_max_ext(self._context.take(), self.handle, None, scale, 0.0))
+
+    def argmax(self) -> Tensor:
+        """Index of the largest element of each row, I32; of equal ones, the last."""
+        _check(
+            self.type == F32 and self.contiguous and self.ne[2] == self.ne[3] == 1, "argmax", self
+        )
+        return self._new(c.ggml_argmax(self._context.take(), self.handle))
+
+    def rope_neox(self, positions: Tensor, theta: float) -> Tensor:
+        """Half-split rotary positions over dimension 0 of ``[head_dim, heads, N]``."""
+        _check(
+            self.type == F32
+            and self.rows_contiguous
+            and self.ne[0] % 2 == 0
+            and positions.type == I32
+            and positions.ne == (self.ne[2], 1, 1, 1),
+            "rope_neox",
+            self,
+            positions,
+        )
+        return self._new(
+            c.ggml_rope_ext(
+                self._context.take(),
+                self.handle,
+                positions.handle,
+                None,
+                self.ne[0],
+                ROPE_NEOX,
+                0,  # length of the original context: only the extension methods, unused here
+                theta,
+                1.0,
+                0.0,
+                1.0,
+                32.0,
+                1.0,
+            )
+        )
+
+    # Shape; none of these moves data except contiguous_copy and pad
+
+    def reshape(self, *ne: int) -> Tensor:
+        full = _four(ne)
+        _check(self.contiguous and _product(full) == self.element_count, f"reshape to {ne}", self)
+        return self._new(c.ggml_reshape_4d(self._context.take(), self.handle, *full))
+
+    def view(self, ne: Sequence[int], nb: Sequence[int], offset: int = 0) -> Tensor:
+        """A window of ``ne`` elements, with strides ``nb`` of dimensions 1, 2, ... in bytes."""
+        full = _four(ne)
+        strides = [*nb, *([nb[-1] if nb else self._item_size] * (3 - len(nb)))]
+        block = BLOCK_SIZES[self.type]
+        last = offset + full[0] // block.elements * block.bytes
+        last += sum((n - 1) * s for n, s in zip(full[1:], strides, strict=True))
+        _check(
+            full[0] % block.elements == 0
+            and min(full) > 0
+            and offset >= 0
+            and min(strides) >= 0
+            and last <= self.byte_count,
+            f"view {full} strides {strides} offset {offset}",
+            self,
+        )
+        return self._new(c.ggml_view_4d(self._context.take(), self.handle, *full, *strides, offset))
+
+    def rows(self, start: int, count: int) -> Tensor:
+        """Rows ``start`` to ``start + count`` (dimension 1) of a matrix."""
+        _check(self.ne[2] == self.ne[3] == 1, "rows", self)
+        return self.view([self.ne[0], count], [self.nb[1]], start * self.nb[1])
+
+    def columns(self, start: int, count: int) -> Tensor:
+        """Elements ``start`` to ``start + count`` of every row of a matrix."""
+        _check(self.ne[2] == self.ne[3] == 1, "columns", self)
+        return self.view([count, self.ne[1]], [self.nb[1]], start * self.nb[0])
+
+    def every(self, step: int, start: int = 0) -> Tensor:
+        """Rows ``start``, ``start + step``, ... of a matrix whose row count ``step`` divides."""
+        _check(self.ne[2] == self.ne[3] == 1 and self.ne[1] % step == 0, f"every {step}", self)
+        return self.view([self.ne[0], self.ne[1] // step], [step * self.nb[1]], start * self.nb[1])
+
+    def permute(self, *axes: int) -> Tensor:
+        """Dimension ``i`` becomes dimension ``axes[i]``."""
+        _check(sorted(axes) == [0, 1, 2, 3], f"permute {axes}", self)
+        return self._new(c.ggml_permute(self._context.take(), self.handle, *axes))
+
+    def contiguous_copy(self) -> Tensor:
+        _check(self.type == F32, "contiguous_copy", self)
+        return self._new(c.ggml_cont(self._context.take(), self.handle))
+
+    def pad_rows(self, count: int) -> Tensor:
+        """Append ``count`` rows of zeros in dimension 1."""
+        _check(self.type == F32 and count >= 0 and self.contiguous, f"pad_rows {count}", self)
+        if count == 0:
+            return self
+        return self._new(c.ggml_pad(self._context.take(), self.handle, 0, count, 0, 0))
+
+
+def _four(ne: Sequence[int]) -> tuple[int, int, int, int]:
+    a, b, d, e = (*ne, 1, 1, 1, 1)[:4]
+    return a, b, d, e
+
+
+def _product(ne: Sequence[int]) -> int:
+    result = 1
+    for n in ne:
+        result *= n
+    return result
+
+
+def mul_mat(weight: Tensor, x: Tensor) -> Tensor:
+    """Multiply ``weight [in, out]`` with ``x [in, T]`` into ``[out, T]``.
+
+    Dimensions 2 and 3 are batches; those of ``weight`` are repeated to those of ``x``.
+    """
+    _check(
+        weight.ne[0] == x.ne[0]
+        and x.ne[2] % weight.ne[2] == 0
+        and x.ne[3] % weight.ne[3] == 0
+        and x.type == F32
+        and weight.rows_contiguous
+        and x.rows_contiguous,
+        "mul_mat",
+        weight,
+        x,
+    )
+    return x._new(c.ggml_mul_mat(x._context.take(), weight.handle, x.handle))
+
+
+def concat(tensors: Sequence[Tensor], dim: int) -> Tensor:
+    """Join tensors that differ only in dimension ``dim``."""
+    result = tensors[0]
+    for other in tensors[1:]:
+        _check(
+            result.type == other.type == F32
+            and all(
+                a == b for i, (a, b) in enumerate(zip(result.ne, other.ne, strict=True)) if i != dim
+            ),
+            f"concat {dim}",
+            result,
+            other,
+        )
+        result = result._new(
+            c.ggml_concat(result._context.take(), result.handle, other.handle, dim)
+        )
+    return result
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """``silu(gate) * up``."""
+    _check(
+        gate.ne == up.ne and gate.type == up.type == F32 and gate.contiguous and up.contiguous,
+        "swiglu",
+        gate,
+        up,
+    )
+    return gate._new(c.ggml_swiglu_split(gate._context.take(), gate.handle, up.handle))
+
+
+def depthwise_conv(kernel: Tensor, x: Tensor) -> Tensor:
+    """Convolve each channel of ``x [channels, T]`` with its own taps, zero-padded to length T.
+
+    ``kernel`` is F32 ``[channels, taps]`` with an odd number of taps: the order in which ggml's
+    direct kernel runs over contiguous channels without transposing anything.
+    """
+    channels, taps = kernel.ne[:2]
+    _check(
+        kernel.type == x.type == F32
+        and kernel.contiguous
+        and x.contiguous
+        and x.ne == (channels, x.ne[1], 1, 1)
+        and taps % 2 == 1,
+        "depthwise_conv",
+        kernel,
+        x,
+    )
+    kernel = kernel.beside(x)
+    if x.ne[1] == 1:
+        # One frame counts as contiguous in every order, and ggml would misread the kernel.
+        return x * kernel.rows(taps // 2, 1)
+    row = kernel.nb[1]
+    # Time lies in the image's height, which ggml divides among threads; the width is 1.
+    # ne = [1, taps, 1, channels] and [1, T, channels, 1], channels contiguous in memory
+    taps_high = kernel.view([channels, 1, taps, 1], [row, row, row]).permute(3, 0, 1, 2)
+    frames_high = x.view([channels, 1, x.ne[1], 1], [2 * x.nb[0], row, x.ne[1] * row])
+    frames_high = frames_high.permute(2, 0, 1, 3)
+    convolved = x._new(
+        c.ggml_conv_2d_dw_direct(
+            x._context.take(), taps_high.handle, frames_high.handle, 1, 1, 0, taps // 2, 1, 1
+        )
+    )
+    result = convolved.permute(2, 1, 0, 3)  # ne = [channels, T]
+    _check(result.ne == x.ne and result.contiguous, "depthwise_conv", result, x)
+    return result

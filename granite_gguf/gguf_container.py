@@ -1,0 +1,259 @@
+"""Reads the GGUF container: header, metadata and tensor table, over a memory map.
+
+Knows nothing of any architecture. A file may come from a stranger, so every count, length and
+offset is checked against the file's size before it is used, and no tensor can reach beyond it.
+
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 and 3).
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+from granite_gguf.errors import ModelFileError
+from granite_gguf.ggml.types import BLOCK_SIZES, GGMLType
+
+MAX_DIMENSIONS = 4
+MAX_METADATA_PAIRS = 1 << 16
+MAX_TENSORS = 1 << 20
+
+ValueType = gguf.GGUFValueType
+
+_SCALARS: dict[gguf.GGUFValueType, struct.Struct] = {
+    ValueType.UINT8: struct.Struct("<B"),
+    ValueType.INT8: struct.Struct("<b"),
+    ValueType.UINT16: struct.Struct("<H"),
+    ValueType.INT16: struct.Struct("<h"),
+    ValueType.UINT32: struct.Struct("<I"),
+    ValueType.INT32: struct.Struct("<i"),
+    ValueType.FLOAT32: struct.Struct("<f"),
+    ValueType.BOOL: struct.Struct("<?"),
+    ValueType.UINT64: struct.Struct("<Q"),
+    ValueType.INT64: struct.Struct("<q"),
+    ValueType.FLOAT64: struct.Struct("<d"),
+}
+
+
+@dataclass(frozen=True)
+class MetadataValue:
+    """A typed value; arrays carry their element type and a list, strings are ``str``."""
+
+    type: gguf.GGUFValueType
+    value: Any
+    element_type: gguf.GGUFValueType | None = None
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where a tensor lies. ``shape`` is in ggml order, ``offset`` from the start of the file."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: GGMLType
+    offset: int
+    byte_count: int
+
+
+@dataclass(frozen=True)
+class Container:
+    """An opened GGUF file. ``data`` is a read-only map of the whole file."""
+
+    path: Path
+    version: int
+    alignment: int
+    metadata: dict[str, MetadataValue]
+    tensors: dict[str, TensorInfo]
+    data: npt.NDArray[np.uint8]
+
+    def raw(self, name: str) -> npt.NDArray[np.uint8]:
+        """The bytes of a tensor, as a view of the map."""
+        info = self.tensors[name]
+        return self.data[info.offset : info.offset + info.byte_count]
+
+
+class _Cursor:
+    def __init__(self, path: Path, data: mmap.mmap) -> None:
+        self.path = path
+        self.data = data
+        self.position = 0
+
+    def fail(self, problem: str) -> ModelFileError:
+        return ModelFileError(
+            f"{self.path}: {problem} (at byte {self.position} of {len(self.data)}). "
+            "The file is damaged or was not downloaded completely"
+        )
+
+    def need(self, count: int, what: str) -> None:
+        if count > len(self.data) - self.position:
+            raise self.fail(f"ends inside {what}")
+
+    def scalar(self, layout: struct.Struct, what: str) -> Any:
+        self.need(layout.size, what)
+        (value,) = layout.unpack_from(self.data, self.position)
+        self.position += layout.size
+        return value
+
+    def u32(self, what: str) -> int:
+        return int(self.scalar(_SCALARS[ValueType.UINT32], what))
+
+    def u64(self, what: str) -> int:
+        return int(self.scalar(_SCALARS[ValueType.UINT64], what))
+
+    def string(self, what: str) -> str:
+        length = self.u64(what)
+        self.need(length, what)
+        raw = self.data[self.position : self.position + length]
+        self.position += length
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError:
+            raise self.fail(f"{what} is not UTF-8") from None
+
+    def value_type(self, what: str) -> gguf.GGUFValueType:
+        number = self.u32(what)
+        try:
+            return ValueType(number)
+        except ValueError:
+            raise self.fail(f"{what} has the unknown value type {number}") from None
+
+    def value(self, kind: gguf.GGUFValueType, what: str) -> Any:
+        return self.string(what) if kind is ValueType.STRING else self.scalar(_SCALARS[kind], what)
+
+    def array(self, kind: gguf.GGUFValueType, what: str) -> list[Any]:
+        count = self.u64(what)
+        if kind is ValueType.ARRAY:
+            raise self.fail(f"{what} is an array of arrays")
+        if kind is ValueType.STRING:
+            self.need(count * 8, what)  # at least the length of each
+            return [self.string(what) for _ in range(count)]
+        layout = _SCALARS[kind]
+        self.need(count * layout.size, what)
+        start = self.position
+        self.position += count * layout.size
+        return list(struct.unpack_from(f"<{count}{layout.format[1:]}", self.data, start))
+
+
+def _read_metadata(cursor: _Cursor, count: int) -> dict[str, MetadataValue]:
+    metadata: dict[str, MetadataValue] = {}
+    for _ in range(count):
+        key = cursor.string("a metadata key")
+        if key in metadata:
+            raise cursor.fail(f"has the metadata key {key!r} twice")
+        kind = cursor.value_type(key)
+        if kind is ValueType.ARRAY:
+            element = cursor.value_type(key)
+            metadata[key] = MetadataValue(kind, cursor.array(element, key), element)
+        else:
+            metadata[key] = MetadataValue(kind, cursor.value(kind, key))
+    return metadata
+
+
+def _read_tensor_info(cursor: _Cursor) -> TensorInfo:
+    name = cursor.string("a tensor name")
+    dimensions = cursor.u32(name)
+    if not 1 <= dimensions <= MAX_DIMENSIONS:
+        raise cursor.fail(f"tensor {name!r} has {dimensions} dimensions, expected 1 to 4")
+    shape = tuple(cursor.u64(name) for _ in range(dimensions))
+    number = cursor.u32(name)
+    try:
+        kind = GGMLType(number)
+    except ValueError:
+        raise cursor.fail(f"tensor {name!r} has the unknown type {number}") from None
+    offset = cursor.u64(name)
+    block = BLOCK_SIZES[kind]
+    if min(shape) < 1 or shape[0] % block.elements:
+        raise cursor.fail(f"tensor {name!r} of type {kind.name} cannot have the shape {shape}")
+    return TensorInfo(name, shape, kind, offset, prod(shape) // block.elements * block.bytes)
+
+
+def _place(cursor: _Cursor, info: TensorInfo, data_start: int, alignment: int) -> TensorInfo:
+    if info.offset % alignment:
+        raise cursor.fail(f"tensor {info.name!r} is not aligned to {alignment} bytes")
+    offset = data_start + info.offset
+    if offset + info.byte_count > len(cursor.data):
+        raise cursor.fail(f"tensor {info.name!r} reaches beyond the end of the file")
+    return TensorInfo(info.name, info.shape, info.type, offset, info.byte_count)
+
+
+def _map(path: Path) -> mmap.mmap:
+    try:
+        with path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except ValueError:
+        raise ModelFileError(f"{path}: is empty, expected a GGUF file") from None
+    except IsADirectoryError:
+        raise ModelFileError(f"{path}: is a directory, expected a GGUF file") from None
+    except FileNotFoundError:
+        raise ModelFileError(f"{path}: no such file") from None
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def open_container(path: Path) -> Container:
+    """Map a GGUF file and read everything but the tensors' contents.
+
+    Raises:
+        ModelFileError: the file cannot be read, is no GGUF file or is damaged.
+    """
+    data = _map(path)
+    cursor = _Cursor(path, data)
+    if data[:4] != b"GGUF":
+        raise ModelFileError(f"{path}: is not a GGUF file: it starts with {bytes(data[:4])!r}")
+    cursor.position = 4
+    version = cursor.u32("the header")
+    if version not in (2, 3):
+        hint = "; it is big-endian" if version in (2 << 24, 3 << 24) else ""
+        raise ModelFileError(f"{path}: GGUF version {version} is not supported, only 2 and 3{hint}")
+    tensor_count, pair_count = cursor.u64("the header"), cursor.u64("the header")
+    if tensor_count > MAX_TENSORS or pair_count > MAX_METADATA_PAIRS:
+        raise cursor.fail(f"claims {tensor_count} tensors and {pair_count} metadata pairs")
+    metadata = _read_metadata(cursor, pair_count)
+    infos = [_read_tensor_info(cursor) for _ in range(tensor_count)]
+    alignment = _alignment(cursor, metadata)
+    data_start = -(-cursor.position // alignment) * alignment
+    tensors: dict[str, TensorInfo] = {}
+    for info in infos:
+        if info.name in tensors:
+            raise cursor.fail(f"has the tensor {info.name!r} twice")
+        tensors[info.name] = _place(cursor, info, data_start, alignment)
+    return Container(
+        path, version, alignment, metadata, tensors, np.frombuffer(data, dtype=np.uint8)
+    )
+
+
+def _alignment(cursor: _Cursor, metadata: dict[str, MetadataValue]) -> int:
+    value = metadata.get("general.alignment")
+    if value is None:
+        return int(gguf.GGUF_DEFAULT_ALIGNMENT)
+    alignment = value.value
+    if value.type is not ValueType.UINT32 or alignment < 8 or alignment & (alignment - 1):
+        raise cursor.fail(f"general.alignment is {alignment!r}, expected a power of two from 8")
+    return int(alignment)
+
+
+def to_float32(
+    raw: npt.NDArray[np.uint8], kind: GGMLType, shape: tuple[int, ...]
+) -> npt.NDArray[np.float32]:
+    """Decode a tensor's bytes into float32 of the numpy shape (``shape`` reversed).
+
+    The decoders are gguf-py's.
+    """
+    decode: Callable[..., Any] = gguf.quants.dequantize
+    rows = raw.reshape(prod(shape[1:]), -1)
+    if kind is GGMLType.F32:
+        values = rows.view(np.float32)
+    elif kind is GGMLType.F16:
+        values = rows.view(np.float16).astype(np.float32)
+    else:
+        values = decode(rows, kind)
+    return np.ascontiguousarray(values, dtype=np.float32).reshape(tuple(reversed(shape)))

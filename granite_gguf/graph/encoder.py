@@ -1,0 +1,172 @@
+"""Conformer encoder with self-conditioned CTC: stacked log-mel frames to captured states.
+
+    mel [160, T] → input → block 1 … block 8 → + feedback → … block 16 → final [D, T]
+                     │                │ characters: posterior, blank probability [1, T]
+                     └── captured layers 4, 8, 12, 16 → [4 D, T]
+
+There is no subsampling, no attention over the whole utterance and no positional encoding but the
+relative distances inside a block of frames.
+
+Sources: Conformer (Gulati et al. 2020), relative positions (Shaw et al. 2018), self-conditioned
+CTC (Nozaki and Komatsu 2021), as in transformers' ``granite_speech``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from granite_gguf.ggml import Graph, Tensor, concat, depthwise_conv, mul_mat
+from granite_gguf.graph.layers import ReadWeight, Weights, attend, layer_norm, linear
+from granite_gguf.hparams import LAYER_NORM_EPS, Encoder
+
+_ROW_MULTIPLE = 16  # rows of a weight that ggml's fastest float kernels work on at a time
+
+
+def derived_weights(e: Encoder, read: ReadWeight) -> dict[str, npt.NDArray[np.float32]]:
+    """Small weights computed once at loading, in the order the graph reads them.
+
+    Per block: ``attn_distance``, the rows of the relative positions from the largest distance
+    ``context_size - 1`` down to its negative, then zeros; ``conv_taps``, the depthwise taps times
+    the BatchNorm's scale, channels contiguous; ``conv_shift``, what the BatchNorm adds.
+    """
+    derived = {}
+    reach = e.context_size - 1
+    for n in range(e.n_layers):
+        p = f"enc.blk.{n}."
+        positions = read(f"{p}attn_rel_pos.weight")  # numpy: (2 * max_pos_emb + 1, head_dim)
+        near = positions[e.max_pos_emb - reach : e.max_pos_emb + reach + 1]
+        rows = _round_up(2 * e.context_size - 1) + _ROW_MULTIPLE
+        distance = np.zeros((rows, e.head_dim), np.float32)
+        distance[: len(near)] = near[::-1]
+        derived[f"{p}attn_distance"] = distance
+
+        variance = read(f"{p}conv_bn.running_var").astype(np.float64)
+        scale = read(f"{p}conv_bn.weight") / np.sqrt(variance + LAYER_NORM_EPS)
+        shift = read(f"{p}conv_bn.bias") - read(f"{p}conv_bn.running_mean") * scale
+        taps = read(f"{p}conv_dw.weight").reshape(e.conv_dim, e.conv_kernel)
+        derived[f"{p}conv_taps"] = (taps * scale[:, None]).T.astype(np.float32)
+        derived[f"{p}conv_shift"] = shift.astype(np.float32)
+    return derived
+
+
+def _round_up(n: int) -> int:
+    return -(-n // _ROW_MULTIPLE) * _ROW_MULTIPLE
+
+
+def build_encoder(graph: Graph, w: Weights, e: Encoder, frames: int) -> None:
+    """Declare the encoder over ``frames`` frames.
+
+    Input: ``mel`` ``[input_dim, T]``. Outputs: ``captured`` ``[captures * D, T]``, ``final``
+    ``[D, T]`` and ``blank`` ``[1, T]``, the blank's probability. Taps: ``encoder_layer_K`` and
+    ``encoder_logits``, the character head on the final state.
+    """
+    x = linear(w, "enc.input", graph.input("mel", [e.input_dim, frames]))
+    captures = {0: x}
+    for n in range(1, e.n_layers + 1):
+        x = conformer_block(w, f"enc.blk.{n - 1}.", e, x)
+        captures[n] = x
+        if n == e.self_conditioning_layer:
+            posterior = linear(w, "enc.ctc_out", x).softmax()  # [characters, T]
+            x = x + linear(w, "enc.ctc_mid", posterior)
+            if not e.capture_before_feedback:
+                captures[n] = x
+    captured = [graph.tap(f"encoder_layer_{k}", captures[k]) for k in e.captured_blocks]
+    graph.tap("encoder_logits", linear(w, "enc.ctc_out", x))
+    graph.output("captured", concat(captured, 0))
+    graph.output("final", x)
+    graph.output("blank", posterior.columns(0, 1))
+
+
+def conformer_block(w: Weights, p: str, e: Encoder, x: Tensor) -> Tensor:
+    """One block: half a feed-forward, attention, convolution, half a feed-forward, norm."""
+    x = x + feed_forward(w, f"{p}ff1", x) * 0.5
+    x = x + block_attention(w, p, e, x)
+    x = x + convolution(w, p, x)
+    x = x + feed_forward(w, f"{p}ff2", x) * 0.5
+    return layer_norm(w, f"{p}post_norm", x, LAYER_NORM_EPS)
+
+
+def feed_forward(w: Weights, name: str, x: Tensor) -> Tensor:
+    """Norm, widen, SiLU, narrow."""
+    x = layer_norm(w, f"{name}_norm", x, LAYER_NORM_EPS)
+    return linear(w, f"{name}_down", linear(w, f"{name}_up", x).silu())
+
+
+def convolution(w: Weights, p: str, x: Tensor) -> Tensor:
+    """Norm, gated pointwise, depthwise with BatchNorm and SiLU, pointwise."""
+    x = linear(w, f"{p}conv_up", layer_norm(w, f"{p}conv_norm", x, LAYER_NORM_EPS))
+    channels = x.ne[0] // 2
+    x = x.columns(0, channels) * x.columns(channels, channels).sigmoid()  # [conv_dim, T]
+    x = depthwise_conv(w[f"{p}conv_taps"], x) + w[f"{p}conv_shift"]
+    return linear(w, f"{p}conv_down", x.silu())
+
+
+def block_attention(w: Weights, p: str, e: Encoder, x: Tensor) -> Tensor:
+    """Attention inside independent blocks of frames, with relative positions."""
+    x = layer_norm(w, f"{p}attn_norm", x, LAYER_NORM_EPS)
+    q = linear(w, f"{p}attn_q", x)  # [heads * head_dim, T]
+    kv = linear(w, f"{p}attn_kv", x)  # [2 * heads * head_dim, T], keys then values
+    distances = w[f"{p}attn_distance"].beside(x)
+    attended = [
+        attend(
+            _heads(q, e, block, 0),
+            _heads(kv, e, block, 0),
+            _heads(kv, e, block, 1),
+            e.head_dim**-0.5,
+            _distance_scores(distances, e.context_size, block.length),
+        )
+        for block in _blocks(frames=x.ne[1], context=e.context_size)
+    ]
+    return linear(w, f"{p}attn_out", concat(attended, 1))
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """Attention blocks of equal length, side by side."""
+
+    start: int
+    length: int
+    count: int
+
+
+def _blocks(frames: int, context: int) -> Iterator[_Blocks]:
+    """The full blocks together, then the partial one at the end."""
+    full, rest = divmod(frames, context)
+    if full:
+        yield _Blocks(0, context, full)
+    if rest:
+        yield _Blocks(full * context, rest, 1)
+
+
+def _heads(x: Tensor, e: Encoder, at: _Blocks, part: int) -> Tensor:
+    """The heads of some blocks, ``[head_dim, length, heads, blocks]``, from ``[parts * D, T]``."""
+    head = x.nb[0] * e.head_dim
+    return x.view(
+        [e.head_dim, at.length, e.n_heads, at.count],
+        [x.nb[1], head, x.nb[1] * at.length],
+        at.start * x.nb[1] + part * e.n_heads * head,
+    )
+
+
+def _distance_scores(distances: Tensor, context: int, length: int) -> Callable[[Tensor], Tensor]:
+    """Scores of each query with the position of each key, for blocks of ``length`` frames.
+
+    The queries are multiplied with every distance once. The row of query ``i`` then holds the
+    scores of distances ``length - 1`` downwards, and key ``j``, at distance ``i - j``, stands at
+    ``length - 1 - i + j``: a view whose rows start one element earlier each time reads them out.
+    """
+    rows = _round_up(2 * length - 1)
+    near = distances.rows(context - length, rows)
+
+    def scores(q: Tensor) -> Tensor:
+        by_distance = mul_mat(near, q)  # [rows, queries, heads, blocks]
+        size, row, head, block = by_distance.nb
+        return by_distance.view(
+            [length, length, q.ne[2], q.ne[3]], [row - size, head, block], (length - 1) * size
+        )
+
+    return scores

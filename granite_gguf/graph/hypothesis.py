@@ -1,0 +1,33 @@
+"""BPE CTC head on posterior-pooled frames: the encoder's final state to a first hypothesis.
+
+    final [D, T], blank [1, T] → weighted means of 4 frames [D, ceil(T/4)] → BPE ids
+
+Frames that the character head takes for blank count little in their window's mean.
+"""
+
+from __future__ import annotations
+
+from granite_gguf.ggml import Graph
+from granite_gguf.graph.layers import Weights, linear, total
+from granite_gguf.hparams import Hypothesis
+
+POOLING_EPS = 1e-8
+
+
+def build_hypothesis(graph: Graph, w: Weights, h: Hypothesis, width: int, frames: int) -> None:
+    """Declare pooling and head over ``frames`` frames of ``width`` channels.
+
+    Inputs: ``final`` ``[D, T]``, ``blank`` ``[1, T]``. Output: ``ids`` I32 ``[windows]``, blanks
+    and repetitions included. Taps: ``pooled`` ``[D, windows]``, ``bpe_logits``.
+    """
+    window = h.pooling_window
+    missing = -frames % window
+    final = graph.input("final", [width, frames]).pad_rows(missing)
+    # Padded after the subtraction: frames that are not there weigh nothing.
+    speech = graph.input("blank", [1, frames]).scale_shift(-1.0, 1.0).pad_rows(missing)
+    weighted = final * speech
+    summed = total([weighted.every(window, k) for k in range(window)])
+    weight = total([speech.every(window, k) for k in range(window)])
+    pooled = graph.tap("pooled", summed / weight.scale_shift(1.0, POOLING_EPS))
+    logits = graph.tap("bpe_logits", linear(w, "enc.bpe_out", pooled))
+    graph.output("ids", logits.argmax())

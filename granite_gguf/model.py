@@ -1,0 +1,373 @@
+"""The pipeline: audio → features → encoder → hypothesis → projector → editor → text."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from os import PathLike
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from granite_gguf import audio, decoding, features
+from granite_gguf.errors import AudioError, InputError
+from granite_gguf.ggml import DeviceInfo, Graph, Runtime
+from granite_gguf.gguf_file import ModelFile, open_model_file
+from granite_gguf.graph.editor import build_editor
+from granite_gguf.graph.encoder import build_encoder
+from granite_gguf.graph.hypothesis import build_hypothesis
+from granite_gguf.graph.projector import build_projector
+from granite_gguf.hparams import HParams
+from granite_gguf.tokenizer import SpeechTokenizer, load_tokenizer
+from granite_gguf.transcript import Transcript
+from granite_gguf.weights import ModelWeights
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+AudioInput = str | PathLike[str] | npt.NDArray[Any]
+
+NO_TAPS: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class EncoderResult:
+    """What the encoder makes of T frames.
+
+    Attributes:
+        captured: ``(T, captures * D)``, the captured layers side by side.
+        final: ``(T, D)``, the final state.
+        blank: ``(T,)``, the blank's probability at the self-conditioning layer.
+        taps: further stage outputs that were asked for, by name.
+    """
+
+    captured: FloatArray
+    final: FloatArray
+    blank: FloatArray
+    taps: Mapping[str, FloatArray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TokenResult:
+    """Best ids of a head, one per row, and the taps that were asked for."""
+
+    ids: IntArray
+    taps: Mapping[str, FloatArray] = field(default_factory=dict)
+
+
+class Model:
+    """A Granite Speech NAR model, ready to transcribe.
+
+    Use as a context manager, or call :meth:`close`. Safe to call from several threads: the calls
+    take turns.
+
+    Args:
+        file: an opened model file.
+        threads: CPU threads; by default as many as the process may run on.
+        device: ``auto``, ``cpu`` or a device's name.
+
+    Raises:
+        ModelFileError: the tokenizer cannot be read.
+        DeviceError: no such device, or no room on it.
+        InputError: ``threads`` is out of range.
+    """
+
+    def __init__(
+        self, file: ModelFile, *, threads: int | None = None, device: str = "auto"
+    ) -> None:
+        self._file = file
+        self._lock = threading.RLock()
+        self._stack = ExitStack()
+        self._tokenizer: SpeechTokenizer = load_tokenizer(file)
+        self._filters = file.read("audio.mel_filters")
+        try:
+            self._runtime = Runtime(device, threads)
+            self._stack.callback(self._runtime.close)
+            self._weights = ModelWeights(file, self._runtime)
+            self._stack.callback(self._weights.close)
+        except BaseException:
+            self._stack.close()
+            raise
+
+    @property
+    def hparams(self) -> HParams:
+        """The model's hyper-parameters."""
+        return self._file.hparams
+
+    @property
+    def device(self) -> DeviceInfo:
+        """The device that computes."""
+        return self._runtime.device
+
+    @property
+    def threads(self) -> int:
+        """CPU threads in use."""
+        return self._runtime.threads
+
+    def close(self) -> None:
+        """Give all memory back. Calling it again does nothing."""
+        with self._lock:
+            self._stack.close()
+            self._closed = True
+
+    _closed = False
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # The whole pipeline
+
+    def transcribe(self, source: AudioInput, *, sample_rate: float | None = None) -> Transcript:
+        """Transcribe a recording.
+
+        Args:
+            source: an audio file, or samples ``(n,)`` or ``(n, channels)``.
+            sample_rate: the rate of samples given as an array, in Hz; the model's by default.
+
+        Returns:
+            The transcript. Audio shorter than one frame of 20 ms has an empty one.
+
+        Raises:
+            AudioError: the audio cannot be read, or is too long for one pass.
+        """
+        timings: dict[str, float] = {}
+
+        with _timed(timings, "audio"):
+            samples = self.load_audio(source, sample_rate=sample_rate)
+        duration = len(samples) / self.hparams.front_end.sample_rate
+        with self._lock:
+            with _timed(timings, "features"):
+                mel = self.compute_mel(samples)
+            if not len(mel):
+                return Transcript("", "", duration, timings)
+            self._check_length(len(mel), duration)
+            with _timed(timings, "encoder"):
+                encoded = self.run_encoder(mel)
+            with _timed(timings, "hypothesis"):
+                tokens = self.run_hypothesis(encoded.final, encoded.blank)
+                text_ids = decoding.insert_slots(self.hparams.editor, tokens)
+            with _timed(timings, "projector"):
+                audio_tokens = self.run_projector(encoded.captured)
+            self._check_positions(len(audio_tokens) + len(text_ids), duration)
+            with _timed(timings, "editor"):
+                edited = self.run_editor(audio_tokens, text_ids)
+                final = decoding.edited_tokens(self.hparams.editor, edited.ids)
+        return Transcript(
+            text=self.detokenize(final),
+            hypothesis=self.detokenize(tokens),
+            duration=duration,
+            timings=timings,
+            token_ids=tuple(int(i) for i in final),
+        )
+
+    def _check_length(self, frames: int, duration: float) -> None:
+        """Refuse before the encoder runs what the editor could not take whatever was said."""
+        shortest = frames // self.hparams.projector.downsample_rate
+        self._check_positions(shortest + self.hparams.editor.min_edit_length, duration)
+
+    def _check_positions(self, rows: int, duration: float) -> None:
+        limit = self.hparams.editor.max_positions
+        if rows > limit:
+            raise AudioError(
+                f"{duration:.0f} s of audio need {rows} positions in one pass, the model has "
+                f"{limit}; split the recording into shorter parts"
+            )
+
+    # Single stages
+
+    def load_audio(self, source: AudioInput, *, sample_rate: float | None = None) -> FloatArray:
+        """Mono float32 samples ``(n,)`` at the model's rate.
+
+        Raises:
+            AudioError: the file or the array cannot be used.
+            InputError: a sample rate was given for a file.
+        """
+        wanted = self.hparams.front_end.sample_rate
+        if isinstance(source, np.ndarray):
+            return audio.prepare_audio(
+                source, wanted if sample_rate is None else sample_rate, wanted
+            )
+        if sample_rate is not None:
+            raise InputError("sample_rate belongs to samples; a file has its own")
+        return audio.read_audio(source, wanted)
+
+    def compute_mel(self, samples: FloatArray) -> FloatArray:
+        """Log-mel frames ``(T, 160)``, float32, of mono samples ``(n,)`` at the model's rate."""
+        if samples.ndim != 1:
+            raise InputError(f"samples have the shape {samples.shape}, expected (n,)")
+        return features.log_mel(self.hparams.front_end, self._filters, samples)
+
+    def run_encoder(self, mel: FloatArray, taps: frozenset[str] = NO_TAPS) -> EncoderResult:
+        """Encode log-mel frames ``(T, 160)``, T at least 1.
+
+        ``taps`` may name ``encoder_layer_K`` for each captured K and ``encoder_logits``.
+        """
+        e = self.hparams.encoder
+        _check_rows("mel", mel, e.input_dim)
+        out = self._run(
+            taps,
+            lambda graph: build_encoder(graph, self._weights, e, len(mel)),
+            {"mel": mel},
+        )
+        return EncoderResult(
+            captured=_rows(out.pop("captured")),
+            final=_rows(out.pop("final")),
+            blank=_rows(out.pop("blank"))[:, 0],
+            taps={name: _rows(array) for name, array in out.items()},
+        )
+
+    def run_hypothesis_head(
+        self, final: FloatArray, blank: FloatArray, taps: frozenset[str] = NO_TAPS
+    ) -> TokenResult:
+        """Best BPE ids, one per window of pooled frames, blanks and repetitions included.
+
+        Args:
+            final: ``(T, D)``, T at least 1.
+            blank: ``(T,)``.
+            taps: may name ``pooled`` and ``bpe_logits``.
+        """
+        e, h = self.hparams.encoder, self.hparams.hypothesis
+        _check_rows("final", final, e.d_model)
+        if blank.shape != (len(final),):
+            raise InputError(f"blank has the shape {blank.shape}, expected ({len(final)},)")
+        out = self._run(
+            taps,
+            lambda graph: build_hypothesis(graph, self._weights, h, e.d_model, len(final)),
+            {"final": final, "blank": blank},
+        )
+        return _tokens(out)
+
+    def run_hypothesis(self, final: FloatArray, blank: FloatArray) -> IntArray:
+        """Token ids ``(n,)`` of the first hypothesis, from the encoder's results.
+
+        Where the model was so trained, they are the tokens of its text stripped and lower-cased.
+        """
+        ids = self.run_hypothesis_head(final, blank).ids
+        tokens = decoding.hypothesis_tokens(self.hparams.hypothesis, ids)
+        if self.hparams.hypothesis.retokenize:
+            return self._tokenizer.normalise_hypothesis(tokens)
+        return tokens
+
+    def run_projector_windows(self, captured: FloatArray) -> FloatArray:
+        """Everything the projector makes of ``(T, captures * D)``: ``(3 * ceil(T / 15), 2048)``."""
+        p = self.hparams.projector
+        _check_rows("captured", captured, p.num_encoder_layers * p.encoder_dim)
+        out = self._run(
+            NO_TAPS,
+            lambda graph: build_projector(graph, self._weights, p, len(captured)),
+            {"captured": captured},
+        )
+        return _rows(out["projected"])
+
+    def run_projector(self, captured: FloatArray) -> FloatArray:
+        """Audio tokens ``(T // 5, 2048)`` of captured states ``(T, captures * D)``, T at least 1.
+
+        Only tokens whose five frames exist are kept; they are divided by the embedding multiplier
+        where the model says so, which the editor's multiplication undoes.
+        """
+        p, e = self.hparams.projector, self.hparams.editor
+        tokens = self.run_projector_windows(captured)[: len(captured) // p.downsample_rate]
+        return tokens / np.float32(e.embedding_multiplier) if p.scale_embeddings else tokens
+
+    def run_editor(
+        self,
+        audio_tokens: FloatArray,
+        text_ids: npt.NDArray[np.integer],
+        taps: frozenset[str] = NO_TAPS,
+    ) -> TokenResult:
+        """Best ids ``(n,)`` for text ids ``(n,)`` with slots, given audio tokens ``(A, 2048)``.
+
+        ``taps`` may name ``editing_logits`` ``(n, vocabulary)``, not divided by the logits scale.
+        """
+        e = self.hparams.editor
+        if len(audio_tokens):
+            _check_rows("audio_tokens", audio_tokens, e.d_model)
+        text_ids = np.asarray(text_ids, dtype=np.int64)
+        if text_ids.ndim != 1 or not len(text_ids):
+            raise InputError(f"text_ids have the shape {text_ids.shape}, expected (n,), n > 0")
+        if text_ids.min() < 0 or text_ids.max() >= e.vocab_size:
+            raise InputError(f"text_ids are not all below the vocabulary size {e.vocab_size}")
+        text = self._file.read_rows("llm.token_embd.weight", text_ids)
+        rows = np.concatenate([audio_tokens.reshape(-1, e.d_model), text])
+        out = self._run(
+            taps,
+            lambda graph: build_editor(graph, self._weights, e, len(audio_tokens), len(text_ids)),
+            {"rows": rows, "positions": np.arange(len(rows), dtype=np.int32)},
+        )
+        return _tokens(out)
+
+    def tokenize(self, text: str) -> IntArray:
+        """Token ids ``(n,)`` of a text, without BOS or EOS."""
+        return self._tokenizer.encode(text)
+
+    def detokenize(self, tokens: npt.NDArray[np.integer]) -> str:
+        """The text of tokens; special ones are skipped."""
+        return self._tokenizer.decode(tokens)
+
+    def _run(
+        self,
+        taps: frozenset[str],
+        build: Callable[[Graph], None],
+        inputs: Mapping[str, npt.NDArray[Any]],
+    ) -> dict[str, npt.NDArray[Any]]:
+        with self._lock:
+            if self._closed:
+                raise InputError("the model is closed")
+            with Graph(taps) as graph:
+                build(graph)
+                unknown = taps - graph.outputs.keys()
+                if unknown:
+                    raise InputError(f"this stage has no output named {', '.join(sorted(unknown))}")
+                return self._runtime.compute(graph, inputs)
+
+
+def _check_rows(name: str, array: FloatArray, width: int) -> None:
+    if array.ndim != 2 or array.shape[1] != width or not len(array):
+        raise InputError(f"{name} has the shape {array.shape}, expected (T, {width}) with T > 0")
+    if array.dtype != np.float32:
+        raise InputError(f"{name} is {array.dtype}, expected float32")
+
+
+def _rows(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A matrix without ggml's two outer dimensions of length 1."""
+    return array.reshape(array.shape[-2:])
+
+
+def _tokens(out: dict[str, npt.NDArray[Any]]) -> TokenResult:
+    ids = out.pop("ids").reshape(-1).astype(np.int64)
+    return TokenResult(ids, {name: _rows(array) for name, array in out.items()})
+
+
+@contextmanager
+def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    timings[stage] = time.perf_counter() - start
+
+
+def load(path: str | PathLike[str], *, threads: int | None = None, device: str = "auto") -> Model:
+    """Load a model from a GGUF file.
+
+    Args:
+        path: a ``granite_nle`` GGUF file.
+        threads: CPU threads; by default as many as the process may run on.
+        device: ``auto`` (a GPU where this build of ggml has one), ``cpu`` or a device's name.
+
+    Raises:
+        ModelFileError: the file cannot be read or run.
+        DeviceError: no such device, or no room on it.
+        InputError: ``threads`` is out of range.
+    """
+    return Model(open_model_file(str(path)), threads=threads, device=device)

@@ -1,0 +1,114 @@
+"""The model's byte-level BPE tokenizer, from a GGUF file.
+
+A file of ours carries the checkpoint's ``tokenizer.json``. Files from elsewhere carry only tokens
+and merges; theirs is built around the cl100k-style split that Granite 4 uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+
+from granite_gguf.errors import ModelFileError
+from granite_gguf.gguf_file import Keys, ModelFile
+
+# Contractions; letters with one leading other character; up to three digits; punctuation; space.
+_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+_CONTROL = 3  # llama.cpp's token types
+_USER_DEFINED = 4
+
+
+class SpeechTokenizer:
+    """Encodes and decodes text as the checkpoint's own tokenizer does."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def encode(self, text: str) -> npt.NDArray[np.int64]:
+        """Token ids of a text, without BOS or EOS."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        return np.array(encoding.ids, dtype=np.int64)
+
+    def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
+        """The text of token ids; special tokens are skipped, nothing is stripped."""
+        return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def normalise_hypothesis(self, tokens: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+        """Tokens of the hypothesis' text stripped and lower-cased, as the first release edits it.
+
+        An empty text stands as a single space.
+        """
+        text = (self.decode(tokens) or " ").strip().lower() or " "
+        return self.encode(text)
+
+
+def load_tokenizer(file: ModelFile) -> SpeechTokenizer:
+    """The tokenizer of a model file.
+
+    Raises:
+        ModelFileError: the file has none, or it does not fit the model's vocabulary.
+    """
+    own = file.text(Keys.Tokenizer.HUGGINGFACE)
+    try:
+        tokenizer = Tokenizer.from_str(own) if own is not None else _build(file)
+    except ModelFileError:
+        raise
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise ModelFileError(f"{file.path}: its tokenizer cannot be read: {error}") from error
+    size, vocabulary = tokenizer.get_vocab_size(), file.hparams.editor.vocab_size
+    if size > vocabulary:
+        raise ModelFileError(
+            f"{file.path}: its tokenizer has {size} tokens, its model only {vocabulary}"
+        )
+    return SpeechTokenizer(tokenizer)
+
+
+def _build(file: ModelFile) -> Tokenizer:
+    tokens = file.strings(Keys.Tokenizer.TOKENS)
+    merges = file.strings(Keys.Tokenizer.MERGES)
+    if not tokens or merges is None:
+        raise ModelFileError(
+            f"{file.path}: has no tokenizer: neither {Keys.Tokenizer.HUGGINGFACE} nor "
+            f"{Keys.Tokenizer.TOKENS} with {Keys.Tokenizer.MERGES}"
+        )
+    pairs = [tuple(merge.split(" ")) for merge in merges]
+    if any(len(pair) != 2 for pair in pairs):
+        raise ModelFileError(f"{file.path}: {Keys.Tokenizer.MERGES} has an entry that is no pair")
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    model = models.BPE(vocab=vocabulary, merges=[(a, b) for a, b in pairs])
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    special, ordinary = _added_tokens(file, tokens)
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
+    tokenizer.add_tokens([AddedToken(token, special=False) for token in ordinary])
+    return tokenizer
+
+
+def _added_tokens(file: ModelFile, tokens: list[str]) -> tuple[list[str], list[str]]:
+    """Special tokens, which decoding skips, and other added ones, which it keeps."""
+    types = file.integers(Keys.Tokenizer.TOKEN_TYPE)
+    if types is not None and len(types) == len(tokens):
+        kinds = list(zip(tokens, types, strict=True))
+        return (
+            [token for token, kind in kinds if kind == _CONTROL],
+            [token for token, kind in kinds if kind == _USER_DEFINED],
+        )
+    editor = file.hparams.editor
+    first = min(editor.pad_token_id, editor.eos_token_id, editor.bos_token_id)
+    # Without types, the added tokens are those from the first special one on.
+    added = tokens[first:]
+    special = [token for token in added if token.startswith("<|") and token.endswith("|>")]
+    return special, [token for token in added if token not in set(special)]

@@ -1,0 +1,1 @@
+"""Quantization of `granite_nle` files: policies and their application."""
