@@ -186,7 +186,7 @@ def _general_metadata(directory: Path, name: str, parameters: int, policy: OutTy
     with _quiet():
         found = gguf.Metadata.load(model_path=directory, total_params=parameters)
         parts = gguf.Metadata.get_model_id_components(name, parameters)
-    found.name = gguf.Metadata.id_to_title(name)
+    found.name = gguf.Metadata.id_to_title(name)  # type: ignore[no-untyped-call]
     _full, found.organization, found.basename, found.finetune, found.version, found.size_label = (
         parts
     )

@@ -88,5 +88,6 @@ def convert_values(
 
 def _widen(values: npt.NDArray[Any], source: GGMLType) -> npt.NDArray[np.float32]:
     if source is BF16:
-        return (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        wide: npt.NDArray[np.float32] = (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        return wide
     return values.astype(np.float32, copy=False)

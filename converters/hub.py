@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from granite_gguf.errors import CheckpointError
+
+# The base of every error of the Hub's HTTP client, whichever client that is.
+_HTTP_ERROR: type[BaseException] = HfHubHTTPError.__mro__[1]
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _FILES = ("*.json", "*.safetensors", "*.txt", "README.md")
@@ -49,7 +52,7 @@ def fetch_checkpoint(source: str, revision: str | None = None) -> FoundCheckpoin
             f"{source}: there is no such directory, and the Hub cannot be reached to fetch a "
             "repository of this name"
         ) from error
-    except (HTTPError, HFValidationError, OSError) as error:
+    except (_HTTP_ERROR, HFValidationError, OSError) as error:
         raise CheckpointError(f"{source}: cannot be fetched from the Hub: {error}") from error
     # The Hub's cache keeps each commit in a folder of its own.
     return FoundCheckpoint(path, source.partition("/")[2], path.name)

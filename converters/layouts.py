@@ -285,11 +285,6 @@ def _editor(root: _Section, layout: Layout) -> Editor:
     rope = fields if nle else fields.section("rope_parameters")
     rope.require("rope_type", "default")
     fields.require("rope_scaling", None)
-    minimum = {
-        Layout.NLE: lambda: 8,
-        Layout.HUB: lambda: root.integer("min_edit_sequence_length"),
-        Layout.NATIVE: lambda: 0,
-    }
     eos = fields.integer("eos_token_id")
     return Editor(
         n_layers=fields.integer("num_hidden_layers"),
@@ -309,9 +304,15 @@ def _editor(root: _Section, layout: Layout) -> Editor:
         eos_token_id=eos,
         bos_token_id=fields.integer("bos_token_id", eos),
         pad_token_id=fields.integer("pad_token_id"),
-        min_edit_length=minimum[layout](),
+        min_edit_length=_min_edit_length(root, layout),
         max_positions=fields.integer("max_position_embeddings", Editor.max_positions),
     )
+
+
+def _min_edit_length(root: _Section, layout: Layout) -> int:
+    if layout is Layout.HUB:
+        return root.integer("min_edit_sequence_length")
+    return 8 if layout is Layout.NLE else 0
 
 
 def _characters(path: Path, root: _Section, size: int) -> tuple[str, ...]:

@@ -35,16 +35,26 @@ def mel_filters(f: FrontEnd) -> npt.NDArray[np.float32]:
     Computed in float32 in torchaudio's order of operations, because a bank computed in float64
     differs by 5e-6.
     """
-    bins = np.linspace(0, f.sample_rate // 2, f.n_fft // 2 + 1, dtype=np.float32)
+    bins = _linspace(0.0, f.sample_rate // 2, f.n_fft // 2 + 1)
     top = 2595.0 * np.log10(1.0 + (f.sample_rate / 2.0) / 700.0)
-    mels = np.linspace(0, top, f.n_mels + 2, dtype=np.float32)
-    edges = np.float32(700.0) * (np.float32(10.0) ** (mels / np.float32(2595.0)) - np.float32(1.0))
+    exponents = _linspace(0.0, top, f.n_mels + 2) / np.float32(2595.0)
+    powers = np.power(10.0, exponents, dtype=np.float64).astype(np.float32)
+    edges = np.float32(700.0) * (powers - np.float32(1.0))
     widths = edges[1:] - edges[:-1]
     slopes = edges[None, :] - bins[:, None]  # (bins, n_mels + 2)
     rising = -slopes[:, :-2] / widths[:-1]
     falling = slopes[:, 2:] / widths[1:]
     filters: npt.NDArray[np.float32] = np.maximum(0, np.minimum(rising, falling))
     return filters
+
+
+def _linspace(start: float, end: float, count: int) -> npt.NDArray[np.float32]:
+    """Evenly spaced float32 numbers as torch computes them: in float32, from both ends inwards."""
+    step = (np.float32(end) - np.float32(start)) / np.float32(count - 1)
+    index = np.arange(count, dtype=np.float32)
+    rising = np.float32(start) + step * index
+    falling = np.float32(end) - step * index[::-1]
+    return np.where(index < count // 2, rising, falling)
 
 
 def log_mel(
@@ -69,9 +79,10 @@ def log_mel(
     missing = wanted - len(power)
     if missing:
         power = np.concatenate([power, np.zeros((missing, f.n_mels), np.float32)])
-    mel: npt.NDArray[np.float32] = np.log10(np.maximum(power, np.float32(_MIN_POWER)))
-    mel = np.maximum(mel, mel.max() - np.float32(_DYNAMIC_RANGE))
-    mel = mel / np.float32(4.0) + np.float32(1.0)
+    # In float64, because float32 logarithms differ between libraries.
+    log = np.log10(np.maximum(power, np.float32(_MIN_POWER)), dtype=np.float64)
+    log = np.maximum(log, log.max() - _DYNAMIC_RANGE)
+    mel: npt.NDArray[np.float32] = (log / 4.0 + 1.0).astype(np.float32)
     return mel.reshape(frames, f.frame_stack * f.n_mels)
 
 

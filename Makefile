@@ -1,0 +1,39 @@
+# make demo        set up, then convert a generated checkpoint and transcribe a sample with it
+# make test        set up, then run all checks
+# make reference   add PyTorch, with which `make test` also recomputes what it compares with
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+GGML = ggml-python==0.0.45
+# More flags for a GPU build, such as make demo GGML_FLAGS=-DGGML_CUDA=ON
+GGML_FLAGS ?=
+DEMO = build/demo
+
+.PHONY: demo test reference clean
+
+# The default build of ggml-python lacks the llamafile kernels, and a cached wheel may be one.
+$(BIN)/activate: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	CMAKE_ARGS="-DGGML_LLAMAFILE=ON $(GGML_FLAGS)" \
+		$(BIN)/pip install --no-cache-dir --no-binary ggml-python $(GGML)
+	$(BIN)/pip install --quiet --editable '.[test]'
+	touch $@
+
+demo: $(BIN)/activate
+	$(BIN)/python benchmarks/make_checkpoint.py --layout granite_speech_nar --size tiny --seed 0 \
+		--force $(DEMO)/checkpoint
+	$(BIN)/granite-gguf convert $(DEMO)/checkpoint -o $(DEMO)/model.gguf --force
+	@echo "The weights are random, so the text of this sample is noise:"
+	$(BIN)/granite-gguf transcribe -m $(DEMO)/model.gguf tests/data/fox.flac
+
+test: $(BIN)/activate
+	$(BIN)/python -m pytest
+
+reference: $(BIN)/activate
+	$(BIN)/pip install --quiet 'torch==2.13.0'
+	$(BIN)/pip install --quiet --editable '.[test,reference,upstream]'
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

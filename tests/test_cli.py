@@ -1,0 +1,155 @@
+"""The command line as a user meets it: a process with arguments, streams and an exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from granite_gguf import Model, __version__
+
+
+def run(*arguments: object, **options: str) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if "GRANITE" not in key}
+    return subprocess.run(
+        [sys.executable, "-m", "granite_gguf", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**environment, "HF_HUB_OFFLINE": "1", **options},
+        timeout=120,
+        check=False,
+    )
+
+
+def assert_refused(process: subprocess.CompletedProcess[str], code: int, *says: str) -> None:
+    assert process.returncode == code, process.stderr
+    assert "Traceback" not in process.stderr
+    for part in says:
+        assert part in process.stderr
+
+
+def test_version_and_help() -> None:
+    assert run("--version").stdout.strip() == f"granite-gguf {__version__}"
+    help_text = run("--help").stdout
+    assert all(name in help_text for name in ("transcribe", "convert", "inspect", "doctor"))
+
+
+def test_convert_and_transcribe(
+    checkpoints: dict[str, Path], audio_file: Path, tmp_path: Path, models: dict[str, Model]
+) -> None:
+    path = tmp_path / "model.gguf"
+    converted = run("convert", checkpoints["nle"], "-o", path, "--outtype", "f32")
+    assert converted.returncode == 0 and converted.stdout == ""
+    assert "layout nle as f32" in converted.stderr
+    expected = models["nle"].transcribe(audio_file).text
+    result = run("transcribe", "-m", path, audio_file)
+    assert (result.returncode, result.stdout, result.stderr) == (0, expected + "\n", "")
+    again = run("convert", checkpoints["nle"], "-o", path)
+    assert_refused(again, 2, "exists already", "--force")
+
+
+def test_json_lines(f32_files: dict[str, Path], audio_file: Path) -> None:
+    result = run("transcribe", audio_file, "--json", GRANITE_GGUF_MODEL=str(f32_files["nle"]))
+    (line,) = result.stdout.splitlines()
+    fields = json.loads(line)
+    assert fields["file"] == str(audio_file) and fields["duration"] == 3.0
+    assert {"text", "hypothesis", "timings", "token_ids"} <= fields.keys()
+
+
+def test_a_failed_file_stops_nothing_and_is_not_hidden(
+    f32_files: dict[str, Path], audio_file: Path, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.wav"
+    bad.write_text("not audio")
+    result = run("transcribe", "-m", f32_files["nle"], audio_file, bad, audio_file)
+    assert_refused(result, 1, "bad.wav: cannot be read as audio")
+    lines = result.stdout.splitlines()
+    assert len(lines) == 2 and all(line.startswith(f"{audio_file}\t") for line in lines)
+
+
+def test_wrong_usage(f32_files: dict[str, Path], audio_file: Path, tmp_path: Path) -> None:
+    model = f32_files["nle"]
+    assert_refused(run("transcribe", audio_file), 2, "--model")
+    assert_refused(run("transcribe", "-m", tmp_path / "no.gguf", audio_file), 2, "no such file")
+    assert_refused(run("transcribe", "-m", audio_file, audio_file), 2, "is not a GGUF file")
+    assert_refused(run("transcribe", "-m", model, audio_file, "--threads", "0"), 2, "threads")
+    assert_refused(run("transcribe", "-m", model, audio_file, "-d", "cuda7"), 2, "cuda7")
+    assert_refused(run("transcribe", "-m", model, audio_file, "--nonsense"), 2, "nonsense")
+    assert_refused(run("convert", tmp_path, "-o", tmp_path / "x.gguf"), 2, "config.json")
+    assert_refused(run("convert", "no where", "-o", tmp_path / "x.gguf"), 2, "neither a checkpoint")
+    assert_refused(run("convert", "some/repo", "-o", tmp_path / "x.gguf"), 2, "some/repo", "Hub")
+    assert_refused(run("inspect", tmp_path), 2, "is a directory")
+    assert not list(tmp_path.iterdir())
+
+
+def test_inspect(f32_files: dict[str, Path]) -> None:
+    result = run("inspect", f32_files["native"])
+    assert result.returncode == 0
+    for part in ("granite_nle.source.layout", "native", "captured_layers", "(1, 2, 3, -1)"):
+        assert part in result.stdout
+    fields = json.loads(run("inspect", f32_files["native"], "--json").stdout)
+    assert fields["hparams"]["encoder"]["n_layers"] == 4
+    assert sum(row["bytes"] for row in fields["sizes"]) > 3e6
+    assert {"name", "shape", "type"} == fields["tensors"][0].keys()
+
+
+def test_doctor() -> None:
+    result = run("doctor")
+    assert result.returncode == 0
+    for part in ("ggml-python", "CPU kernels:", "devices:", "threads by default"):
+        assert part in result.stdout
+    report = json.loads(run("doctor", "--json").stdout)
+    assert report["versions"]["ggml-python"] == "0.0.45"
+    assert report["devices"][-1]["kind"] == "cpu"
+
+
+def test_advice_for_a_slow_build() -> None:
+    from granite_gguf.cli.doctor import advice
+    from granite_gguf.ggml.build import BuildInfo
+
+    slow = BuildInfo("0.0.45", "0.15.3", {"CPU": {"SSE3": "1", "LLAMAFILE": "0"}}, [])
+    problems = dict(advice(slow))
+    (llamafile,) = (text for text in problems if "llamafile" in text)
+    assert problems[llamafile] == (
+        'CMAKE_ARGS="-DGGML_LLAMAFILE=ON" pip install --force-reinstall --no-deps --no-cache-dir '
+        "--no-binary ggml-python ggml-python==0.0.45"
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_conversion_leaves_nothing(
+    checkpoints: dict[str, Path], tmp_path: Path, number: signal.Signals
+) -> None:
+    """A signal in the middle of writing: no traceback, no file, the exit code of the signal."""
+    script = (
+        "import sys, time; from granite_gguf import cli, gguf_writer; w = gguf_writer._pad\n"
+        "def slow(*a): print('writing', flush=True); time.sleep(0.05); w(*a)\n"
+        "gguf_writer._pad = slow; sys.argv[0] = 'granite-gguf'; cli.main()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, "convert", checkpoints["nle"], "-o", tmp_path / "m.gguf"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(0.2)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".part"]
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 128 + number, stderr
+    assert "Traceback" not in stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_closed_pipe_is_no_error(f32_files: dict[str, Path]) -> None:
+    command = f"{sys.executable} -m granite_gguf inspect {f32_files['nle']} --json | head -1"
+    result = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert result.stdout == "{\n" and "Traceback" not in result.stderr

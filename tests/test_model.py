@@ -1,0 +1,180 @@
+"""The Python API: lengths, threads, closing, refusals, memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import granite_gguf
+from granite_gguf import AudioError, DeviceError, InputError, Model
+from granite_gguf.gguf_file import ModelFile, open_model_file
+from tests.signals import synthetic_audio
+
+
+@pytest.mark.parametrize("samples", [0, 1, 256, 257, 319])
+def test_audio_without_a_frame_has_no_text(models: dict[str, Model], samples: int) -> None:
+    transcript = models["nle"].transcribe(synthetic_audio(samples, seed=1))
+    assert (transcript.text, transcript.hypothesis) == ("", "")
+    assert transcript.duration == samples / 16000
+
+
+def test_silence_has_a_defined_answer(models: dict[str, Model]) -> None:
+    for model in models.values():
+        transcript = model.transcribe(np.zeros(32_000, np.float32))
+        assert transcript.duration == 2.0 and isinstance(transcript.text, str)
+
+
+def test_a_transcript(models: dict[str, Model], audio_file: Path) -> None:
+    model = models["granite_speech_nar"]
+    transcript = model.transcribe(audio_file)
+    assert transcript.duration == 3.0
+    assert transcript.text == model.detokenize(np.array(transcript.token_ids)) != ""
+    stages = ["audio", "features", "encoder", "hypothesis", "projector", "editor"]
+    assert list(transcript.timings) == stages
+    assert transcript.real_time_factor > 0
+    assert transcript.to_dict()["token_ids"] == list(transcript.token_ids)
+
+
+def test_files_arrays_rates_and_channels_agree(models: dict[str, Model], audio_file: Path) -> None:
+    model = models["nle"]
+    samples = synthetic_audio(48_000, seed=3)
+    text = model.transcribe(audio_file).text
+    assert model.transcribe(str(audio_file)).text == text
+    assert model.transcribe(samples).text == text
+    assert model.transcribe(np.stack([samples, samples], axis=1)).text == text
+    assert model.transcribe(samples.astype(np.float64), sample_rate=16_000).text == text
+    assert model.transcribe(np.repeat(samples, 2), sample_rate=32_000).duration == 3.0
+
+
+def test_runs_are_bit_identical(models: dict[str, Model]) -> None:
+    model = models["nle"]
+    mel = model.compute_mel(synthetic_audio(80_000, seed=4))
+    first, again = model.run_encoder(mel), model.run_encoder(mel)
+    np.testing.assert_array_equal(first.captured, again.captured)
+
+
+def test_threads_take_turns(models: dict[str, Model]) -> None:
+    model = models["nle"]
+    clips = [synthetic_audio(16_000 * n, seed=n) for n in range(1, 9)]
+    alone = [model.transcribe(clip).text for clip in clips]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda clip: model.transcribe(clip).text, clips)) == alone
+
+
+def test_thread_counts_agree(f32_files: dict[str, Path]) -> None:
+    clip = synthetic_audio(100_000, seed=2)
+    texts = set()
+    for threads in (1, 2, 3):
+        with granite_gguf.load(f32_files["nle"], threads=threads, device="cpu") as model:
+            assert model.threads == threads
+            texts.add(model.transcribe(clip).text)
+    assert len(texts) == 1
+
+
+def test_a_closed_model_says_so(f32_files: dict[str, Path]) -> None:
+    model = granite_gguf.load(f32_files["nle"])
+    model.close()
+    model.close()
+    with pytest.raises(InputError, match="closed"):
+        model.transcribe(synthetic_audio(16_000, seed=1))
+
+
+def test_devices(f32_files: dict[str, Path]) -> None:
+    with granite_gguf.load(f32_files["nle"], device="CPU") as model:
+        assert model.device.kind == "cpu"
+    with pytest.raises(DeviceError, match=r"'cuda9' is not in this build.*CPU.*doctor"):
+        granite_gguf.load(f32_files["nle"], device="cuda9")
+    with pytest.raises(InputError, match="threads"):
+        granite_gguf.load(f32_files["nle"], threads=0)
+
+
+def test_weights_can_be_copied_to_the_device(
+    f32_files: dict[str, Path], models: dict[str, Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way of devices that cannot read mapped files, taken on the CPU."""
+    clip = synthetic_audio(64_000, seed=2)
+    monkeypatch.setattr(
+        "granite_gguf.ggml.runtime.Runtime.maps_host_memory", property(lambda _self: False)
+    )
+    with granite_gguf.load(f32_files["nle"], device="cpu") as model:
+        copied = model.run_encoder(model.compute_mel(clip))
+    mapped = models["nle"].run_encoder(models["nle"].compute_mel(clip))
+    np.testing.assert_array_equal(copied.captured, mapped.captured)
+
+
+def test_audio_too_long_for_one_pass(f32_files: dict[str, Path]) -> None:
+    file = open_model_file(f32_files["nle"])
+    short = replace(file.hparams, editor=replace(file.hparams.editor, max_positions=40))
+    limited = ModelFile(file.container, short, file.specs)
+    with Model(limited) as model:
+        assert model.transcribe(synthetic_audio(16_000, seed=1)).duration == 1.0
+        with pytest.raises(AudioError, match=r"60 s of audio need \d+ positions.*has 40"):
+            model.transcribe(synthetic_audio(16_000 * 60, seed=1))
+
+
+def test_wrong_arguments_of_stages(models: dict[str, Model]) -> None:
+    model = models["nle"]
+    good = model.compute_mel(synthetic_audio(8_000, seed=1))
+    with pytest.raises(InputError, match=r"\(T, 160\)"):
+        model.run_encoder(good[:, :80])
+    with pytest.raises(InputError, match="T > 0"):
+        model.run_encoder(good[:0])
+    with pytest.raises(InputError, match="float64"):
+        model.run_encoder(good.astype(np.float64))
+    with pytest.raises(InputError, match="encoder_layer_99"):
+        model.run_encoder(good, frozenset({"encoder_layer_99"}))
+    with pytest.raises(InputError, match="vocabulary"):
+        model.run_editor(np.zeros((0, 64), np.float32), np.array([0, 600]))
+    with pytest.raises(InputError, match="vocabulary"):
+        model.run_editor(np.zeros((0, 64), np.float32), np.array([-1]))
+    with pytest.raises(InputError, match="n > 0"):
+        model.run_editor(np.zeros((0, 64), np.float32), np.array([], np.int64))
+    with pytest.raises(InputError, match="blank"):
+        model.run_hypothesis_head(np.zeros((4, 64), np.float32), np.zeros(3, np.float32))
+    with pytest.raises(InputError, match="sample_rate belongs"):
+        model.transcribe("x.wav", sample_rate=8000)
+
+
+def test_text_to_tokens_and_back(models: dict[str, Model]) -> None:
+    for text in ("ask not what", "çà et là", "12345 + 6", " leading", "日本"):
+        for model in models.values():
+            assert model.detokenize(model.tokenize(text)) == text
+
+
+def test_the_core_imports_neither_torch_nor_transformers() -> None:
+    script = (
+        "import sys, granite_gguf, granite_gguf.cli, granite_gguf.converters;"
+        "print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.slow
+def test_loading_and_freeing_leaks_nothing(f32_files: dict[str, Path]) -> None:
+    script = """
+import gc, sys, granite_gguf
+from tests.signals import synthetic_audio
+clip = synthetic_audio(16_000, seed=1)
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+def cycle():
+    with granite_gguf.load(sys.argv[1], threads=1) as model:
+        model.transcribe(clip)
+for _ in range(10): cycle()
+gc.collect(); before = resident()
+for _ in range(40): cycle()
+gc.collect(); print(resident() - before)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(f32_files["nle"])],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    # A file of 3.6 MB: keeping one of every four would show.
+    assert int(run.stdout) < 20e6

@@ -1,0 +1,71 @@
+"""What is installed, and the checks that need the installed form."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    tracked = ("pyproject.toml", "README.md", "LICENSE", "granite_gguf", "converters", "quantize")
+    source.mkdir()
+    for name in tracked:
+        subprocess.run(["cp", "-r", str(ROOT / name), str(source / name)], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
+         "--wheel-dir", str(folder), str(source)],
+        check=True,
+    )  # fmt: skip
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def test_the_wheel_installs_one_package(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
+    assert tops == {"granite_gguf"}
+    for folder, package in (
+        ("granite_gguf", "granite_gguf"),
+        ("converters", "granite_gguf/converters"),
+        ("quantize", "granite_gguf/quantize"),
+    ):
+        for path in (ROOT / folder).rglob("*.py"):
+            assert f"{package}/{path.relative_to(ROOT / folder).as_posix()}" in names
+    assert "granite_gguf/py.typed" in names
+
+
+def test_types(wheel: Path, tmp_path: Path) -> None:
+    """mypy cannot follow the folders of the source tree, so the installed form is checked."""
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    checked = subprocess.run(
+        [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"),
+         "-p", "granite_gguf", "--exclude", "/reference/"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert checked.returncode == 0, checked.stdout
+
+
+@pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=" ".join)
+def test_style(command: list[str]) -> None:
+    checked = subprocess.run(
+        [sys.executable, "-m", "ruff", *command, str(ROOT)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_no_file_is_too_long_to_read() -> None:
+    for folder in ("granite_gguf", "converters", "quantize"):
+        for path in (ROOT / folder).rglob("*.py"):
+            assert len(path.read_text(encoding="utf-8").splitlines()) <= 450, path

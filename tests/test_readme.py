@@ -1,0 +1,66 @@
+"""The README's examples run as they stand."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def folder(checkpoints: dict[str, Path], audio_file: Path, tmp_path: Path) -> Path:
+    """A working directory with what the examples name."""
+    shutil.copytree(checkpoints["granite_speech_nar"], tmp_path / "checkpoint")
+    shutil.copy(audio_file, tmp_path / "speech.wav")
+    return tmp_path
+
+
+def test_commands_and_python(folder: Path) -> None:
+    commands = [
+        line.removeprefix("$ ")
+        for block in blocks("console")
+        for line in block.splitlines()
+        if line.startswith("$ ")
+    ]
+    assert len(commands) >= 4
+    for command in commands:
+        program, *arguments = shlex.split(command)
+        assert program == "granite-gguf"
+        run = subprocess.run(
+            [sys.executable, "-m", "granite_gguf", *arguments],
+            cwd=folder, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert run.returncode == 0, f"{command}: {run.stderr}"
+        assert run.stdout or "convert" in command
+    (example,) = blocks("python")
+    run = subprocess.run(
+        [sys.executable, "-c", example], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert "(30, 64)" in run.stdout  # 3 s are 150 frames, 30 audio tokens
+
+
+def test_options_exist() -> None:
+    """Every option and command that the README names is known to the command line."""
+    environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
+    text = ""
+    for command in ([], ["convert"], ["transcribe"], ["inspect"], ["doctor"]):
+        text += subprocess.run(
+            [sys.executable, "-m", "granite_gguf", *command, "--help"],
+            capture_output=True, text=True, check=True, env=environment,
+        ).stdout  # fmt: skip
+    known = set(re.findall(r"--[a-z]+(?:-[a-z]+)*", text))
+    for_pip = {"--no-cache-dir", "--no-binary"}
+    assert set(re.findall(r"`?(--[a-z]+(?:-[a-z]+)*)", README)) - for_pip <= known

@@ -1,0 +1,145 @@
+"""Graph operations against numpy, and their refusal of what ggml would abort on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from granite_gguf.ggml import (
+    F32,
+    I32,
+    Graph,
+    Runtime,
+    ShapeError,
+    Tensor,
+    WeightBuffer,
+    concat,
+    depthwise_conv,
+    mul_mat,
+    swiglu,
+)
+from granite_gguf.graph.layers import attend
+from tests.signals import uniform
+
+Array = npt.NDArray[np.float32]
+
+
+def noise(*shape: int, seed: int = 0) -> Array:
+    return (2 * uniform(int(np.prod(shape)), seed) - 1).astype(np.float32).reshape(shape)
+
+
+@pytest.fixture(scope="module")
+def runtime() -> Iterator[Runtime]:
+    runtime = Runtime("cpu", 2)
+    yield runtime
+    runtime.close()
+
+
+def run(runtime: Runtime, build: Callable[..., Tensor], **inputs: npt.NDArray[Any]) -> Array:
+    with Graph() as graph:
+        tensors = {
+            name: graph.input(
+                name, tuple(reversed(array.shape)), F32 if array.dtype == np.float32 else I32
+            )
+            for name, array in inputs.items()
+        }
+        graph.output("out", build(**tensors))
+        return np.squeeze(runtime.compute(graph, inputs)["out"])
+
+
+@pytest.mark.parametrize("frames", [1, 2, 7, 8, 15, 40])
+def test_depthwise_conv_pads_with_zeros(runtime: Runtime, frames: int) -> None:
+    x, taps = noise(frames, 32), noise(15, 32, seed=1)
+    padded = np.pad(x, ((7, 7), (0, 0)))
+    expected = sum(taps[k] * padded[k : k + frames] for k in range(15))
+    actual = run(runtime, lambda x, k: depthwise_conv(k, x), x=x, k=taps)
+    np.testing.assert_allclose(actual, np.squeeze(expected), atol=1e-5)
+
+
+def test_gelu_is_exact(runtime: Runtime) -> None:
+    # 0.5 x (1 + erf(x / sqrt 2)) at 1 and -2; the tanh form gives 0.841192 and -0.045402
+    actual = run(runtime, lambda x: x.gelu_erf(), x=np.array([[1.0, -2.0]], np.float32))
+    np.testing.assert_allclose(actual, [0.8413447, -0.0455003], atol=1e-6)
+
+
+def test_norm_uses_the_population_variance(runtime: Runtime) -> None:
+    # mean 2, variance 2/3
+    actual = run(runtime, lambda x: x.norm(0.0), x=np.array([[1.0, 2.0, 3.0]], np.float32))
+    np.testing.assert_allclose(actual, [-1.2247449, 0.0, 1.2247449], atol=1e-6)
+
+
+def test_rope_turns_the_halves_together(runtime: Runtime) -> None:
+    # head of 4 at position 1, theta 100: pairs (0, 2) by 1 rad and (1, 3) by 0.1 rad
+    x = np.array([[[1.0, 2.0, 3.0, 4.0]]], np.float32)
+    actual = run(runtime, lambda x, p: x.rope_neox(p, 100.0), x=x, p=np.array([1], np.int32))
+    c, s, c2, s2 = np.cos(1.0), np.sin(1.0), np.cos(0.1), np.sin(0.1)
+    expected = [c - 3 * s, 2 * c2 - 4 * s2, s + 3 * c, 2 * s2 + 4 * c2]
+    np.testing.assert_allclose(actual, expected, atol=1e-6)
+
+
+def test_attention_shares_key_heads_between_consecutive_queries(runtime: Runtime) -> None:
+    q, k, v = noise(4, 5, 8), noise(2, 6, 8, seed=1), noise(2, 6, 8, seed=2)
+    actual = run(
+        runtime,
+        lambda q, k, v: attend(q, k, v, 0.3),
+        q=q[None], k=k[None], v=v[None],
+    )  # fmt: skip
+    heads = []
+    for head in range(4):
+        scores = 0.3 * q[head] @ k[head // 2].T
+        weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+        heads.append(weights / weights.sum(axis=1, keepdims=True) @ v[head // 2])
+    np.testing.assert_allclose(actual, np.concatenate(heads, axis=1), atol=1e-5)
+
+
+def test_swiglu_and_concat(runtime: Runtime) -> None:
+    gate, up = noise(3, 8), noise(3, 8, seed=1)
+    actual = run(runtime, lambda g, u: concat([swiglu(g, u), u], 0), g=gate, u=up)
+    expected = np.concatenate([gate / (1 + np.exp(-gate)) * up, up], axis=1)
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+def test_a_graph_of_equal_size_does_not_inherit_the_last_ones_memory(runtime: Runtime) -> None:
+    """A tap reorders a graph without changing its size; ggml would keep the old placement."""
+    buffer = WeightBuffer(runtime, 1)
+    weight = buffer.add("w", [8, 8], F32)
+    buffer.upload({"w": noise(8, 8)})
+    results = []
+    for taps in (frozenset({"half"}), frozenset(), frozenset({"half"})):
+        with Graph(taps) as graph:
+            x, y = graph.input("x", [8, 4]), graph.input("y", [8, 4])
+            half = graph.tap("half", x + y)
+            graph.output("out", mul_mat(weight, half) + x)
+            inputs = {"x": noise(4, 8, seed=1), "y": noise(4, 8, seed=2)}
+            results.append(runtime.compute(graph, inputs)["out"])
+    buffer.close()
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        mul_mat,
+        lambda x, y: x + y,
+        lambda x, y: x * y,
+        swiglu,
+        lambda x, y: concat([x, y], 0),
+        depthwise_conv,
+        lambda x, y: x.reshape(7, 3),
+        lambda x, y: x.rows(2, 9),
+        lambda x, y: x.columns(5, 4),
+        lambda x, y: x.every(2),
+        lambda x, y: x.permute(0, 0, 1, 2),
+        lambda x, y: x.permute(1, 0, 2, 3).softmax(),
+        lambda x, y: x.permute(1, 0, 2, 3).silu(),
+        lambda x, y: x.rope_neox(y, 1e4),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_ggml(build: Callable[..., Tensor]) -> None:
+    with Graph() as graph, pytest.raises(ShapeError):
+        build(graph.input("x", [8, 3]), graph.input("y", [5, 4]))
