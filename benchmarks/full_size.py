@@ -127,8 +127,8 @@ def report(results: dict[Path, dict[str, Any]], reference: dict[str, Any]) -> No
     print(f"PyTorch float32: {float(reference['seconds']):.2f} s, "
           f"{float(reference['memory']) / 1e9:.2f} GB peak (one run, not warmed up)")  # fmt: skip
     cells = results.values()
-    table("lowest (mean) cosine of a row", {
-        stage: [f"{r['cos_min'][stage]:.7f} ({r['cos_mean'][stage]:.7f})" for r in cells]
+    table("1 - lowest (mean) cosine of a row", {
+        stage: [f"{1 - r['cos_min'][stage]:.0e} ({1 - r['cos_mean'][stage]:.0e})" for r in cells]
         for stage in STAGES
     })  # fmt: skip
     table("agreement", {

@@ -59,6 +59,7 @@ class Keys:
         ARCHITECTURE = "general.architecture"
         NAME = "general.name"
         FILE_TYPE = "general.file_type"
+        QUANTIZATION_VERSION = "general.quantization_version"
 
     class CTC:
         VOCAB_SIZE = "granite_nle.ctc.vocab_size"
@@ -67,6 +68,13 @@ class Keys:
     class Source:
         LAYOUT = "granite_nle.source.layout"
         REVISION = "granite_nle.source.revision"
+
+    class Quantize:
+        POLICY = "granite_nle.quantize.policy"
+        IMATRIX_FILE = "quantize.imatrix.file"
+        IMATRIX_DATASET = "quantize.imatrix.dataset"
+        IMATRIX_ENTRIES = "quantize.imatrix.entries_count"
+        IMATRIX_CHUNKS = "quantize.imatrix.chunks_count"
 
     class Tokenizer:
         MODEL = "tokenizer.ggml.model"

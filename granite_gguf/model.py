@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from granite_gguf import audio, decoding, features
 from granite_gguf.errors import AudioError, InputError
-from granite_gguf.ggml import DeviceInfo, Graph, Runtime
+from granite_gguf.ggml import DeviceInfo, Graph, Observed, Runtime, observe_inputs
 from granite_gguf.gguf_file import ModelFile, open_model_file
 from granite_gguf.graph.editor import build_editor
 from granite_gguf.graph.encoder import build_encoder
@@ -315,6 +315,16 @@ class Model:
     def detokenize(self, tokens: npt.NDArray[np.integer]) -> str:
         """The text of tokens; special ones are skipped."""
         return self._tokenizer.decode(tokens)
+
+    @contextmanager
+    def observe_inputs(self) -> Iterator[Observed]:
+        """Sum the squared inputs of every matrix while the block runs.
+
+        Yields:
+            A mapping that fills: by weight, sums ``(width,)`` and the number of rows summed.
+        """
+        with self._lock, observe_inputs(self._runtime, self._file.specs) as observed:
+            yield observed
 
     def _run(
         self,

@@ -1,1 +1,29 @@
-"""Quantization of `granite_nle` files: policies and their application."""
+"""Quantization of ``granite_nle`` files: policies, their application, importance matrices."""
+
+from granite_gguf.quantize.imatrix import ImportanceMatrix, collect_importance, read_importance
+from granite_gguf.quantize.policies import Override, Scope
+from granite_gguf.quantize.quantize import (
+    Plan,
+    Quantization,
+    make_plan,
+    parse_override,
+    quant_type,
+    quantize,
+)
+from granite_gguf.quantize.types import QUANT_TYPES, QuantType
+
+__all__ = [
+    "QUANT_TYPES",
+    "ImportanceMatrix",
+    "Override",
+    "Plan",
+    "QuantType",
+    "Quantization",
+    "Scope",
+    "collect_importance",
+    "make_plan",
+    "parse_override",
+    "quant_type",
+    "quantize",
+    "read_importance",
+]

@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from granite_gguf._version import __version__
-from granite_gguf.cli import convert, doctor, inspect, transcribe
+from granite_gguf.cli import convert, doctor, imatrix, inspect, quantize, transcribe
 from granite_gguf.cli.console import print_error
 from granite_gguf.errors import GraniteError
 
@@ -51,6 +51,8 @@ def _root(
 
 app.command("transcribe")(transcribe.transcribe)
 app.command("convert")(convert.convert)
+app.command("quantize")(quantize.quantize)
+app.command("imatrix")(imatrix.imatrix)
 app.command("inspect")(inspect.inspect)
 app.command("doctor")(doctor.doctor)
 

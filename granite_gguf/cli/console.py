@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -52,6 +53,20 @@ def writing_progress(label: str) -> Iterator[Progress]:
             bar.update(task, completed=written, total=total)
 
         yield report
+
+
+@contextmanager
+def counting_progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar over a number of things; nothing where stderr is no terminal."""
+    if not stderr.is_terminal:
+        yield lambda _done: None
+        return
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    )  # fmt: skip
+    with RichProgress(*columns, console=stderr, transient=True) as bar:
+        task = bar.add_task(escape(label), total=total)
+        yield lambda done: bar.update(task, completed=done)
 
 
 def megabytes(count: int) -> str:

@@ -4,6 +4,7 @@ Everything outside sees owned objects and numpy arrays. ggml-python's raw functi
 their traps stay in here.
 """
 
+from granite_gguf.ggml.observe import Observed, observe_inputs
 from granite_gguf.ggml.runtime import (
     DeviceInfo,
     Graph,
@@ -31,6 +32,7 @@ __all__ = [
     "DeviceInfo",
     "GGMLType",
     "Graph",
+    "Observed",
     "Runtime",
     "ShapeError",
     "Tensor",
@@ -40,6 +42,7 @@ __all__ = [
     "depthwise_conv",
     "list_devices",
     "mul_mat",
+    "observe_inputs",
     "row_bytes",
     "swiglu",
 ]

@@ -244,12 +244,12 @@ class Runtime:
             handles.append(self._open(c.ggml_backend_dev_by_type(c.GGML_BACKEND_DEVICE_TYPE_CPU)))
         c.ggml_backend_cpu_set_n_threads(handles[-1], self.threads)
         backends = (c.ggml_backend_t_ctypes * len(handles))(*handles)
-        self._scheduler = c.ggml_backend_sched_new(
+        self.scheduler: Any = c.ggml_backend_sched_new(
             backends, None, len(handles), MAX_GRAPH_NODES, False, True
         )
-        if not self._scheduler:
+        if not self.scheduler:
             raise DeviceError("ggml could not create its scheduler")
-        self._stack.callback(c.ggml_backend_sched_free, self._scheduler)
+        self._stack.callback(c.ggml_backend_sched_free, self.scheduler)
 
     def _open(self, handle: Any) -> Any:
         backend = c.ggml_backend_dev_init(handle, None)
@@ -276,7 +276,7 @@ class Runtime:
         """
         if inputs.keys() != graph.inputs.keys():
             raise InputError(f"inputs {sorted(inputs)} given, {sorted(graph.inputs)} expected")
-        scheduler = self._scheduler
+        scheduler = self.scheduler
         try:
             # Reserving plans the memory anew. Without it ggml keeps the last graph's plan for any
             # graph with as many nodes, even where an input stands in the place of a weight.

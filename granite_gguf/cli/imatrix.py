@@ -1,0 +1,54 @@
+"""``granite-gguf imatrix``: which columns of the matrices matter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from granite_gguf.cli.console import counting_progress, print_note
+from granite_gguf.model import load
+from granite_gguf.quantize import collect_importance
+
+
+def imatrix(
+    model: Annotated[Path, typer.Argument(help="The GGUF file, best in F32, F16 or BF16.")],
+    audio: Annotated[list[Path], typer.Argument(help="Recordings like those to be transcribed.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")],
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "-t",
+            "--threads",
+            min=1,
+            help="By default one for each available core.",
+            rich_help_panel="Computation",
+        ),
+    ] = None,
+    device: Annotated[
+        str,
+        typer.Option(
+            "-d",
+            "--device",
+            help="'auto', 'cpu' or a device that `granite-gguf doctor` names.",
+            envvar="GRANITE_GGUF_DEVICE",
+            rich_help_panel="Computation",
+        ),
+    ] = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+) -> None:
+    """Collect an importance matrix: the mean squared input of every column of every matrix."""
+    with (
+        load(model, threads=threads, device=device) as loaded,
+        counting_progress("observing", len(audio)) as progress,
+    ):
+        count = collect_importance(
+            loaded,
+            audio,
+            output,
+            datasets=[path.name for path in audio],
+            force=force,
+            progress=progress,
+        )
+    print_note(f"{output}: {count} matrices from {len(audio)} recordings")

@@ -1,0 +1,73 @@
+"""Watches what flows into the matrices of a graph while it runs."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ggml as c
+import numpy as np
+import numpy.typing as npt
+
+from granite_gguf.ggml.runtime import Runtime
+from granite_gguf.ggml.types import F32, GGMLType
+
+Observed = dict[str, tuple[npt.NDArray[np.float64], int]]
+"""By weight: the sum of squares of each input column ``(width,)``, and how many rows."""
+
+
+@contextmanager
+def observe_inputs(runtime: Runtime, weights: Collection[str]) -> Iterator[Observed]:
+    """Sum the squared inputs of the matrix products with some weights, while the block runs.
+
+    Graphs run slower meanwhile, and with the same results. The yielded mapping fills as they run.
+
+    Raises:
+        Exception: whatever went wrong while an input was read, after the block.
+    """
+    observed: Observed = {}
+    errors: list[Exception] = []
+    # ggml cuts names to 63 characters, so a weight is known by its beginning.
+    names = {name.encode()[: c.GGML_MAX_NAME - 1]: name for name in weights}
+
+    def on_node(node: Any, asking: bool, _user_data: Any) -> bool:
+        fields = node.contents
+        if fields.op != c.GGML_OP_MUL_MAT:
+            return not asking
+        name = names.get(bytes(fields.src[0].contents.name))
+        if name is None:
+            return not asking
+        if not asking:
+            try:
+                _add(observed, name, _read(fields.src[1]))
+            except Exception as error:  # an exception cannot cross ggml
+                errors.append(error)
+        return True
+
+    callback = c.ggml_backend_sched_eval_callback(on_node)
+    nothing = ctypes.cast(None, c.ggml_backend_sched_eval_callback)
+    c.ggml_backend_sched_set_eval_callback(runtime.scheduler, callback, None)
+    try:
+        yield observed
+    finally:
+        c.ggml_backend_sched_set_eval_callback(runtime.scheduler, nothing, None)
+    if errors:
+        raise errors[0]
+
+
+def _read(handle: Any) -> npt.NDArray[np.float32]:
+    fields = handle.contents
+    if GGMLType(fields.type) is not F32 or not c.ggml_is_contiguous(handle):
+        raise AssertionError("the input of a matrix is not contiguous float32")
+    width = int(fields.ne[0])
+    array = np.empty((c.ggml_nelements(handle) // width, width), np.float32)
+    c.ggml_backend_tensor_get(handle, array.ctypes.data, 0, array.nbytes)
+    return array
+
+
+def _add(observed: Observed, name: str, rows: npt.NDArray[np.float32]) -> None:
+    sums, count = observed.get(name, (np.zeros(rows.shape[1]), 0))
+    squares = np.einsum("ij,ij->j", rows, rows, dtype=np.float64)
+    observed[name] = (sums + squares, count + len(rows))

@@ -1,0 +1,129 @@
+"""Importance matrices: how strongly each input column of each matrix is used.
+
+The file form is llama.cpp's: a GGUF of type ``imatrix`` with ``NAME.in_sum2``, the sum of squared
+activations by column, and ``NAME.counts``, the number of rows that were summed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from granite_gguf.errors import ModelFileError
+from granite_gguf.ggml import F32
+from granite_gguf.gguf_container import MetadataValue, ValueType, open_container, to_float32
+from granite_gguf.gguf_writer import TensorSource, write_gguf
+from granite_gguf.model import AudioInput, Model
+
+_SUMS, _COUNTS = ".in_sum2", ".counts"
+_FLOOR = 1e-6  # of the mean: a column that was never used still weighs something
+
+
+@dataclass(frozen=True)
+class ImportanceMatrix:
+    """Mean squared activations by tensor.
+
+    Attributes:
+        columns: by tensor name, float32 ``(width,)``, positive.
+        datasets: what it was collected from.
+        chunks: how many recordings.
+        path: where it was read from.
+    """
+
+    columns: dict[str, npt.NDArray[np.float32]]
+    datasets: tuple[str, ...]
+    chunks: int
+    path: Path
+
+
+def collect_importance(
+    model: Model,
+    recordings: Iterable[AudioInput],
+    output: str | PathLike[str],
+    *,
+    datasets: Iterable[str] = (),
+    force: bool = False,
+    progress: Callable[[int], None] = lambda _done: None,
+) -> int:
+    """Transcribe recordings, observe the inputs of every matrix, and write them.
+
+    Args:
+        model: the model, best in full precision.
+        recordings: files or arrays.
+        output: the file to write.
+        datasets: names recorded in the file.
+        force: replace an existing file.
+        progress: is told how many recordings are done.
+
+    Returns:
+        How many matrices were observed.
+
+    Raises:
+        AudioError: a recording cannot be used.
+        OutputError: the file cannot be written.
+    """
+    done = 0
+    with model.observe_inputs() as observed:
+        for recording in recordings:
+            model.transcribe(recording)
+            done += 1
+            progress(done)
+    metadata = {
+        "general.architecture": MetadataValue(ValueType.STRING, "granite_nle"),
+        "general.type": MetadataValue(ValueType.STRING, "imatrix"),
+        "imatrix.datasets": MetadataValue(ValueType.ARRAY, list(datasets), ValueType.STRING),
+        "imatrix.chunk_count": MetadataValue(ValueType.UINT32, done),
+        "imatrix.chunk_size": MetadataValue(ValueType.UINT32, 1),
+    }
+    tensors = []
+    for name in sorted(observed):
+        sums, count = observed[name]
+        tensors += [
+            _tensor(name + _SUMS, sums.astype(np.float32)[None]),
+            _tensor(name + _COUNTS, np.array([[count]], np.float32)),
+        ]
+    write_gguf(Path(output), metadata, tensors, force=force)
+    return len(observed)
+
+
+def _tensor(name: str, values: npt.NDArray[np.float32]) -> TensorSource:
+    return TensorSource(name, tuple(reversed(values.shape)), F32, lambda: [values])
+
+
+def read_importance(path: str | PathLike[str]) -> ImportanceMatrix:
+    """Read an importance matrix.
+
+    Raises:
+        ModelFileError: the file is damaged, or is no importance matrix.
+    """
+    container = open_container(Path(path))
+    kind = container.metadata.get("general.type")
+    if kind is None or kind.value != "imatrix":
+        raise ModelFileError(f"{path}: is no importance matrix, as `granite-gguf imatrix` makes it")
+    columns = {}
+    for name, info in container.tensors.items():
+        if not name.endswith(_SUMS):
+            continue
+        matrix = name.removesuffix(_SUMS)
+        counts = container.tensors.get(matrix + _COUNTS)
+        if counts is None or info.type is not F32 or counts.type is not F32:
+            raise ModelFileError(f"{path}: {name} has no float32 {matrix}{_COUNTS} beside it")
+        sums = to_float32(container.raw(name), info.type, info.shape).reshape(-1)
+        count = to_float32(container.raw(counts.name), counts.type, counts.shape).reshape(-1)[0]
+        if not count > 0 or not np.isfinite(sums).all() or sums.min() < 0 or not sums.any():
+            raise ModelFileError(f"{path}: {name} holds no usable sums of squares")
+        mean = sums / count
+        columns[matrix] = np.maximum(mean, np.float32(_FLOOR) * mean.mean())
+    datasets = container.metadata.get("imatrix.datasets")
+    chunks = container.metadata.get("imatrix.chunk_count")
+    return ImportanceMatrix(
+        columns=columns,
+        datasets=tuple(datasets.value) if datasets is not None else (),
+        chunks=int(chunks.value) if chunks is not None else 0,
+        path=Path(path),
+    )
