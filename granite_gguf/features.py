@@ -54,7 +54,8 @@ def _linspace(start: float, end: float, count: int) -> npt.NDArray[np.float32]:
     index = np.arange(count, dtype=np.float32)
     rising = np.float32(start) + step * index
     falling = np.float32(end) - step * index[::-1]
-    return np.where(index < count // 2, rising, falling)
+    spaced: npt.NDArray[np.float32] = np.where(index < count // 2, rising, falling)
+    return spaced
 
 
 def log_mel(

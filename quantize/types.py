@@ -36,7 +36,7 @@ class QuantType:
 
 
 def _plain(name: str, file_type: gguf.LlamaFileType) -> QuantType:
-    kind = GGMLType[name.upper()]
+    kind = gguf.GGMLQuantizationType[name.upper()]
     return QuantType(name, kind, file_type, kind)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -47,7 +46,7 @@ def observe_inputs(runtime: Runtime, weights: Collection[str]) -> Iterator[Obser
         return True
 
     callback = c.ggml_backend_sched_eval_callback(on_node)
-    nothing = ctypes.cast(None, c.ggml_backend_sched_eval_callback)
+    nothing = c.ggml_backend_sched_eval_callback()
     c.ggml_backend_sched_set_eval_callback(runtime.scheduler, callback, None)
     try:
         yield observed
