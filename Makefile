@@ -5,6 +5,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+READY = $(VENV)/.ready
 GGML = ggml-python==0.0.45
 # More flags for a GPU build, such as make demo GGML_FLAGS=-DGGML_CUDA=ON
 GGML_FLAGS ?=
@@ -13,25 +14,25 @@ DEMO = build/demo
 .PHONY: demo test reference clean
 
 # The default build of ggml-python lacks the llamafile kernels, and a cached wheel may be one.
-$(BIN)/activate: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV) || (echo "On Debian and Ubuntu: apt install python3-venv"; exit 1)
 	$(BIN)/pip install --quiet --upgrade pip
 	CMAKE_ARGS="-DGGML_LLAMAFILE=ON $(GGML_FLAGS)" \
 		$(BIN)/pip install --no-cache-dir --no-binary ggml-python $(GGML)
 	$(BIN)/pip install --quiet --editable '.[test]'
 	touch $@
 
-demo: $(BIN)/activate
+demo: $(READY)
 	$(BIN)/python benchmarks/make_checkpoint.py --layout granite_speech_nar --size tiny --seed 0 \
 		--force $(DEMO)/checkpoint
 	$(BIN)/granite-gguf convert $(DEMO)/checkpoint -o $(DEMO)/model.gguf --force
 	@echo "The weights are random, so the text of this sample is noise:"
 	$(BIN)/granite-gguf transcribe -m $(DEMO)/model.gguf tests/data/fox.flac
 
-test: $(BIN)/activate
+test: $(READY)
 	$(BIN)/python -m pytest
 
-reference: $(BIN)/activate
+reference: $(READY)
 	$(BIN)/pip install --quiet 'torch==2.13.0'
 	$(BIN)/pip install --quiet --editable '.[test,reference,upstream]'
 
