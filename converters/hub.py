@@ -27,12 +27,15 @@ class FoundCheckpoint:
     revision: str | None
 
 
-def fetch_checkpoint(source: str, revision: str | None = None) -> FoundCheckpoint:
+def fetch_checkpoint(
+    source: str, revision: str | None = None, *, code: bool = False
+) -> FoundCheckpoint:
     """A checkpoint directory as it is, or a repository downloaded into the Hub's cache.
 
     Args:
         source: a directory, or a repository id ``owner/name``.
         revision: branch, tag or commit.
+        code: also fetch the Python files that a repository may carry.
 
     Raises:
         CheckpointError: neither exists, or the download failed.
@@ -45,8 +48,9 @@ def fetch_checkpoint(source: str, revision: str | None = None) -> FoundCheckpoin
             f"{source}: is neither a checkpoint directory nor a repository id like "
             "ibm-granite/granite-speech-4.1-2b-nar"
         )
+    patterns = [*_FILES, "*.py"] if code else list(_FILES)
     try:
-        path = Path(snapshot_download(source, revision=revision, allow_patterns=list(_FILES)))
+        path = Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
     except LocalEntryNotFoundError as error:
         raise CheckpointError(
             f"{source}: there is no such directory, and the Hub cannot be reached to fetch a "

@@ -7,6 +7,8 @@
     ├── CheckpointError         a Hugging Face checkpoint that cannot be converted
     ├── OutputError             an output file that cannot be written
     ├── DeviceError             a device that is absent, or a computation that failed on it
+    ├── ComparisonError         outputs that cannot be compared: other audio, other dimensions
+    ├── MissingExtraError       an optional dependency that is not installed
     └── InputError              an argument of the Python API with a wrong shape, dtype or value
 
 Each message names the file or argument, says what was found and what was expected, and, where
@@ -40,6 +42,14 @@ class OutputError(GraniteError):
 
 class DeviceError(GraniteError):
     """A compute device that is not there, or on which a computation failed."""
+
+
+class ComparisonError(GraniteError):
+    """Outputs that cannot be compared: of other audio, of other dimensions, or incomplete."""
+
+
+class MissingExtraError(GraniteError):
+    """An optional dependency that is not installed; the message names the extra."""
 
 
 class InputError(GraniteError, ValueError):

@@ -50,12 +50,11 @@ def silent(_name: str, _written: int, _total: int) -> None:
     """Reports no progress."""
 
 
-@contextmanager
-def replacing(path: Path, *, force: bool) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its place when the block succeeds.
+def check_target(path: Path, *, force: bool) -> None:
+    """See, before the work, that a file may be written.
 
     Raises:
-        OutputError: ``path`` exists and ``force`` is not set, or cannot be written.
+        OutputError: ``path`` exists and ``force`` is not set, or cannot be a file's name.
     """
     if path.exists() and not force:
         raise OutputError(f"{path}: exists already; use --force to replace it")
@@ -63,6 +62,16 @@ def replacing(path: Path, *, force: bool) -> Iterator[Path]:
         raise OutputError(f"{path}: there is no directory {path.parent}")
     if path.is_dir():
         raise OutputError(f"{path}: is a directory, expected the name of a file to write")
+
+
+@contextmanager
+def replacing(path: Path, *, force: bool) -> Iterator[Path]:
+    """A temporary file beside ``path`` that takes its place when the block succeeds.
+
+    Raises:
+        OutputError: ``path`` exists and ``force`` is not set, or cannot be written.
+    """
+    check_target(path, force=force)
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     except OSError as error:

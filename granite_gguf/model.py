@@ -94,6 +94,11 @@ class Model:
             raise
 
     @property
+    def file(self) -> ModelFile:
+        """The model's file."""
+        return self._file
+
+    @property
     def hparams(self) -> HParams:
         """The model's hyper-parameters."""
         return self._file.hparams
@@ -271,15 +276,21 @@ class Model:
         )
         return _rows(out["projected"])
 
-    def run_projector(self, captured: FloatArray) -> FloatArray:
-        """Audio tokens ``(T // 5, 2048)`` of captured states ``(T, captures * D)``, T at least 1.
+    def scale_audio_tokens(self, projected: FloatArray, frames: int) -> FloatArray:
+        """The audio tokens ``(T // 5, 2048)`` of the projector's windows, for ``frames`` T.
 
         Only tokens whose five frames exist are kept; they are divided by the embedding multiplier
         where the model says so, which the editor's multiplication undoes.
         """
         p, e = self.hparams.projector, self.hparams.editor
-        tokens = self.run_projector_windows(captured)[: len(captured) // p.downsample_rate]
+        tokens = projected[: frames // p.downsample_rate]
         return tokens / np.float32(e.embedding_multiplier) if p.scale_embeddings else tokens
+
+    def run_projector(self, captured: FloatArray) -> FloatArray:
+        """Audio tokens ``(T // 5, 2048)`` of captured states ``(T, captures * D)``, T at least 1,
+        cut and scaled as :meth:`scale_audio_tokens` does it.
+        """
+        return self.scale_audio_tokens(self.run_projector_windows(captured), len(captured))
 
     def run_editor(
         self,

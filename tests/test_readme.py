@@ -15,7 +15,10 @@ import pytest
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
 
 
-COMMANDS = ("convert", "doctor", "imatrix", "inspect", "quantize", "transcribe")
+COMMANDS = (
+    *("convert", "diff", "doctor", "eval", "imatrix", "inspect", "quantize"),
+    *("reference", "transcribe"),
+)
 
 
 def blocks(language: str) -> list[str]:

@@ -14,7 +14,17 @@ from typing import Annotated, NoReturn
 import typer
 
 from granite_gguf._version import __version__
-from granite_gguf.cli import convert, doctor, imatrix, inspect, quantize, transcribe
+from granite_gguf.cli import (
+    convert,
+    diff,
+    doctor,
+    evaluate,
+    imatrix,
+    inspect,
+    quantize,
+    reference,
+    transcribe,
+)
 from granite_gguf.cli.console import print_error
 from granite_gguf.errors import GraniteError
 
@@ -53,6 +63,9 @@ app.command("transcribe")(transcribe.transcribe)
 app.command("convert")(convert.convert)
 app.command("quantize")(quantize.quantize)
 app.command("imatrix")(imatrix.imatrix)
+app.command("reference")(reference.reference)
+app.command("diff")(diff.diff)
+app.command("eval")(evaluate.evaluate)
 app.command("inspect")(inspect.inspect)
 app.command("doctor")(doctor.doctor)
 

@@ -1,0 +1,189 @@
+"""`granite-gguf reference`: the PyTorch reference as a file, and what refuses to be one."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from granite_gguf import Model
+from granite_gguf.parity import diff_model, read_reference
+from tests.signals import synthetic_audio
+from tests.test_cli import assert_refused, run
+
+LAYOUTS = ("nle", "granite_speech_nar", "native")
+
+
+def test_without_torch_the_extra_is_named(
+    checkpoints: dict[str, Path], audio_file: Path, tmp_path: Path
+) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.argv[0] = 'granite-gguf'\n"
+        "from granite_gguf import cli; cli.main()"
+    )
+    arguments = ["reference", checkpoints["nle"], audio_file, "-o", tmp_path / "ref.gguf"]
+    process = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert_refused(process, 2, "granite-gguf[reference]")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_staged_is_the_whole(layout: str, checkpoints: dict[str, Path]) -> None:
+    """Loading stage by stage changes no number, and leaves no weights behind."""
+    torch = pytest.importorskip("torch")
+    from granite_gguf.reference import Reference
+    from granite_gguf.reference.staged import StagedReference
+
+    samples = synthetic_audio(20_000, seed=5)
+    for dtype in (torch.float32, torch.bfloat16):
+        whole = Reference.from_checkpoint(checkpoints[layout], dtype).run(samples)
+        staged = StagedReference(checkpoints[layout], dtype)
+        stages = staged.run(samples)
+        for name, array in whole.arrays().items():
+            np.testing.assert_array_equal(stages.arrays()[name], array, err_msg=name)
+        assert (stages.text, stages.hypothesis_text) == (whole.text, whole.hypothesis_text)
+        assert {parameter.device.type for parameter in staged.model.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_models_pass_against_the_file(
+    layout: str,
+    checkpoints: dict[str, Path],
+    models: dict[str, Model],
+    audio_file: Path,
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("torch")
+    path = tmp_path / "ref.gguf"
+    result = run("reference", checkpoints[layout], audio_file, "-o", path, "--revision", "abc")
+    assert result.returncode == 0 and result.stdout == "", result.stderr
+    assert f"layout {layout} in f32" in result.stderr
+    fields = gguf.GGUFReader(path).fields
+    assert fields["granite_nle.ref.layout"].contents() == layout
+    assert fields["granite_nle.ref.revision"].contents() == "abc"
+    digest = hashlib.sha256(audio_file.read_bytes()).hexdigest()
+    assert fields["granite_nle.ref.audio_sha256"].contents() == digest
+    assert fields["crispasr.ref.backend"].contents() == "granite_gguf.reference"
+    model = models[layout]
+    results = diff_model(model, read_reference(path), model.load_audio(audio_file))
+    assert len(results) == 14
+    assert all(stage.passed for stage in results), [s for s in results if not s.passed]
+    again = run("reference", checkpoints[layout], audio_file, "-o", path)
+    assert_refused(again, 2, "exists already")
+
+
+def test_bfloat16(
+    checkpoints: dict[str, Path], models: dict[str, Model], audio_file: Path, tmp_path: Path
+) -> None:
+    """Computed in bfloat16, the reference itself is coarse, and the thresholds know it."""
+    pytest.importorskip("torch")
+    path = tmp_path / "ref.gguf"
+    result = run("reference", checkpoints["nle"], audio_file, "-o", path, "--dtype", "bf16")
+    assert result.returncode == 0, result.stderr
+    samples = models["nle"].load_audio(audio_file)
+    (stage,) = diff_model(models["nle"], read_reference(path), samples, stages=["projector_output"])
+    assert stage.passed and stage.threshold == 0.999
+    assert stage.comparison is not None and stage.comparison.cos_min < 0.99999
+
+
+def test_refusals(checkpoints: dict[str, Path], audio_file: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    output = tmp_path / "ref.gguf"
+    arguments = (audio_file, "-o", output)
+    assert_refused(run("reference", "no where", *arguments), 2, "neither a checkpoint")
+    assert_refused(run("reference", tmp_path, *arguments), 2, "config.json")
+    assert_refused(
+        run("reference", checkpoints["nle"], tmp_path / "no.wav", "-o", output), 2, "no such file"
+    )
+    lacking = tmp_path / "lacking"
+    shutil.copytree(checkpoints["nle"], lacking)
+    (lacking / "model.safetensors").unlink()
+    assert_refused(run("reference", lacking, *arguments), 2, "model.safetensors")
+    assert not output.exists()
+
+
+FAKE_CODE = '''
+"""Stands in for a checkpoint's own modeling code: a module tree of the released names."""
+import torch
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.feature_extraction_utils import FeatureExtractionMixin
+from granite_gguf.reference import Reference, load_model, load_tokenizer
+
+
+class FakeConfig(PretrainedConfig):
+    model_type = "granite_speech_nar"
+
+
+class FakeExtractor(FeatureExtractionMixin):
+    def __call__(self, audio, sampling_rate, return_tensors):
+        assert sampling_rate == 16000 and return_tensors == "pt"
+        return {"samples": audio.float()}
+
+
+class FakeModel(PreTrainedModel):
+    config_class = FakeConfig
+
+    @classmethod
+    def from_pretrained(cls, name, *args, config=None, **options):
+        model = cls(config)
+        whole = load_model(name, options.get("dtype") or torch.float32)
+        model.encoder, model.projector = whole.encoder, whole.projector
+        model.language_model = nn.Module()
+        if "BROKEN" != "no":
+            model.language_model.model = whole.editor
+        model.reference = [Reference(whole, load_tokenizer(name))]
+        return model
+
+    def transcribe(self, samples):
+        return [self.reference[0].run(samples.numpy()).text]
+'''
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_upstream(
+    broken: bool,
+    checkpoints: dict[str, Path],
+    models: dict[str, Model],
+    audio_file: Path,
+    tmp_path: Path,
+) -> None:
+    """The hooks find every stage in a module tree of the released names, or say what is missing."""
+    import json
+
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    directory = tmp_path / "checkpoint"
+    shutil.copytree(checkpoints["granite_speech_nar"], directory)
+    code = FAKE_CODE.replace('"BROKEN" != "no"', str(not broken))
+    (directory / "modeling_fake.py").write_text(code)
+    for name, classes in (
+        ("config.json", {"AutoConfig": "FakeConfig", "AutoModel": "FakeModel"}),
+        ("preprocessor_config.json", {"AutoFeatureExtractor": "FakeExtractor"}),
+    ):
+        fields = json.loads((directory / name).read_text())
+        fields["auto_map"] = {key: f"modeling_fake.{value}" for key, value in classes.items()}
+        (directory / name).write_text(json.dumps(fields))
+    path = tmp_path / "ref.gguf"
+    home = {"HF_HOME": str(tmp_path / "home")}
+    result = run("reference", directory, audio_file, "-o", path, "--upstream", **home)
+    assert "running the Python code" in result.stderr
+    if broken:
+        assert_refused(result, 2, "has no module llm.model.embed_tokens")
+        return
+    assert result.returncode == 0, result.stderr
+    recorded = read_reference(path)
+    assert recorded.about["upstream"] == "transcribe"
+    model = models["granite_speech_nar"]
+    results = diff_model(model, recorded, model.load_audio(audio_file))
+    assert len(results) == 14
+    assert all(stage.passed for stage in results), [s for s in results if not s.passed]
