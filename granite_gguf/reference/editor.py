@@ -48,6 +48,13 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
+def padding_bias(n_rows: int, real: Tensor) -> Tensor:
+    """What hides all but the first `real` (B) of n_rows keys from every query: (B, 1, 1, N)."""
+    hidden = torch.arange(n_rows, device=real.device) >= real[:, None]
+    bias = torch.zeros(hidden.shape, device=real.device).masked_fill(hidden, -torch.inf)
+    return bias[:, None, None]
+
+
 class EditorAttention(nn.Module):
     """Grouped-query attention over all rows."""
 
@@ -61,15 +68,19 @@ class EditorAttention(nn.Module):
         self.v_proj = nn.Linear(d_model, config.n_kv_heads * head_dim, bias=False)
         self.o_proj = nn.Linear(config.n_heads * head_dim, d_model, bias=False)
 
-    def forward(self, x: Tensor, angles: Tensor) -> Tensor:
-        """Rows (B, N, D) and their angles (N, head_dim / 2) -> (B, N, D)."""
+    def forward(self, x: Tensor, angles: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Rows (B, N, D) and their angles (N, head_dim / 2) -> (B, N, D).
+
+        `bias` is added to the scores (B, heads, N, N).
+        """
         group = self.n_heads // self.n_kv_heads
         q = rotate(split_heads(self.q_proj(x), self.n_heads), angles)
         k = rotate(split_heads(self.k_proj(x), self.n_kv_heads), angles)
         v = split_heads(self.v_proj(x), self.n_kv_heads)
         # Query head h uses key/value head h // group.
         k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-        out: Tensor = self.o_proj(attend(q @ k.mT * self.scale, v))
+        scores = q @ k.mT * self.scale
+        out: Tensor = self.o_proj(attend(scores if bias is None else scores + bias, v))
         return out
 
 
@@ -99,9 +110,9 @@ class EditorLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.d_model, config.norm_eps)
         self.mlp = GatedMLP(config)
 
-    def forward(self, x: Tensor, angles: Tensor) -> Tensor:
+    def forward(self, x: Tensor, angles: Tensor, bias: Tensor | None = None) -> Tensor:
         """Rows (B, N, D) and their angles (N, head_dim / 2) -> (B, N, D)."""
-        x = x + self.residual_multiplier * self.self_attn(self.input_layernorm(x), angles)
+        x = x + self.residual_multiplier * self.self_attn(self.input_layernorm(x), angles, bias)
         x = x + self.residual_multiplier * self.mlp(self.post_attention_layernorm(x))
         return x
 
@@ -116,20 +127,26 @@ class Editor(nn.Module):
         self.layers = nn.ModuleList(EditorLayer(config) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.d_model, config.norm_eps)
 
-    def forward(self, audio: Tensor, text_ids: Tensor) -> Tensor:
+    def forward(self, audio: Tensor, text_ids: Tensor, rows: Tensor | None = None) -> Tensor:
         """Audio tokens (B, A, D), A >= 0, and text ids (B, n) -> logits (B, n, V).
 
-        The logits are not divided by `logits_scaling`, whatever the layout.
+        The logits are not divided by `logits_scaling`, whatever the layout. In a batch of texts of
+        several lengths, `rows` (B) says how many of the n are real: no row sees the others.
         """
-        hidden = self.hidden(torch.cat([audio, self.embed_tokens(text_ids)], dim=1))
+        real = None if rows is None else audio.shape[1] + rows
+        hidden = self.hidden(torch.cat([audio, self.embed_tokens(text_ids)], dim=1), real)
         return hidden[:, audio.shape[1] :] @ self.embed_tokens.weight.T
 
-    def hidden(self, rows: Tensor) -> Tensor:
-        """Input rows (B, N, D), not yet multiplied -> normalised final states (B, N, D)."""
+    def hidden(self, rows: Tensor, real: Tensor | None = None) -> Tensor:
+        """Input rows (B, N, D), not yet multiplied -> normalised final states (B, N, D).
+
+        `real` (B) counts the rows that are not padding; None means all.
+        """
         config = self.config
         x = rows * config.embedding_multiplier
         angles = rope_angles(x.shape[1], config.head_dim, config.rope_theta).to(x.device)
+        bias = None if real is None else padding_bias(x.shape[1], real).to(x)
         for layer in self.layers:
-            x = layer(x, angles)
+            x = layer(x, angles, bias)
         out: Tensor = self.norm(x)
         return out

@@ -1,0 +1,67 @@
+"""The miniature's dimensions, its directory of configurations, and its untrained weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from benchmarks.checkpoint.configs import write_configs
+from benchmarks.checkpoint.sizes import (
+    EditorSize,
+    EncoderSize,
+    ModelSize,
+    ProjectorSize,
+    VocabularySize,
+)
+from granite_gguf.reference import GraniteSpeechNar, ModelConfig, read_config
+from training.tokens import write_trained_tokenizer
+
+LAYOUT = "granite_speech_nar"
+
+# Every row width that is a multiple of 256 in the full model is one here, so that the same
+# quantizations apply; the position table has no more rows than a block of attention can use.
+SIZE = ModelSize(
+    encoder=EncoderSize(
+        layers=4,
+        hidden=256,
+        heads=2,
+        characters=32,
+        self_conditioning_layer=2,
+        captured_layers=(1, 2, 3, -1),
+        feedforward_mult=3,
+        max_pos_emb=200,
+    ),
+    projector=ProjectorSize(hidden=256, heads=4, mlp_ratio=1),
+    editor=EditorSize(layers=3, hidden=256, heads=2, kv_heads=1, ffn=512),
+    vocabulary=VocabularySize(bpe=496, added=16),
+)
+
+# The editor's multipliers (12 on embeddings, 0.22 on every branch, 1/128 on scores) drown a usual
+# start in the embeddings: it could only copy its hypothesis. So its matrices start wide.
+EMBEDDING_STD = 0.05
+EDITOR_STD = 0.12
+EDITOR_QUERY_KEY_STD = 0.2
+
+
+def write_directory(directory: Path) -> None:
+    """Configurations and tokenizer of a checkpoint that has no weights yet."""
+    directory.mkdir(parents=True, exist_ok=True)
+    write_configs(directory, LAYOUT, SIZE, "BF16")
+    write_trained_tokenizer(directory, SIZE.vocabulary)
+
+
+def untrained(directory: Path, seed: int) -> tuple[GraniteSpeechNar, ModelConfig]:
+    """The model that the directory's configuration describes, at its starting point."""
+    config = read_config(directory)
+    torch.manual_seed(seed)
+    model = GraniteSpeechNar(config)
+    torch.nn.init.normal_(model.editor.embed_tokens.weight, std=EMBEDDING_STD)
+    for name, parameter in model.editor.layers.named_parameters():
+        if name.endswith("_proj.weight"):
+            blind = name.endswith(("q_proj.weight", "k_proj.weight"))
+            torch.nn.init.normal_(parameter, std=EDITOR_QUERY_KEY_STD if blind else EDITOR_STD)
+    for name, parameter in model.encoder.named_parameters():
+        if name.endswith("rel_pos_emb.weight"):
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model, config

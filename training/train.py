@@ -1,0 +1,164 @@
+"""Train the miniature: first the encoder, then the projector and the editor on top of it.
+
+python -m training.train encoder DATA RUN
+python -m training.train editor DATA RUN
+
+Each stage keeps its state in RUN/<stage>.pt and goes on from there when it is run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from granite_gguf.reference import load_tokenizer
+from training import dataset, miniature
+from training.dataset import Example
+from training.stages import EditorStage, EncoderStage, Stage
+
+EVERY = 25  # steps between lines of the log
+CHECK = 250  # steps between evaluations, and between states
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Length and pace of a stage."""
+
+    steps: int
+    peak: float  # learning rate
+    frames: int  # of a batch
+    warm_up: int = 300
+    short_first: int = 0  # frames: the first epoch begins with utterances up to this length
+    weight_decay: float = 0.01
+    clip: float = 1.0
+
+    def rate(self, step: int) -> float:
+        """Linear warm-up, then half a cosine down to a hundredth."""
+        if step < self.warm_up:
+            return self.peak * (step + 1) / self.warm_up
+        done = (step - self.warm_up) / max(self.steps - self.warm_up, 1)
+        return self.peak * (0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * min(done, 1.0))))
+
+
+PLANS = {
+    "encoder": Plan(steps=2000, peak=1.2e-3, frames=4000, short_first=110),
+    "editor": Plan(steps=1500, peak=1.5e-3, frames=3000, warm_up=150),
+}
+STAGES: dict[str, type[Stage]] = {"encoder": EncoderStage, "editor": EditorStage}
+
+
+def train(stage: Stage, plan: Plan, data: Data, state: Path, seed: int) -> None:
+    """Run the stage to its end, from the state file if there is one."""
+    parameters = list(stage.parameters())
+    optimizer = torch.optim.AdamW(
+        parameters, lr=plan.peak, betas=(0.9, 0.98), weight_decay=plan.weight_decay
+    )
+    first = 0
+    if state.exists():
+        saved = torch.load(state, map_location=stage.device, weights_only=True)
+        stage.model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        first = saved["step"]
+    stage.begin()
+    started, losses = time.monotonic(), []
+    for step, batch in enumerate(data.batches(plan, seed, first), first):
+        if step >= plan.steps:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = plan.rate(step)
+        loss = stage.loss(batch, step)
+        optimizer.zero_grad()
+        loss.total.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(parameters, plan.clip)
+        optimizer.step()
+        losses.append(loss.parts)
+        if (step + 1) % EVERY == 0:
+            means = {name: sum(part[name] for part in losses) / len(losses) for name in losses[0]}
+            text = " ".join(f"{name} {value:.3f}" for name, value in means.items())
+            pace = (time.monotonic() - started) / (step + 1 - first)
+            print(f"{clock()} {step + 1:5d} {text} | {pace:.2f} s/step", flush=True)
+            losses = []
+        if (step + 1) % CHECK == 0 or step + 1 == plan.steps:
+            text = " ".join(f"{k} {v:.2%}" for k, v in stage.scores(data.development).items())
+            print(f"{clock()} {step + 1:5d} development: {text}", flush=True)
+            save(state, stage, optimizer, step + 1)
+
+
+def save(path: Path, stage: Stage, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Replace the state file in one move, so that an interruption leaves a whole one."""
+    part = path.with_suffix(".part")
+    content: dict[str, Any] = {"model": stage.model.state_dict(), "step": step}
+    torch.save(content | {"optimizer": optimizer.state_dict()}, part)
+    part.rename(path)
+
+
+def clock() -> str:
+    """Time of day."""
+    return time.strftime("%H:%M:%S")
+
+
+class Data:
+    """What a stage is trained on and watched with."""
+
+    def __init__(self, train: list[Example], development: list[Example]) -> None:
+        self.train = train
+        self.development = development
+
+    def batches(self, plan: Plan, seed: int, first: int) -> Iterator[list[Example]]:
+        """Batches without end, in an order that the seed decides, from step `first` on."""
+        step = epoch = 0
+        while True:
+            rng = random.Random(f"{seed} {epoch}")
+            short = 0 if epoch else plan.short_first
+            for batch in dataset.batches(self.train, plan.frames, rng, short_first=short):
+                if step >= first:
+                    yield batch
+                step += 1
+            epoch += 1
+
+
+def main() -> None:
+    """Run one stage."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("stage", choices=tuple(STAGES))
+    parser.add_argument("data", type=Path)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--steps", type=int, help="another number than planned")
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--float32", action="store_true", help="no bfloat16 in the products")
+    args = parser.parse_args()
+
+    directory = args.run / "model"
+    if not (directory / "tokenizer.json").exists():
+        miniature.write_directory(directory)
+    model, config = miniature.untrained(directory, args.seed)
+    encoder_state = args.run / "encoder.pt"
+    if args.stage == "editor":
+        saved = torch.load(encoder_state, map_location="cpu", weights_only=True)
+        trained = {name: t for name, t in saved["model"].items() if name.startswith("encoder.")}
+        model.load_state_dict(model.state_dict() | trained)
+    tokenizer = load_tokenizer(directory)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    stage = STAGES[args.stage](model.to(device), tokenizer, device, mixed=not args.float32)
+    encoder = config.encoder
+    train_set, development = (
+        dataset.load(args.data, split, tokenizer, encoder.char_vocab, encoder.pooling_window)
+        for split in ("train", "development")
+    )
+    plan = PLANS[args.stage]
+    if args.steps:
+        plan = Plan(**asdict(plan) | {"steps": args.steps})
+    print(f"{clock()} {args.stage}: {len(train_set)} utterances, {plan}", flush=True)
+    train(stage, plan, Data(train_set, development), args.run / f"{args.stage}.pt", args.seed)
+
+
+if __name__ == "__main__":
+    main()
