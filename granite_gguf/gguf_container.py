@@ -80,6 +80,16 @@ class Container:
         info = self.tensors[name]
         return self.data[info.offset : info.offset + info.byte_count]
 
+    def release(self, name: str) -> None:
+        """Let go of the memory that reading a tensor has filled; it is read anew when needed."""
+        mapped = self.data.base
+        if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            info = self.tensors[name]
+            start = -(-info.offset // mmap.PAGESIZE) * mmap.PAGESIZE
+            end = (info.offset + info.byte_count) // mmap.PAGESIZE * mmap.PAGESIZE
+            if end > start:
+                mapped.madvise(mmap.MADV_DONTNEED, start, end - start)
+
 
 class _Cursor:
     def __init__(self, path: Path, data: mmap.mmap) -> None:

@@ -341,8 +341,9 @@ class ModelFile:
     def read_rows(self, name: str, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
         """Some rows of a matrix decoded to float32; only those are read from the file."""
         info = self.info(name)
-        raw = self.container.raw(name).reshape(info.shape[1], -1)[rows]
-        return to_float32(raw.reshape(-1), info.type, (info.shape[0], len(rows)))
+        width, count = info.shape[-2:]
+        raw = self.container.raw(name).reshape(count, -1)[rows]
+        return to_float32(raw.reshape(-1), info.type, (width, len(rows)))
 
 
 def open_model_file(path: str | Path) -> ModelFile:

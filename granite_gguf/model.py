@@ -23,6 +23,7 @@ from granite_gguf.graph.encoder import build_encoder
 from granite_gguf.graph.hypothesis import build_hypothesis
 from granite_gguf.graph.projector import build_projector
 from granite_gguf.hparams import HParams
+from granite_gguf.kernels import Precision
 from granite_gguf.tokenizer import SpeechTokenizer, load_tokenizer
 from granite_gguf.transcript import Transcript
 from granite_gguf.weights import ModelWeights
@@ -69,16 +70,25 @@ class Model:
         file: an opened model file.
         threads: CPU threads; by default as many as the process may run on.
         device: ``auto``, ``cpu`` or a device's name.
+        precision: ``exact`` or ``fast``, see :class:`granite_gguf.kernels.Precision`.
 
     Raises:
         ModelFileError: the tokenizer cannot be read.
         DeviceError: no such device, or no room on it.
-        InputError: ``threads`` is out of range.
+        InputError: ``threads`` or ``precision`` is out of range.
     """
 
     def __init__(
-        self, file: ModelFile, *, threads: int | None = None, device: str = "auto"
+        self,
+        file: ModelFile,
+        *,
+        threads: int | None = None,
+        device: str = "auto",
+        precision: str = Precision.EXACT,
     ) -> None:
+        if precision not in tuple(Precision):
+            choices = " or ".join(map(repr, map(str, Precision)))
+            raise InputError(f"precision is {precision!r}, expected {choices}")
         self._file = file
         self._lock = threading.RLock()
         self._stack = ExitStack()
@@ -87,7 +97,7 @@ class Model:
         try:
             self._runtime = Runtime(device, threads)
             self._stack.callback(self._runtime.close)
-            self._weights = ModelWeights(file, self._runtime)
+            self._weights = ModelWeights(file, self._runtime, Precision(precision))
             self._stack.callback(self._weights.close)
         except BaseException:
             self._stack.close()
@@ -107,6 +117,11 @@ class Model:
     def device(self) -> DeviceInfo:
         """The device that computes."""
         return self._runtime.device
+
+    @property
+    def kernels(self) -> dict[str, dict[str, int]]:
+        """How many matrices each kernel multiplies with, by stage: ``{"encoder": {"F16": 99}}``."""
+        return {stage.value: dict(found) for stage, found in self._weights.kernels.items()}
 
     @property
     def threads(self) -> int:
@@ -378,17 +393,25 @@ def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
     timings[stage] = time.perf_counter() - start
 
 
-def load(path: str | PathLike[str], *, threads: int | None = None, device: str = "auto") -> Model:
+def load(
+    path: str | PathLike[str],
+    *,
+    threads: int | None = None,
+    device: str = "auto",
+    precision: str = Precision.EXACT,
+) -> Model:
     """Load a model from a GGUF file.
 
     Args:
         path: a ``granite_nle`` GGUF file.
         threads: CPU threads; by default as many as the process may run on.
         device: ``auto`` (a GPU where this build of ggml has one), ``cpu`` or a device's name.
+        precision: ``exact`` multiplies with the file's own types; ``fast`` may round further where
+            the processor has a faster kernel.
 
     Raises:
         ModelFileError: the file cannot be read or run.
         DeviceError: no such device, or no room on it.
-        InputError: ``threads`` is out of range.
+        InputError: ``threads`` or ``precision`` is out of range.
     """
-    return Model(open_model_file(str(path)), threads=threads, device=device)
+    return Model(open_model_file(str(path)), threads=threads, device=device, precision=precision)

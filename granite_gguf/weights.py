@@ -1,24 +1,30 @@
 """Places the weights of a file where the device reads them.
 
-Matrices stay where the file is mapped, in the file's own type, when the CPU computes; another
-device gets a copy. What the graphs read in float32 or in another order is small and converted
-once.
+Matrices stay where the file is mapped, in the file's own type, when the CPU computes, unless a
+packed or another type's kernel is faster (:mod:`granite_gguf.kernels`); another device gets a
+copy. What the graphs read in float32 or in another order is small and converted once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import numpy as np
 import numpy.typing as npt
 
-from granite_gguf.ggml import F32, Runtime, Tensor, WeightBuffer
+from granite_gguf.ggml import F32, Runtime, Tensor, WeightBuffer, row_bytes
+from granite_gguf.ggml.quants import encode_rows, prepare_encoding
 from granite_gguf.gguf_file import ModelFile
 from granite_gguf.graph.encoder import derived_weights
+from granite_gguf.graph.hypothesis import HEAD, HEAD_ROW_MULTIPLE
+from granite_gguf.kernels import Kernel, Kernels, Precision
 from granite_gguf.tensors import Role, Stage, TensorSpec
 
 _PRODUCT_ROLES = {Role.MATRIX, Role.POINTWISE, Role.EMBEDDING}
+_ROWS_AT_A_TIME = 4096  # of a weight whose type is changed, to bound the memory
 
 
 def _replaced(spec: TensorSpec) -> bool:
@@ -30,52 +36,115 @@ def _replaced(spec: TensorSpec) -> bool:
 class ModelWeights(Mapping[str, Tensor]):
     """The weights by name, those of the file and those derived from it.
 
+    Attributes:
+        kernels: how many matrices each kernel multiplies with, by stage.
+
     Raises:
         DeviceError: the device has no room for them.
     """
 
-    def __init__(self, file: ModelFile, runtime: Runtime) -> None:
+    def __init__(self, file: ModelFile, runtime: Runtime, precision: Precision) -> None:
+        self._file, self._runtime = file, runtime
         self._stack = ExitStack()
-        placed: list[TensorSpec] = []
+        self._tensors: dict[str, Tensor] = {}
+        self.kernels: dict[Stage, Counter[str]] = {}
+        choice = Kernels(runtime, precision)
+        mapped: list[TensorSpec] = []
+        copied: dict[Kernel, list[TensorSpec]] = {}
         converted = derived_weights(file.hparams.encoder, file.read)
         for spec in file.specs.values():
             if _replaced(spec):
                 continue
-            if spec.role in _PRODUCT_ROLES or file.info(spec.name).type is F32:
-                placed.append(spec)
+            kind = file.info(spec.name).type
+            if spec.role in _PRODUCT_ROLES:
+                width, rows = spec.shape[-2], self._rows(spec)
+                kernel = choice.choose(kind, width, rows)
+                self.kernels.setdefault(spec.stage, Counter())[str(kernel)] += 1
+                in_place = runtime.maps_host_memory and rows == spec.shape[-1]
+                if in_place and kernel == Kernel(kind):
+                    mapped.append(spec)
+                else:
+                    copied.setdefault(kernel, []).append(spec)
+            elif kind is F32 and runtime.maps_host_memory and spec.name != f"{HEAD}.bias":
+                mapped.append(spec)
             else:
                 converted[spec.name] = file.read(spec.name)
-        self._tensors: dict[str, Tensor] = {}
+        converted[f"{HEAD}.bias"] = self._padded_bias(file.read(f"{HEAD}.bias"))
         try:
-            self._place(file, runtime, placed)
-            self._convert(runtime, converted)
+            self._map(mapped)
+            for kernel, specs in copied.items():
+                self._copy(kernel, specs, choice.buffer_types)
+            self._convert(converted)
         except BaseException:
             self.close()
             raise
 
-    def _buffer(self, runtime: Runtime, capacity: int) -> WeightBuffer:
-        buffer = WeightBuffer(runtime, capacity)
+    @staticmethod
+    def _rows(spec: TensorSpec) -> int:
+        """Rows of a matrix in memory: those of the head are filled up with zeros."""
+        rows = spec.shape[-1]
+        return rows if spec.name != f"{HEAD}.weight" else rows + -rows % HEAD_ROW_MULTIPLE
+
+    @staticmethod
+    def _padded_bias(bias: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return np.pad(bias, (0, -len(bias) % HEAD_ROW_MULTIPLE))
+
+    def _buffer(self, capacity: int) -> WeightBuffer:
+        buffer = WeightBuffer(self._runtime, capacity)
         self._stack.callback(buffer.close)
         return buffer
 
-    def _place(self, file: ModelFile, runtime: Runtime, specs: list[TensorSpec]) -> None:
-        buffer = self._buffer(runtime, len(specs))
+    def _map(self, specs: list[TensorSpec]) -> None:
+        buffer = self._buffer(len(specs))
         for spec in specs:
-            info = file.info(spec.name)
+            info = self._file.info(spec.name)
             # A pointwise convolution [1, in, out] is the matrix [in, out] over the same bytes.
             shape = info.shape[-2:] if spec.role is Role.POINTWISE else info.shape
             self._tensors[spec.name] = buffer.add(spec.name, shape, info.type)
-        if runtime.maps_host_memory:
-            offsets = {spec.name: file.info(spec.name).offset for spec in specs}
-            buffer.map_host(file.container.data, offsets)
-        else:
-            buffer.upload({spec.name: file.container.raw(spec.name) for spec in specs})
+        offsets = {spec.name: self._file.info(spec.name).offset for spec in specs}
+        buffer.map_host(self._file.container.data, offsets)
 
-    def _convert(self, runtime: Runtime, arrays: Mapping[str, npt.NDArray[np.float32]]) -> None:
-        buffer = self._buffer(runtime, len(arrays))
+    def _copy(
+        self, kernel: Kernel, specs: list[TensorSpec], buffer_types: Mapping[str, int]
+    ) -> None:
+        """Give matrices memory of their own, several at a time, and let go of the file's pages."""
+        buffer = self._buffer(len(specs))
+        for spec in specs:
+            shape = (spec.shape[-2], self._rows(spec))
+            self._tensors[spec.name] = buffer.add(spec.name, shape, kernel.type)
+        buffer.allocate(None if kernel.packing is None else buffer_types[kernel.packing])
+        prepare_encoding(kernel.type)
+
+        def fill(spec: TensorSpec) -> None:
+            buffer.fill(spec.name, self._content(spec, kernel))
+            self._file.container.release(spec.name)
+
+        with ThreadPoolExecutor(self._runtime.threads) as pool:
+            _wait_for(pool.map(fill, specs))
+
+    def _content(self, spec: TensorSpec, kernel: Kernel) -> npt.NDArray[np.uint8]:
+        """A matrix's bytes in the kernel's type ``(rows, bytes of a row)``."""
+        info = self._file.info(spec.name)
+        width, rows, padded = spec.shape[-2], spec.shape[-1], self._rows(spec)
+        stored = self._file.container.raw(spec.name).reshape(rows, -1)
+        if kernel.type is info.type and rows == padded:
+            return stored
+        content = np.zeros((padded, row_bytes(kernel.type, width)), np.uint8)
+        if kernel.type is info.type:
+            content[:rows] = stored
+            return content
+        for start in range(0, rows, _ROWS_AT_A_TIME):
+            ids = np.arange(start, min(start + _ROWS_AT_A_TIME, rows))
+            content[ids] = encode_rows(kernel.type, self._file.read_rows(spec.name, ids))
+        return content
+
+    def _convert(self, arrays: Mapping[str, npt.NDArray[np.float32]]) -> None:
+        buffer = self._buffer(len(arrays))
         for name, array in arrays.items():
             self._tensors[name] = buffer.add(name, tuple(reversed(array.shape)), F32)
-        buffer.upload(arrays)
+        buffer.allocate()
+        for name, array in arrays.items():
+            buffer.fill(name, array)
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]
@@ -90,3 +159,9 @@ class ModelWeights(Mapping[str, Tensor]):
         """Give the memory back; the tensors must not be used any more."""
         self._tensors.clear()
         self._stack.close()
+
+
+def _wait_for(results: Iterable[None]) -> None:
+    """Run through lazy results, so that the first error among them is raised."""
+    for _ in results:
+        pass

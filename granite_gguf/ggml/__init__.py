@@ -4,12 +4,12 @@ Everything outside sees owned objects and numpy arrays. ggml-python's raw functi
 their traps stay in here.
 """
 
+from granite_gguf.ggml.buffers import Packings, WeightBuffer
 from granite_gguf.ggml.observe import Observed, observe_inputs
 from granite_gguf.ggml.runtime import (
     DeviceInfo,
     Graph,
     Runtime,
-    WeightBuffer,
     default_threads,
     list_devices,
 )
@@ -33,6 +33,7 @@ __all__ = [
     "GGMLType",
     "Graph",
     "Observed",
+    "Packings",
     "Runtime",
     "ShapeError",
     "Tensor",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -64,6 +65,23 @@ def build_info() -> BuildInfo:
         features={c.ggml_backend_reg_name(r).decode(): _features(r) for r in registries},
         devices=devices,
     )
+
+
+# Compilers before this one drop the stores to a tile configuration, of which they take only the
+# first eight bytes to be read: the AMX kernels then crash (GCC bug 114098).
+_SOUND_GCC = 14
+# With these flags the older ones keep the stores; the last records the flags in the library.
+AMX_FLAGS = "-fno-tree-dse -fno-dse -frecord-gcc-switches"
+
+
+def amx_miscompiled() -> bool:
+    """Whether this build's AMX kernels cannot be used, because its compiler broke them."""
+    library = Path(c.__file__).parent / "lib" / "libggml-cpu.so"
+    if not library.exists():  # not Linux
+        return False
+    content = library.read_bytes()
+    compilers = re.findall(rb"GCC: \([^)]*\) (\d+)\.", content)
+    return any(int(major) < _SOUND_GCC for major in compilers) and b"-fno-dse" not in content
 
 
 # Flags of /proc/cpuinfo and the features of a build that uses them.

@@ -157,68 +157,6 @@ class Graph:
         self.close()
 
 
-class WeightBuffer:
-    """Weights placed in memory that the device can read.
-
-    Tensors are declared first (``add``), then placed all at once: either upon bytes that are
-    already in host memory (``map_host``, nothing is copied) or in a new device buffer
-    (``upload``).
-    """
-
-    def __init__(self, runtime: Runtime, capacity: int) -> None:
-        self._runtime = runtime
-        self._stack = ExitStack()
-        self._context = Context(max(1, capacity))
-        self._stack.callback(self._context.close)
-        self.tensors: dict[str, Tensor] = {}
-
-    def add(self, name: str, ne: Sequence[int], kind: GGMLType) -> Tensor:
-        tensor = self._context.new_tensor(name, ne, kind)
-        self.tensors[name] = tensor
-        return tensor
-
-    def map_host(self, data: npt.NDArray[np.uint8], offsets: Mapping[str, int]) -> None:
-        """Place each tensor at its offset in ``data``, which must outlive this object."""
-        address = data.ctypes.data
-        buffer = c.ggml_backend_dev_buffer_from_host_ptr(
-            self._runtime.device_handle, address, data.nbytes, data.nbytes
-        )
-        if not buffer:
-            raise DeviceError(f"{self._runtime.device.name} cannot map host memory")
-        self._stack.callback(c.ggml_backend_buffer_free, buffer)
-        c.ggml_backend_buffer_set_usage(buffer, c.GGML_BACKEND_BUFFER_USAGE_WEIGHTS)
-        for name, tensor in self.tensors.items():
-            if offsets[name] + tensor.byte_count > data.nbytes:
-                raise DeviceError(f"tensor {name} ends beyond the mapped file")
-            c.ggml_backend_tensor_alloc(buffer, tensor.handle, address + offsets[name])
-
-    def upload(self, contents: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Copy each tensor's bytes into a new buffer of the device."""
-        if not self.tensors:
-            return
-        buffer = c.ggml_backend_alloc_ctx_tensors_from_buft(
-            self._context.handle, c.ggml_backend_dev_buffer_type(self._runtime.device_handle)
-        )
-        if not buffer:
-            total = sum(t.byte_count for t in self.tensors.values())
-            raise DeviceError(
-                f"{self._runtime.device.name} has no room for {total / 1e9:.2f} GB of weights"
-            )
-        self._stack.callback(c.ggml_backend_buffer_free, buffer)
-        c.ggml_backend_buffer_set_usage(buffer, c.GGML_BACKEND_BUFFER_USAGE_WEIGHTS)
-        for name, tensor in self.tensors.items():
-            data = np.ascontiguousarray(contents[name])
-            if data.nbytes != tensor.byte_count:
-                raise DeviceError(
-                    f"tensor {name} needs {tensor.byte_count} bytes, {data.nbytes} were given"
-                )
-            c.ggml_backend_tensor_set(tensor.handle, data.ctypes.data, 0, data.nbytes)
-
-    def close(self) -> None:
-        self.tensors.clear()
-        self._stack.close()
-
-
 class Runtime:
     """One device, its CPU companion for what the device cannot do, and their scheduler.
 

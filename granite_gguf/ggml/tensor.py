@@ -189,9 +189,8 @@ class Tensor:
 
     def argmax(self) -> Tensor:
         """Index of the largest element of each row, I32; of equal ones, the last."""
-        _check(
-            self.type == F32 and self.contiguous and self.ne[2] == self.ne[3] == 1, "argmax", self
-        )
+        matrix = self.ne[2] == self.ne[3] == 1
+        _check(self.type == F32 and self.rows_contiguous and matrix, "argmax", self)
         return self._new(c.ggml_argmax(self._context.take(), self.handle))
 
     def rope_neox(self, positions: Tensor, theta: float) -> Tensor:

@@ -13,6 +13,10 @@ from granite_gguf.hparams import Hypothesis
 
 POOLING_EPS = 1e-8
 
+HEAD = "enc.bpe_out"
+HEAD_ROW_MULTIPLE = 32
+"""The head's rows are filled up to a multiple of this, as the fast kernels need it."""
+
 
 def build_hypothesis(graph: Graph, w: Weights, h: Hypothesis, width: int, frames: int) -> None:
     """Declare pooling and head over ``frames`` frames of ``width`` channels.
@@ -29,5 +33,6 @@ def build_hypothesis(graph: Graph, w: Weights, h: Hypothesis, width: int, frames
     summed = total([weighted.every(window, k) for k in range(window)])
     weight = total([speech.every(window, k) for k in range(window)])
     pooled = graph.tap("pooled", summed / weight.scale_shift(1.0, POOLING_EPS))
-    logits = graph.tap("bpe_logits", linear(w, "enc.bpe_out", pooled))
+    logits = linear(w, HEAD, pooled).columns(0, h.bpe_vocab)
+    graph.tap("bpe_logits", logits)
     graph.output("ids", logits.argmax())
