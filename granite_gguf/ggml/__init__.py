@@ -18,6 +18,7 @@ from granite_gguf.ggml.tensor import (
     Tensor,
     concat,
     depthwise_conv,
+    flash_attention,
     mul_mat,
     swiglu,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "concat",
     "default_threads",
     "depthwise_conv",
+    "flash_attention",
     "list_devices",
     "mul_mat",
     "observe_inputs",

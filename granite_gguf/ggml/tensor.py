@@ -311,6 +311,38 @@ def mul_mat(weight: Tensor, x: Tensor) -> Tensor:
     return x._new(c.ggml_mul_mat(x._context.take(), weight.handle, x.handle))
 
 
+def flash_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """``softmax(scale * k q) v`` head by head, without keeping the scores of all pairs.
+
+    Args:
+        q: ``[head_dim, queries, heads, batch]``.
+        k: ``[head_dim, keys, kv_heads, batch]``; a key head serves ``heads / kv_heads`` queries'.
+        v: like ``k``.
+
+    Returns:
+        ``[head_dim, heads, queries, batch]``.
+    """
+    _check(
+        q.type == k.type == v.type == F32
+        and q.ne[0] == k.ne[0] == v.ne[0]
+        and k.ne == v.ne
+        and q.ne[2] % k.ne[2] == 0
+        and q.ne[3] == k.ne[3]
+        and q.rows_contiguous
+        and k.rows_contiguous
+        and v.rows_contiguous,
+        "flash_attention",
+        q,
+        k,
+        v,
+    )
+    return q._new(
+        c.ggml_flash_attn_ext(
+            q._context.take(), q.handle, k.handle, v.handle, None, scale, 0.0, 0.0
+        )
+    )
+
+
 def concat(tensors: Sequence[Tensor], dim: int) -> Tensor:
     """Join tensors that differ only in dimension ``dim``."""
     result = tensors[0]

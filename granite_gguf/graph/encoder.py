@@ -13,14 +13,14 @@ CTC (Nozaki and Komatsu 2021), as in transformers' ``granite_speech``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from granite_gguf.ggml import Graph, Tensor, concat, depthwise_conv, mul_mat
-from granite_gguf.graph.layers import ReadWeight, Weights, attend, layer_norm, linear
+from granite_gguf.graph.layers import ReadWeight, Weights, layer_norm, linear
 from granite_gguf.hparams import LAYER_NORM_EPS, Encoder
 
 _ROW_MULTIPLE = 16  # rows of a weight that ggml's fastest float kernels work on at a time
@@ -112,16 +112,37 @@ def block_attention(w: Weights, p: str, e: Encoder, x: Tensor) -> Tensor:
     kv = linear(w, f"{p}attn_kv", x)  # [2 * heads * head_dim, T], keys then values
     distances = w[f"{p}attn_distance"].beside(x)
     attended = [
-        attend(
+        _attend(
             _heads(q, e, block, 0),
             _heads(kv, e, block, 0),
             _heads(kv, e, block, 1),
-            e.head_dim**-0.5,
-            _distance_scores(distances, e.context_size, block.length),
+            _distances(distances, e.context_size, block.length),
         )
         for block in _blocks(frames=x.ne[1], context=e.context_size)
     ]
     return linear(w, f"{p}attn_out", concat(attended, 1))
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, distances: Tensor) -> Tensor:
+    """``softmax((k q + distances q) / sqrt(head_dim)) v``, head by head, block by block.
+
+    Args:
+        q: ``[head_dim, frames, heads, blocks]``.
+        k: like ``q``.
+        v: like ``q``.
+        distances: ``[head_dim, rows]``, a row for each distance.
+
+    Returns:
+        ``[head_dim * heads, frames * blocks]``.
+    """
+    head_dim, frames, heads, blocks = q.ne
+    # Contiguous queries and transposed values let ggml's fast kernels take both products.
+    q = q.contiguous_copy()
+    scores = mul_mat(k, q) + _position_scores(distances, q)  # [keys, queries, heads, blocks]
+    v = v.permute(1, 0, 2, 3).contiguous_copy()  # [keys, head_dim, heads, blocks]
+    out = mul_mat(v, scores.softmax(head_dim**-0.5))  # [head_dim, queries, heads, blocks]
+    out = out.permute(0, 2, 1, 3).contiguous_copy()  # [head_dim, heads, queries, blocks]
+    return out.reshape(head_dim * heads, frames * blocks)
 
 
 @dataclass(frozen=True)
@@ -152,21 +173,21 @@ def _heads(x: Tensor, e: Encoder, at: _Blocks, part: int) -> Tensor:
     )
 
 
-def _distance_scores(distances: Tensor, context: int, length: int) -> Callable[[Tensor], Tensor]:
-    """Scores of each query with the position of each key, for blocks of ``length`` frames.
+def _distances(distances: Tensor, context: int, length: int) -> Tensor:
+    """The rows of the distances inside blocks of ``length`` frames, and some beyond."""
+    return distances.rows(context - length, _round_up(2 * length - 1))
+
+
+def _position_scores(distances: Tensor, q: Tensor) -> Tensor:
+    """Scores ``[keys, queries, heads, blocks]`` of each query with the position of each key.
 
     The queries are multiplied with every distance once. The row of query ``i`` then holds the
-    scores of distances ``length - 1`` downwards, and key ``j``, at distance ``i - j``, stands at
-    ``length - 1 - i + j``: a view whose rows start one element earlier each time reads them out.
+    scores of distances ``frames - 1`` downwards, and key ``j``, at distance ``i - j``, stands at
+    ``frames - 1 - i + j``: a view whose rows start one element earlier each time reads them out.
     """
-    rows = _round_up(2 * length - 1)
-    near = distances.rows(context - length, rows)
-
-    def scores(q: Tensor) -> Tensor:
-        by_distance = mul_mat(near, q)  # [rows, queries, heads, blocks]
-        size, row, head, block = by_distance.nb
-        return by_distance.view(
-            [length, length, q.ne[2], q.ne[3]], [row - size, head, block], (length - 1) * size
-        )
-
-    return scores
+    _, frames, heads, blocks = q.ne
+    by_distance = mul_mat(distances, q)  # [rows, queries, heads, blocks]
+    size, row, head, block = by_distance.nb
+    return by_distance.view(
+        [frames, frames, heads, blocks], [row - size, head, block], (frames - 1) * size
+    )

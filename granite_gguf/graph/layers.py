@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from granite_gguf.ggml import Tensor, mul_mat
+from granite_gguf.ggml import Tensor, flash_attention, mul_mat
 
 Weights = Mapping[str, Tensor]
 
@@ -44,31 +44,16 @@ def total(terms: Sequence[Tensor]) -> Tensor:
     return result
 
 
-def attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    scale: float,
-    position_scores: Callable[[Tensor], Tensor] | None = None,
-) -> Tensor:
-    """Unmasked attention, ``softmax(scale * (k q + position_scores(q))) v``, head by head.
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """Unmasked attention, ``softmax(scale * k q) v``, head by head.
 
     Args:
         q: ``[head_dim, queries, heads, batch]``.
         k: ``[head_dim, keys, kv_heads, batch]``; a key head serves ``heads / kv_heads`` queries'.
         v: like ``k``.
-        position_scores: scores ``[keys, queries, heads, batch]`` to add, from the queries.
 
     Returns:
         ``[head_dim * heads, queries * batch]``.
     """
     head_dim, queries, heads, batch = q.ne
-    # Contiguous queries and transposed values let ggml's fast kernels take both products.
-    q = q.contiguous_copy()
-    scores = mul_mat(k, q)  # [keys, queries, heads, batch]
-    if position_scores is not None:
-        scores = scores + position_scores(q)
-    v = v.permute(1, 0, 2, 3).contiguous_copy()  # [keys, head_dim, kv_heads, batch]
-    out = mul_mat(v, scores.softmax(scale))  # [head_dim, queries, heads, batch]
-    out = out.permute(0, 2, 1, 3).contiguous_copy()  # [head_dim, heads, queries, batch]
-    return out.reshape(head_dim * heads, queries * batch)
+    return flash_attention(q, k, v, scale).reshape(head_dim * heads, queries * batch)
