@@ -9,6 +9,9 @@ READY = $(VENV)/.ready
 GGML = ggml-python==0.0.45
 # More flags for a GPU build, such as make demo GGML_FLAGS=-DGGML_CUDA=ON
 GGML_FLAGS ?=
+# GCC before 14 breaks ggml's AMX kernels unless told to keep all stores.
+OLD_GCC = $(shell g++ -dumpversion 2>/dev/null | awk -F. '$$1 < 14')
+CXX_FLAGS = $(if $(OLD_GCC),-fno-tree-dse -fno-dse -frecord-gcc-switches)
 DEMO = build/demo
 
 .PHONY: demo test reference clean
@@ -17,7 +20,7 @@ DEMO = build/demo
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV) || (echo "On Debian and Ubuntu: apt install python3-venv"; exit 1)
 	$(BIN)/pip install --quiet --upgrade pip
-	CMAKE_ARGS="-DGGML_LLAMAFILE=ON $(GGML_FLAGS)" \
+	CMAKE_ARGS="-DGGML_LLAMAFILE=ON -DCMAKE_CXX_FLAGS='$(CXX_FLAGS)' $(GGML_FLAGS)" \
 		$(BIN)/pip install --no-cache-dir --no-binary ggml-python $(GGML)
 	$(BIN)/pip install --quiet --editable '.[test]'
 	touch $@

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum
 
 from granite_gguf.ggml import BF16, F16, F32, GGMLType, Packings, Runtime
 from granite_gguf.ggml.build import build_info
@@ -39,7 +39,7 @@ _PACKINGS = ("AMX", "CPU_REPACK")  # the faster one first
 _WIDENED = (F32, Q8_0, GGMLType.Q6_K, GGMLType.Q5_K, GGMLType.Q5_0, GGMLType.Q5_1)
 
 
-class Precision(StrEnum):
+class Precision(str, Enum):
     """What may be rounded while computing.
 
     ``EXACT`` multiplies each weight as the type it has in the file. ``FAST`` may round weights
@@ -49,6 +49,9 @@ class Precision(StrEnum):
 
     EXACT = "exact"
     FAST = "fast"
+
+    def __str__(self) -> str:
+        return self.value
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,15 @@ import numpy.typing as npt
 
 from granite_gguf import audio, decoding, features
 from granite_gguf.errors import AudioError, InputError
-from granite_gguf.ggml import DeviceInfo, Graph, Observed, Runtime, observe_inputs
+from granite_gguf.ggml import (
+    DeviceInfo,
+    Graph,
+    Observed,
+    ProductShape,
+    Runtime,
+    observe_inputs,
+    observe_products,
+)
 from granite_gguf.gguf_file import ModelFile, open_model_file
 from granite_gguf.graph.editor import build_editor
 from granite_gguf.graph.encoder import build_encoder
@@ -86,9 +95,11 @@ class Model:
         device: str = "auto",
         precision: str = Precision.EXACT,
     ) -> None:
-        if precision not in tuple(Precision):
-            choices = " or ".join(map(repr, map(str, Precision)))
-            raise InputError(f"precision is {precision!r}, expected {choices}")
+        try:
+            wanted = Precision(precision)
+        except ValueError:
+            choices = " or ".join(repr(str(choice)) for choice in Precision)
+            raise InputError(f"precision is {precision!r}, expected {choices}") from None
         self._file = file
         self._lock = threading.RLock()
         self._stack = ExitStack()
@@ -97,7 +108,7 @@ class Model:
         try:
             self._runtime = Runtime(device, threads)
             self._stack.callback(self._runtime.close)
-            self._weights = ModelWeights(file, self._runtime, Precision(precision))
+            self._weights = ModelWeights(file, self._runtime, wanted)
             self._stack.callback(self._weights.close)
         except BaseException:
             self._stack.close()
@@ -351,6 +362,16 @@ class Model:
         """
         with self._lock, observe_inputs(self._runtime, self._file.specs) as observed:
             yield observed
+
+    @contextmanager
+    def observe_products(self) -> Iterator[Counter[ProductShape]]:
+        """Count the matrix products that run inside the block.
+
+        Yields:
+            A counter that fills, by shape and type.
+        """
+        with self._lock, observe_products(self._runtime, self._file.specs) as counted:
+            yield counted
 
     def _run(
         self,

@@ -15,6 +15,7 @@ import typer
 
 from granite_gguf._version import __version__
 from granite_gguf.cli import (
+    bench,
     convert,
     diff,
     doctor,
@@ -66,6 +67,7 @@ app.command("imatrix")(imatrix.imatrix)
 app.command("reference")(reference.reference)
 app.command("diff")(diff.diff)
 app.command("eval")(evaluate.evaluate)
+app.command("bench")(bench.bench)
 app.command("inspect")(inspect.inspect)
 app.command("doctor")(doctor.doctor)
 

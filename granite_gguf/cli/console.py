@@ -56,7 +56,7 @@ def writing_progress(label: str) -> Iterator[Progress]:
 
 
 @contextmanager
-def counting_progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
+def counting_progress(label: str, total: int) -> Iterator[Callable[[float], None]]:
     """A progress bar over a number of things; nothing where stderr is no terminal."""
     if not stderr.is_terminal:
         yield lambda _done: None

@@ -15,7 +15,13 @@ from rich.table import Table
 
 from granite_gguf._version import __version__
 from granite_gguf.cli.console import megabytes, stdout
-from granite_gguf.ggml.build import BuildInfo, build_info, unused_cpu_features
+from granite_gguf.ggml.build import (
+    AMX_FLAGS,
+    BuildInfo,
+    amx_miscompiled,
+    build_info,
+    unused_cpu_features,
+)
 from granite_gguf.ggml.runtime import default_threads
 
 _PACKAGES = ("gguf", "numpy", "soundfile", "soxr", "tokenizers", "safetensors", "huggingface_hub")
@@ -48,6 +54,12 @@ def advice(build: BuildInfo) -> list[tuple[str, str]]:
         found.append(
             (f"ggml was built for another processor: it leaves out {', '.join(unused)}",
              rebuild_command(build, "-DGGML_NATIVE=ON"))
+        )  # fmt: skip
+    if build.has("AMX_INT8") and amx_miscompiled():
+        found.append(
+            ("ggml was compiled by a GCC before 14 that breaks its AMX kernels, which are left "
+             "unused: quantized models take two to four times as long",
+             rebuild_command(build, f"-DCMAKE_CXX_FLAGS='{AMX_FLAGS}'"))
         )  # fmt: skip
     if shutil.which("nvidia-smi") and "CUDA" not in build.features:
         found.append(

@@ -5,7 +5,12 @@ their traps stay in here.
 """
 
 from granite_gguf.ggml.buffers import Packings, WeightBuffer
-from granite_gguf.ggml.observe import Observed, observe_inputs
+from granite_gguf.ggml.observe import (
+    Observed,
+    ProductShape,
+    observe_inputs,
+    observe_products,
+)
 from granite_gguf.ggml.runtime import (
     DeviceInfo,
     Graph,
@@ -35,6 +40,7 @@ __all__ = [
     "Graph",
     "Observed",
     "Packings",
+    "ProductShape",
     "Runtime",
     "ShapeError",
     "Tensor",
@@ -46,6 +52,7 @@ __all__ = [
     "list_devices",
     "mul_mat",
     "observe_inputs",
+    "observe_products",
     "row_bytes",
     "swiglu",
 ]

@@ -74,9 +74,11 @@ _SOUND_GCC = 14
 AMX_FLAGS = "-fno-tree-dse -fno-dse -frecord-gcc-switches"
 
 
-def amx_miscompiled() -> bool:
-    """Whether this build's AMX kernels cannot be used, because its compiler broke them."""
-    library = Path(c.__file__).parent / "lib" / "libggml-cpu.so"
+CPU_LIBRARY = Path(c.__file__).parent / "lib" / "libggml-cpu.so"
+
+
+def amx_miscompiled(library: Path = CPU_LIBRARY) -> bool:
+    """Whether a build's AMX kernels cannot be used, because its compiler broke them."""
     if not library.exists():  # not Linux
         return False
     content = library.read_bytes()

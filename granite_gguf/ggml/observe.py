@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import ggml as c
 import numpy as np
@@ -70,3 +71,50 @@ def _add(observed: Observed, name: str, rows: npt.NDArray[np.float32]) -> None:
     sums, count = observed.get(name, (np.zeros(rows.shape[1]), 0))
     squares = np.einsum("ij,ij->j", rows, rows, dtype=np.float64)
     observed[name] = (sums + squares, count + len(rows))
+
+
+class ProductShape(NamedTuple):
+    """A matrix product ``[width, rows]`` with ``columns``; ``weight`` if it multiplies a weight."""
+
+    weight: bool
+    kind: GGMLType
+    width: int
+    rows: int
+    columns: int
+
+    @property
+    def flops(self) -> float:
+        return 2.0 * self.width * self.rows * self.columns
+
+
+@contextmanager
+def observe_products(runtime: Runtime, weights: Collection[str]) -> Iterator[Counter[ProductShape]]:
+    """Count the matrix products that run inside the block, those of fused attention included."""
+    names = {name.encode()[: c.GGML_MAX_NAME - 1] for name in weights}
+    counted: Counter[ProductShape] = Counter()
+
+    def on_node(node: Any, asking: bool, _user_data: Any) -> bool:
+        if asking:
+            _count(counted, node.contents, names)
+        return not asking
+
+    callback = c.ggml_backend_sched_eval_callback(on_node)
+    nothing = c.ggml_backend_sched_eval_callback()
+    c.ggml_backend_sched_set_eval_callback(runtime.scheduler, callback, None)
+    try:
+        yield counted
+    finally:
+        c.ggml_backend_sched_set_eval_callback(runtime.scheduler, nothing, None)
+
+
+def _count(counted: Counter[ProductShape], node: Any, names: Collection[bytes]) -> None:
+    if node.op == c.GGML_OP_MUL_MAT:
+        matrix, ne = node.src[0].contents, node.ne
+        weight = bytes(matrix.name) in names
+        kind = GGMLType(matrix.type)
+        shape = ProductShape(weight, kind, matrix.ne[0], ne[0], ne[1])
+        counted[shape] += ne[2] * ne[3]
+    elif node.op == c.GGML_OP_FLASH_ATTN_EXT:
+        query, key = node.src[0].contents, node.src[1].contents
+        head_dim, queries, heads, batch = list(query.ne)
+        counted[ProductShape(False, F32, head_dim, key.ne[1], queries)] += 2 * heads * batch

@@ -1,0 +1,82 @@
+"""The least time that a stage's matrix products take: their FLOPs over the best measured rate.
+
+Every product is timed by itself in every kernel whose weights are at least as exact as the file's:
+the file's own type, plain and packed, and the wider float types.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from granite_gguf.bench.products import Product
+from granite_gguf.ggml import BF16, F16, F32, GGMLType, Packings, ProductShape, Runtime
+from granite_gguf.kernels import Kernel
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What the products of a stage need.
+
+    Attributes:
+        flops: of all of them.
+        seconds: at the best rates.
+        best: for each weight ``[width, rows]`` its fastest kernel, as text.
+    """
+
+    flops: float
+    seconds: float
+    best: Mapping[tuple[int, int], str]
+
+
+def candidates(kind: GGMLType, packings: Packings, width: int, rows: int) -> list[Kernel]:
+    """The kernels that multiply with a weight of this type without rounding it."""
+    wider = {F32: [F32], F16: [F16, F32], BF16: [BF16, F32]}
+    plain = [Kernel(k) for k in wider.get(kind, [kind, F16, BF16, F32])]
+    packed = [
+        Kernel(kind, name) for name in packings.types if packings.supports(name, kind, width, rows)
+    ]
+    return plain + packed
+
+
+def measure_floor(
+    runtime: Runtime,
+    stages: Mapping[str, Counter[ProductShape]],
+    repeats: int = 5,
+    report: Callable[[int, int], None] | None = None,
+) -> dict[str, Floor]:
+    """Time every kind of product of the stages.
+
+    Args:
+        runtime: where the products run.
+        stages: by stage, how often each product runs.
+        repeats: of each measurement, of which the shortest counts.
+        report: called with how many kinds of products are done and how many there are.
+
+    Attention's products, of activations with each other, count at the best rate of a float32
+    weight.
+    """
+    packings = Packings(runtime)
+    kinds = {shape for counts in stages.values() for shape in counts if shape.weight}
+    seconds: dict[ProductShape, float] = {}
+    best: dict[tuple[int, int], str] = {}
+    rate = 0.0
+    for done, shape in enumerate(sorted(kinds)):
+        if report:
+            report(done, len(kinds))
+        times = {}
+        for kernel in candidates(shape.kind, packings, shape.width, shape.rows):
+            with Product(runtime, kernel, shape.width, shape.rows, shape.columns) as product:
+                times[kernel] = product.seconds(repeats)
+        fastest = min(times, key=times.__getitem__)
+        seconds[shape] = times[fastest]
+        best[shape.width, shape.rows] = str(fastest)
+        rate = max(rate, shape.flops / times[Kernel(F32)])
+    found = {}
+    for stage, counts in stages.items():
+        floor = sum(n * seconds.get(shape, shape.flops / rate) for shape, n in counts.items())
+        flops = sum(n * shape.flops for shape, n in counts.items())
+        of_stage = {(s.width, s.rows): best[s.width, s.rows] for s in counts if s.weight}
+        found[stage] = Floor(flops, floor, of_stage)
+    return found

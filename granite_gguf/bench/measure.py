@@ -1,0 +1,170 @@
+"""Times a model's stages and compares them with the floor of their matrix products."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from granite_gguf import decoding
+from granite_gguf.bench.floor import measure_floor
+from granite_gguf.errors import InputError
+from granite_gguf.ggml import ProductShape, Runtime
+from granite_gguf.model import Model, load
+
+if sys.platform != "win32":
+    import resource
+
+
+@dataclass(frozen=True)
+class StageSeconds:
+    """Seconds of a stage over several runs, and the least that its products need.
+
+    ``floor`` is None where it was not measured; ``ratio`` is ``minimum / floor``.
+    """
+
+    minimum: float
+    median: float
+    floor: float | None = None
+    ratio: float | None = None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What :func:`measure` finds.
+
+    Attributes:
+        model: path of the file.
+        device: what computed, as ggml describes it.
+        threads: CPU threads.
+        precision: ``exact`` or ``fast``.
+        kernels: number of matrices by stage and kernel.
+        duration: seconds of audio.
+        load: seconds until the model was ready.
+        stages: by stage; ``whole`` is the sum of them and of the front end.
+        real_time_factor: seconds of audio in a second, by the median of the whole.
+        peak_memory: resident bytes at the highest, after loading and all runs; 0 where the system
+            does not tell.
+        file_size: bytes.
+        text_rows: rows of the editor, the slots included.
+        repeats: runs that were timed, after one that was not.
+    """
+
+    model: str
+    device: str
+    threads: int
+    precision: str
+    kernels: dict[str, dict[str, int]]
+    duration: float
+    load: float
+    stages: dict[str, StageSeconds]
+    real_time_factor: float
+    peak_memory: int
+    file_size: int
+    text_rows: int
+    repeats: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self)
+
+
+def measure(
+    path: Path,
+    audio: str | Path | npt.NDArray[np.float32],
+    *,
+    threads: int | None = None,
+    device: str = "auto",
+    precision: str = "exact",
+    repeats: int = 5,
+    with_floor: bool = True,
+    report: Callable[[int, int], None] | None = None,
+) -> Measurement:
+    """Load a model, transcribe a recording several times, and measure the products' floor.
+
+    Args:
+        path: the GGUF file.
+        audio: a file, or mono samples at the model's rate.
+        threads: CPU threads; by default one for each available core.
+        device: as in :func:`granite_gguf.load`.
+        precision: as in :func:`granite_gguf.load`.
+        repeats: runs that are timed.
+        with_floor: whether to measure the floor, which takes some seconds to a minute.
+        report: called with how many kinds of products are done and how many there are.
+
+    Raises:
+        AudioError: the audio cannot be read, or is under one frame long.
+        ModelFileError: the model cannot be read.
+    """
+    started = time.perf_counter()
+    with load(path, threads=threads, device=device, precision=precision) as model:
+        loaded = time.perf_counter() - started
+        runs = [model.transcribe(audio) for _ in range(repeats + 1)][1:]
+        memory = _peak_memory()
+        floors: dict[str, float] = {}
+        products, text_rows = _products(model, audio)
+        if with_floor:
+            runtime = Runtime(model.device.name, model.threads)
+            try:
+                found = measure_floor(runtime, products, report=report)
+            finally:
+                runtime.close()
+            floors = {stage: floor.seconds for stage, floor in found.items()}
+            floors["whole"] = sum(floors.values())
+        seconds = {stage: [run.timings[stage] for run in runs] for stage in runs[0].timings}
+        seconds["whole"] = [sum(run.timings.values()) for run in runs]
+        return Measurement(
+            model=str(path),
+            device=model.device.description,
+            threads=model.threads,
+            precision=str(precision),
+            kernels=model.kernels,
+            duration=runs[0].duration,
+            load=loaded,
+            stages={name: _stage(spent, floors.get(name)) for name, spent in seconds.items()},
+            real_time_factor=runs[0].duration / median(seconds["whole"]),
+            peak_memory=memory,
+            file_size=path.stat().st_size,
+            text_rows=text_rows,
+            repeats=repeats,
+        )
+
+
+def _stage(spent: list[float], floor: float | None) -> StageSeconds:
+    ratio = min(spent) / floor if floor else None
+    return StageSeconds(min(spent), median(spent), floor, ratio)
+
+
+def _products(
+    model: Model, audio: str | Path | npt.NDArray[np.float32]
+) -> tuple[dict[str, Counter[ProductShape]], int]:
+    """The matrix products of each stage, and the editor's rows."""
+    mel = model.compute_mel(model.load_audio(audio))
+    if not len(mel):
+        raise InputError("the audio is shorter than one frame of 20 ms: there is nothing to time")
+    counted: dict[str, Counter[ProductShape]] = {}
+    with model.observe_products() as counted["encoder"]:
+        encoded = model.run_encoder(mel)
+    with model.observe_products() as counted["hypothesis"]:
+        tokens = model.run_hypothesis(encoded.final, encoded.blank)
+    with model.observe_products() as counted["projector"]:
+        audio_tokens = model.run_projector(encoded.captured)
+    text = decoding.insert_slots(model.hparams.editor, tokens)
+    with model.observe_products() as counted["editor"]:
+        model.run_editor(audio_tokens, text)
+    return counted, len(text)
+
+
+def _peak_memory() -> int:
+    if sys.platform == "win32":
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

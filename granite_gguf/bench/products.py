@@ -1,0 +1,65 @@
+"""Times one matrix product in one kernel."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from types import TracebackType
+
+import numpy as np
+
+from granite_gguf.ggml import Graph, Packings, Runtime, WeightBuffer, mul_mat
+from granite_gguf.ggml.quants import encode_rows, prepare_encoding
+from granite_gguf.kernels import Kernel
+
+_CACHED_BYTES = 64e6  # more than this of weights in a graph, so that none stays in the cache
+
+
+class Product:
+    """A weight ``[width, rows]`` of random numbers, ready to be multiplied with ``columns``.
+
+    Use as a context manager. Several copies of the weight are multiplied one after another, as a
+    model's layers are.
+    """
+
+    def __init__(
+        self, runtime: Runtime, kernel: Kernel, width: int, rows: int, columns: int
+    ) -> None:
+        self._runtime = runtime
+        self._stack = ExitStack()
+        self.flops = 2 * width * rows * columns
+        prepare_encoding(kernel.type)
+        rng = np.random.default_rng(0)
+        content = encode_rows(kernel.type, rng.standard_normal((rows, width), dtype=np.float32))
+        self._copies = int(min(16, 1 + _CACHED_BYTES // content.nbytes))
+        weights = WeightBuffer(runtime, self._copies)
+        self._stack.callback(weights.close)
+        self._graph = self._stack.enter_context(Graph())
+        x = self._graph.input("x", [width, columns])
+        names = [f"weight {n}" for n in range(self._copies)]
+        tensors = {name: weights.add(name, [width, rows], kernel.type) for name in names}
+        weights.allocate(kernel.packing and Packings(runtime).types[kernel.packing])
+        for name in names:
+            weights.fill(name, content)
+            self._graph.output(name, mul_mat(tensors[name], x))
+        self._inputs = {"x": rng.standard_normal((columns, width), dtype=np.float32)}
+
+    def seconds(self, repeats: int) -> float:
+        """The shortest time of one product."""
+        best = float("inf")
+        for _ in range(repeats):
+            started = time.perf_counter()
+            self._runtime.compute(self._graph, self._inputs)
+            best = min(best, time.perf_counter() - started)
+        return best / self._copies
+
+    def __enter__(self) -> Product:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
