@@ -75,7 +75,6 @@ def test_a_failed_file_stops_nothing_and_is_not_hidden(
 
 def test_wrong_usage(f32_files: dict[str, Path], audio_file: Path, tmp_path: Path) -> None:
     model = f32_files["nle"]
-    assert_refused(run("transcribe", audio_file), 2, "--model")
     assert_refused(run("transcribe", "-m", tmp_path / "no.gguf", audio_file), 2, "no such file")
     assert_refused(run("transcribe", "-m", audio_file, audio_file), 2, "is not a GGUF file")
     assert_refused(run("transcribe", "-m", model, audio_file, "--threads", "0"), 2, "threads")

@@ -16,7 +16,7 @@ README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encodi
 
 
 COMMANDS = (
-    *("convert", "diff", "doctor", "eval", "imatrix", "inspect", "quantize"),
+    *("bench", "convert", "diff", "doctor", "eval", "imatrix", "inspect", "quantize"),
     *("reference", "transcribe"),
 )
 

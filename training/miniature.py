@@ -33,7 +33,7 @@ SIZE = ModelSize(
         max_pos_emb=200,
     ),
     projector=ProjectorSize(hidden=256, heads=4, mlp_ratio=1),
-    editor=EditorSize(layers=3, hidden=256, heads=2, kv_heads=1, ffn=512),
+    editor=EditorSize(layers=5, hidden=256, heads=2, kv_heads=1, ffn=512),
     vocabulary=VocabularySize(bpe=496, added=16),
 )
 

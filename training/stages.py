@@ -2,8 +2,8 @@
 
 encoder: features -> CTC of characters (self-conditioning layer and end) and of tokens (pooled)
 editor:  frozen encoder -> its real hypothesis, or one with deliberate errors -> slots
-         -> projector, editor -> CTC over the text rows; and CTC over the audio tokens, which
-         teaches the projector the editor's embeddings
+         -> projector, editor -> CTC over the text rows, and what each row should say by itself;
+         and CTC over the audio tokens, which teaches the projector the editor's embeddings
 """
 
 from __future__ import annotations
@@ -17,11 +17,19 @@ from dataclasses import dataclass
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from granite_gguf.reference import Encoded, GraniteSpeechNar
 from granite_gguf.reference.decoding import collapse, decode, hypothesis_tokens, insert_slots
 from training.augment import Strength, augmented
-from training.corruption import ErrorRates, corrupted, edit_rows, editable
+from training.corruption import (
+    UNKNOWN,
+    ErrorRates,
+    corrupted,
+    edit_rows,
+    editable,
+    row_labels,
+)
 from training.dataset import Example, stacked
 from training.losses import ctc
 from training.scoring import word_error_rate
@@ -71,11 +79,10 @@ class Stage(ABC):
         generator = torch.Generator().manual_seed(step)
         return augmented(stacked(batch), generator, self.strength).to(self.device)
 
-    def hypotheses(self, encoded: Encoded) -> list[list[int]]:
-        """The encoder's own tokens."""
-        rules = self.rules
-        rows = encoded.bpe_logits.argmax(dim=-1).tolist()
-        return [hypothesis_tokens(row, rules.bpe_blank_id, rules.bpe_id_shift) for row in rows]
+    def hypothesis(self, logits: Tensor) -> list[int]:
+        """The tokens that the rows of the BPE head say (rows, vocabulary)."""
+        rows = logits.argmax(dim=-1).tolist()
+        return hypothesis_tokens(rows, self.rules.bpe_blank_id, self.rules.bpe_id_shift)
 
 
 class EncoderStage(Stage):
@@ -107,18 +114,39 @@ class EncoderStage(Stage):
         pairs = []
         for example in examples[:SCORED]:
             encoded = self.model.encoder(stacked([example]).to(self.device))
-            pairs.append((example.text, decode(self.tokenizer, self.hypotheses(encoded)[0])))
+            pairs.append(
+                (example.text, decode(self.tokenizer, self.hypothesis(encoded.bpe_logits[0])))
+            )
         self.model.train()
         return {"hypothesis": word_error_rate(pairs)}
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What the frozen encoder makes of a batch."""
+
+    output: Tensor  # (B, T, layers * D)
+    bpe_logits: Tensor  # (B, T / pooling window, vocabulary), without errors but the encoder's own
 
 
 class EditorStage(Stage):
     """Projector and editor, above a frozen encoder."""
 
-    # Errors from none to so many that only listening helps: copying must not pay.
-    deliberate = 0.7  # share of the hypotheses
-    worst = ErrorRates(deletion=0.1, insertion=0.15, substitution=0.7)
-    audio_weight = 0.3
+    # Harder than what the encoder was trained on: it must be wrong as often as with new voices.
+    strength = Strength(warp=0.18, tilt=0.8, noise_share=0.7, noise=(0.4, 3.0), time_masks=3)
+    # Other errors than the encoder's favourite ones, so that copying does not pay.
+    doubtful = 0.4  # share of the hypotheses drawn from the encoder's own probabilities
+    hottest = 1.3  # temperature, at most
+    deliberate = 0.25  # share of the hypotheses with random errors
+    worst = ErrorRates(deletion=0.1, insertion=0.1, substitution=0.5)
+    audio_weight = 1.0
+    label_weight = 2.0  # there are about two rows to a token
+
+    def __init__(
+        self, model: GraniteSpeechNar, tokenizer: Tokenizer, device: torch.device, *, mixed: bool
+    ) -> None:
+        super().__init__(model, tokenizer, device, mixed=mixed)
+        self.heard: dict[int, Heard] = {}
 
     def parameters(self) -> Iterator[nn.Parameter]:
         yield from self.model.projector.parameters()
@@ -127,48 +155,64 @@ class EditorStage(Stage):
     def begin(self) -> None:
         self.model.eval()
 
+    def listen(self, batch: list[Example], step: int) -> Heard:
+        """The encoder's results, computed when the batch is first met."""
+        if id(batch) not in self.heard:
+            with torch.no_grad(), self.precision():
+                encoded: Encoded = self.model.encoder(self.features(batch, step))
+            self.heard[id(batch)] = Heard(
+                encoded.output.to(torch.bfloat16), encoded.bpe_logits.float()
+            )
+        return self.heard[id(batch)]
+
     def loss(self, batch: list[Example], step: int) -> Loss:
-        features = self.features(batch, step)
-        with torch.no_grad(), self.precision():
-            encoded: Encoded = self.model.encoder(features)
+        heard = self.listen(batch, step)
         targets = [example.tokens for example in batch]
-        rng = random.Random(step)
-        spoken = [token for target in targets for token in target]
-        hypotheses = [
-            self.hypothesis(real, target, spoken, rng)
-            for real, target in zip(self.hypotheses(encoded), targets, strict=True)
-        ]
+        hypotheses = self.varied(heard.bpe_logits, targets, step)
         minimum, slot = self.rules.min_edit_length, self.rules.slot_id
         rows = [edit_rows(hypothesis, minimum) for hypothesis in hypotheses]
-        longest = max(rows)
+        longest, lengths = max(rows), torch.tensor(rows)
         text_ids = torch.tensor([insert_slots(h, slot, longest) for h in hypotheses])
-        lengths = torch.tensor(rows)
+        labels = torch.full_like(text_ids, UNKNOWN)
+        for row, hypothesis, target, n in zip(labels, hypotheses, targets, rows, strict=True):
+            row[:n] = torch.tensor(row_labels(hypothesis, target, slot, n))
+        editor = self.model.editor
         with self.precision():
-            projected = self.model.projector(encoded.output)
-            audio = self.model.audio_tokens(projected, features.shape[1])
-            editor = self.model.editor
+            projected = self.model.projector(heard.output.to(editor.embed_tokens.weight.dtype))
+            audio = self.model.audio_tokens(projected, heard.output.shape[1])
             logits = editor(audio, text_ids.to(self.device), lengths.to(self.device))
-            heard = editor.norm(audio) @ editor.embed_tokens.weight.T
+            listened = editor.norm(audio) @ editor.embed_tokens.weight.T
         scale = self.rules.logits_divisor
         edited = ctc(logits / scale, targets, slot, lengths)
-        listened = ctc(heard / scale, targets, slot)
+        labelled = F.cross_entropy(
+            (logits.float() / scale).flatten(0, 1),
+            labels.flatten().to(self.device),
+            ignore_index=UNKNOWN,
+        )
+        tokens = ctc(listened / scale, targets, slot)
         return Loss(
-            edited + self.audio_weight * listened,
-            {"edited": edited.item(), "audio": listened.item()},
+            edited + self.label_weight * labelled + self.audio_weight * tokens,
+            {"edited": edited.item(), "labels": labelled.item(), "audio": tokens.item()},
         )
 
-    def hypothesis(
-        self, real: list[int], target: list[int], wrong: list[int], rng: random.Random
-    ) -> list[int]:
-        """The encoder's hypothesis or a deliberately wrong one, with room for the target."""
-        tokens = real
-        if rng.random() < self.deliberate:
-            tokens = corrupted(real, self.worst.times(rng.random()), wrong, rng)
-        if not editable(tokens, target, self.rules.min_edit_length):
+    def varied(self, logits: Tensor, targets: list[list[int]], step: int) -> list[list[int]]:
+        """A hypothesis for each target, with the errors that the step's random numbers choose."""
+        rng = random.Random(step)
+        generator = torch.Generator().manual_seed(step)
+        spoken = [token for target in targets for token in target]
+        minimum = self.rules.min_edit_length
+        out = []
+        for row, target in zip(logits, targets, strict=True):
+            real, kind = self.hypothesis(row), rng.random()
             tokens = real
-        if not editable(tokens, target, self.rules.min_edit_length):
-            tokens = target
-        return tokens
+            if kind < self.doubtful:
+                noise = -torch.log(-torch.log(torch.rand(row.shape, generator=generator)))
+                tokens = self.hypothesis(row + self.hottest * rng.random() * noise.to(row.device))
+            elif kind < self.doubtful + self.deliberate:
+                tokens = corrupted(real, self.worst.times(rng.random() ** 2), spoken, rng)
+            choices = (tokens, real, target)
+            out.append(next(c for c in choices if editable(c, target, minimum)))
+        return out
 
     @torch.inference_mode()
     def scores(self, examples: list[Example]) -> dict[str, float]:
@@ -177,7 +221,7 @@ class EditorStage(Stage):
         for example in examples[:SCORED]:
             features = stacked([example]).to(self.device)
             encoded = model.encoder(features)
-            tokens = self.hypotheses(encoded)[0]
+            tokens = self.hypothesis(encoded.bpe_logits[0])
             ids = insert_slots(tokens, rules.slot_id, rules.min_edit_length)
             audio = model.audio_tokens(model.projector(encoded.output), features.shape[1])
             logits = model.editor(audio, torch.tensor([ids], device=self.device))

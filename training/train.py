@@ -37,6 +37,7 @@ class Plan:
     frames: int  # of a batch
     warm_up: int = 300
     short_first: int = 0  # frames: the first epoch begins with utterances up to this length
+    fixed_batches: int = 0  # the same batches in every epoch, this many; 0 makes new ones
     weight_decay: float = 0.01
     clip: float = 1.0
 
@@ -50,7 +51,7 @@ class Plan:
 
 PLANS = {
     "encoder": Plan(steps=2000, peak=1.2e-3, frames=4000, short_first=110),
-    "editor": Plan(steps=1500, peak=1.5e-3, frames=3000, warm_up=150),
+    "editor": Plan(steps=4000, peak=1.5e-3, frames=4000, warm_up=200, fixed_batches=560),
 }
 STAGES: dict[str, type[Stage]] = {"encoder": EncoderStage, "editor": EditorStage}
 
@@ -115,10 +116,16 @@ class Data:
     def batches(self, plan: Plan, seed: int, first: int) -> Iterator[list[Example]]:
         """Batches without end, in an order that the seed decides, from step `first` on."""
         step = epoch = 0
+        groups: list[list[Example]] = []
         while True:
             rng = random.Random(f"{seed} {epoch}")
-            short = 0 if epoch else plan.short_first
-            for batch in dataset.batches(self.train, plan.frames, rng, short_first=short):
+            if plan.fixed_batches and epoch:
+                rng.shuffle(groups)
+            else:
+                short = 0 if epoch else plan.short_first
+                groups = dataset.batches(self.train, plan.frames, rng, short_first=short)
+                groups = groups[: plan.fixed_batches or None]
+            for batch in groups:
                 if step >= first:
                     yield batch
                 step += 1
