@@ -1,4 +1,4 @@
-# make demo        set up, then convert a generated checkpoint and transcribe a sample with it
+# make demo        set up, then transcribe the samples with the demonstration model
 # make test        set up, then run all checks
 # make reference   add PyTorch, with which `make test` also recomputes what it compares with
 
@@ -12,7 +12,6 @@ GGML_FLAGS ?=
 # GCC before 14 breaks ggml's AMX kernels unless told to keep all stores.
 OLD_GCC = $(shell g++ -dumpversion 2>/dev/null | awk -F. '$$1 < 14')
 CXX_FLAGS = $(if $(OLD_GCC),-fno-tree-dse -fno-dse -frecord-gcc-switches)
-DEMO = build/demo
 
 .PHONY: demo test reference clean
 
@@ -26,11 +25,8 @@ $(READY): pyproject.toml
 	touch $@
 
 demo: $(READY)
-	$(BIN)/python benchmarks/make_checkpoint.py --layout granite_speech_nar --size tiny --seed 0 \
-		--force $(DEMO)/checkpoint
-	$(BIN)/granite-gguf convert $(DEMO)/checkpoint -o $(DEMO)/model.gguf --force
-	@echo "The weights are random, so the text of this sample is noise:"
-	$(BIN)/granite-gguf transcribe -m $(DEMO)/model.gguf tests/data/fox.flac
+	$(BIN)/granite-gguf transcribe granite_gguf/data/sample-1.flac granite_gguf/data/sample-2.flac \
+		granite_gguf/data/sample-3.flac
 
 test: $(READY)
 	$(BIN)/python -m pytest

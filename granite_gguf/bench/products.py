@@ -38,7 +38,8 @@ class Product:
         x = self._graph.input("x", [width, columns])
         names = [f"weight {n}" for n in range(self._copies)]
         tensors = {name: weights.add(name, [width, rows], kernel.type) for name in names}
-        weights.allocate(kernel.packing and Packings(runtime).types[kernel.packing])
+        types = Packings(runtime).types
+        weights.allocate(None if kernel.packing is None else types[kernel.packing])
         for name in names:
             weights.fill(name, content)
             self._graph.output(name, mul_mat(tensors[name], x))

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from granite_gguf.cli.console import print_error
+from granite_gguf.cli.console import print_error, print_note
+from granite_gguf.demo import DEMO_MODEL, DEMO_NOTE
 from granite_gguf.errors import AudioError
 from granite_gguf.model import load
 
@@ -18,9 +19,14 @@ def transcribe(
         list[Path], typer.Argument(help="Audio files: WAV, FLAC, OGG, Opus, MP3, AIFF, any rate.")
     ],
     model: Annotated[
-        Path,
-        typer.Option("-m", "--model", help="The GGUF file.", envvar="GRANITE_GGUF_MODEL"),
-    ],
+        Path | None,
+        typer.Option(
+            "-m",
+            "--model",
+            help="The GGUF file; by default the small demonstration model of this package.",
+            envvar="GRANITE_GGUF_MODEL",
+        ),
+    ] = None,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -56,6 +62,9 @@ def transcribe(
     and a tab. A file that fails is named on stderr, the others are still transcribed, and the
     exit code is 1.
     """
+    if model is None:
+        print_note(DEMO_NOTE)
+        model = DEMO_MODEL
     failed = False
     with load(model, threads=threads, device=device) as loaded:
         for path in audio:
