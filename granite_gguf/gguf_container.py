@@ -66,7 +66,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Container:
-    """An opened GGUF file. ``data`` is a read-only map of the whole file."""
+    """An opened GGUF file. ``data`` shows the bytes of ``mapped``, the whole file."""
 
     path: Path
     version: int
@@ -74,6 +74,7 @@ class Container:
     metadata: dict[str, MetadataValue]
     tensors: dict[str, TensorInfo]
     data: npt.NDArray[np.uint8]
+    mapped: mmap.mmap
 
     def raw(self, name: str) -> npt.NDArray[np.uint8]:
         """The bytes of a tensor, as a view of the map."""
@@ -82,13 +83,12 @@ class Container:
 
     def release(self, name: str) -> None:
         """Let go of the memory that reading a tensor has filled; it is read anew when needed."""
-        mapped = self.data.base
-        if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        if hasattr(mmap, "MADV_DONTNEED"):
             info = self.tensors[name]
             start = -(-info.offset // mmap.PAGESIZE) * mmap.PAGESIZE
             end = (info.offset + info.byte_count) // mmap.PAGESIZE * mmap.PAGESIZE
             if end > start:
-                mapped.madvise(mmap.MADV_DONTNEED, start, end - start)
+                self.mapped.madvise(mmap.MADV_DONTNEED, start, end - start)
 
 
 class _Cursor:
@@ -237,7 +237,7 @@ def open_container(path: Path) -> Container:
             raise cursor.fail(f"has the tensor {info.name!r} twice")
         tensors[info.name] = _place(cursor, info, data_start, alignment)
     return Container(
-        path, version, alignment, metadata, tensors, np.frombuffer(data, dtype=np.uint8)
+        path, version, alignment, metadata, tensors, np.frombuffer(data, dtype=np.uint8), data
     )
 
 
