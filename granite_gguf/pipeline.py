@@ -160,7 +160,7 @@ def _one_pass(
     if options.word_times:
         with _timed(timings, "words"):
             sure = token_probabilities(h.editor, edited.ids, edited.taps["editing_logits"])
-            words = _time_words(model, begin, encoded, final, sure)
+            words = _time_words(model, begin, mel, encoded, final, sure)
     return Segment(
         index=0,
         start=begin,
@@ -176,6 +176,7 @@ def _one_pass(
 def _time_words(
     model: Model,
     begin: float,
+    mel: npt.NDArray[np.float32],
     encoded: EncoderResult,
     tokens: npt.NDArray[np.int64],
     probabilities: npt.NDArray[np.float32],
@@ -193,6 +194,7 @@ def _time_words(
         model.tokenizer,
         tokens,
         probabilities,
+        mel,
         encoded.blank,
         head,
         front.stride / front.sample_rate,

@@ -3,20 +3,20 @@
     final tokens → words → their tokens in the encoder's BPE posteriors → windows → seconds
     editor's logits → probability of each token → least of a word
 
-A window pools 4 frames of 20 ms. A word begins and ends with those frames of its windows that the
-encoder's character head takes for speech.
+A window pools 4 frames of 20 ms; :mod:`granite_gguf.boundaries` finds the frames of a word.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-from granite_gguf.alignment import Span, align
+from granite_gguf.alignment import align
+from granite_gguf.boundaries import place_words
 from granite_gguf.hparams import Editor, Hypothesis
 from granite_gguf.tokenizer import SpeechTokenizer
 from granite_gguf.transcript import Word
@@ -24,11 +24,7 @@ from granite_gguf.transcript import Word
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
-Stretch = tuple[int, int]
-"""Frames from the first number to before the second."""
-
 _ROWS_AT_ONCE = 64  # bounds the memory of a softmax over the vocabulary
-_SPOKEN = 0.5
 
 
 @dataclass(frozen=True)
@@ -109,6 +105,7 @@ def time_words(
     tokenizer: SpeechTokenizer,
     tokens: IntArray,
     probabilities: FloatArray,
+    mel: FloatArray,
     blank: FloatArray,
     head: HeadSlice,
     frame_seconds: float,
@@ -120,6 +117,7 @@ def time_words(
         tokenizer: the model's.
         tokens: ``(n,)``, the transcript's.
         probabilities: ``(n,)``, theirs.
+        mel: ``(T, bands)``, the front end's features.
         blank: ``(T,)``, the blank's probability at the character head.
         head: computes the BPE head's logits over a part of the frames.
         frame_seconds: from one frame to the next.
@@ -134,8 +132,7 @@ def time_words(
         places = [np.searchsorted(columns, way) for way in ways]
         chosen.append(max(places, key=lambda place: float(best[place].mean())))
     spans = align(heard.blank, heard.tokens, [[int(i) for i in place] for place in chosen])
-    spoken = blank < _SPOKEN
-    times = _fill_gaps([_frames(span, spoken, h.pooling_window) for span in spans], len(blank))
+    times = place_words(spans, blank, mel, h.pooling_window)
     return tuple(
         Word(
             text=word.text,
@@ -165,25 +162,3 @@ def _spellings(
     usable = [way for way in shifted if way.max() < h.bpe_vocab and h.blank_id not in way]
     unique = {way.tobytes(): way for way in usable}
     return list(unique.values())
-
-
-def _frames(span: Span | None, spoken: npt.NDArray[np.bool_], window: int) -> Stretch | None:
-    """The frames of a word's windows, from the first spoken one to the last."""
-    if span is None:
-        return None
-    first, last = span.first * window, min((span.last + 1) * window, len(spoken))
-    head = np.flatnonzero(spoken[first : first + window])
-    tail = np.flatnonzero(spoken[span.last * window : last])
-    start = first + (int(head[0]) if len(head) else 0)
-    end = span.last * window + int(tail[-1]) + 1 if len(tail) else last
-    return start, end
-
-
-def _fill_gaps(found: Sequence[Stretch | None], frames: int) -> list[Stretch]:
-    """Give words that were not heard the gap between their neighbours."""
-    filled = []
-    for index, stretch in enumerate(found):
-        before = next((s for s in reversed(found[:index]) if s is not None), (0, 0))
-        after = next((s for s in found[index:] if s is not None), (frames, frames))
-        filled.append(stretch or (before[1], max(before[1], after[0])))
-    return filled
