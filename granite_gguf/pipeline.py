@@ -68,7 +68,7 @@ def check_options(h: HParams, options: Options) -> None:
     if seconds is not None and not SHORTEST_CHUNK_SECONDS <= seconds <= longest:
         raise InputError(
             f"pieces of {seconds:g} s are asked for, expected {SHORTEST_CHUNK_SECONDS:g} to "
-            f"{longest:.0f} s: shorter ones may have no pause to be cut at, and longer ones do "
+            f"{int(longest)} s: shorter ones may have no pause to be cut at, and longer ones do "
             f"not fit in the model's {h.editor.max_positions} positions"
         )
 
