@@ -18,8 +18,9 @@ from granite_gguf.errors import (
     OutputError,
     UnsupportedModelError,
 )
-from granite_gguf.model import EncoderResult, Model, TokenResult, load
-from granite_gguf.transcript import Transcript
+from granite_gguf.model import Model, load
+from granite_gguf.stage_results import EncoderResult, TokenResult
+from granite_gguf.transcript import Segment, Transcript, Word
 
 __all__ = [
     "AudioError",
@@ -33,9 +34,11 @@ __all__ = [
     "Model",
     "ModelFileError",
     "OutputError",
+    "Segment",
     "TokenResult",
     "Transcript",
     "UnsupportedModelError",
+    "Word",
     "__version__",
     "load",
 ]

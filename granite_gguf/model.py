@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from os import PathLike
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from granite_gguf import audio, decoding, features
-from granite_gguf.errors import AudioError, InputError
+from granite_gguf import audio, decoding, features, pipeline
+from granite_gguf.errors import InputError
 from granite_gguf.ggml import (
     DeviceInfo,
     Graph,
@@ -33,40 +31,14 @@ from granite_gguf.graph.hypothesis import build_hypothesis
 from granite_gguf.graph.projector import build_projector
 from granite_gguf.hparams import HParams
 from granite_gguf.kernels import Precision
+from granite_gguf.stage_results import EncoderResult, FloatArray, IntArray, TokenResult
 from granite_gguf.tokenizer import SpeechTokenizer, load_tokenizer
-from granite_gguf.transcript import Transcript
+from granite_gguf.transcript import Segment, Transcript
 from granite_gguf.weights import ModelWeights
 
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
-AudioInput = str | PathLike[str] | npt.NDArray[Any]
+AudioInput = str | PathLike[str] | BinaryIO | npt.NDArray[Any]
 
 NO_TAPS: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
-class EncoderResult:
-    """What the encoder makes of T frames.
-
-    Attributes:
-        captured: ``(T, captures * D)``, the captured layers side by side.
-        final: ``(T, D)``, the final state.
-        blank: ``(T,)``, the blank's probability at the self-conditioning layer.
-        taps: further stage outputs that were asked for, by name.
-    """
-
-    captured: FloatArray
-    final: FloatArray
-    blank: FloatArray
-    taps: Mapping[str, FloatArray] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class TokenResult:
-    """Best ids of a head, one per row, and the taps that were asked for."""
-
-    ids: IntArray
-    taps: Mapping[str, FloatArray] = field(default_factory=dict)
 
 
 class Model:
@@ -139,6 +111,11 @@ class Model:
         """CPU threads in use."""
         return self._runtime.threads
 
+    @property
+    def tokenizer(self) -> SpeechTokenizer:
+        """The model's tokenizer."""
+        return self._tokenizer
+
     def close(self) -> None:
         """Give all memory back. Calling it again does nothing."""
         with self._lock:
@@ -160,65 +137,89 @@ class Model:
 
     # The whole pipeline
 
-    def transcribe(self, source: AudioInput, *, sample_rate: float | None = None) -> Transcript:
+    def transcribe(
+        self,
+        source: AudioInput,
+        *,
+        sample_rate: float | None = None,
+        channel: int | None = None,
+        chunk_seconds: float | None = None,
+        word_times: bool = False,
+    ) -> Transcript:
         """Transcribe a recording.
 
         Args:
-            source: an audio file, or samples ``(n,)`` or ``(n, channels)``.
+            source: an audio file, a file object opened for bytes, or samples ``(n,)`` or
+                ``(n, channels)``.
             sample_rate: the rate of samples given as an array, in Hz; the model's by default.
+            channel: the channel to take, 1 the first; by default the mean of all.
+            chunk_seconds: the longest stretch of audio for one pass, from 5 to the 408 that the
+                released model can take. By default a recording that fits in one pass is one, and
+                longer ones are cut at pauses into stretches of at most 60 s.
+            word_times: whether to time the words and tell their probabilities.
 
         Returns:
             The transcript. Audio shorter than one frame of 20 ms has an empty one.
 
         Raises:
-            AudioError: the audio cannot be read, or is too long for one pass.
-        """
-        timings: dict[str, float] = {}
+            AudioError: the audio cannot be read.
+            InputError: an option is out of range or does not belong to this kind of source.
 
-        with _timed(timings, "audio"):
-            samples = self.load_audio(source, sample_rate=sample_rate)
-        duration = len(samples) / self.hparams.front_end.sample_rate
-        with self._lock:
-            with _timed(timings, "features"):
-                mel = self.compute_mel(samples)
-            if not len(mel):
-                return Transcript("", "", duration, timings)
-            self._check_length(len(mel), duration)
-            with _timed(timings, "encoder"):
-                encoded = self.run_encoder(mel)
-            with _timed(timings, "hypothesis"):
-                tokens = self.run_hypothesis(encoded.final, encoded.blank)
-                text_ids = decoding.insert_slots(self.hparams.editor, tokens)
-            with _timed(timings, "projector"):
-                audio_tokens = self.run_projector(encoded.captured)
-            self._check_positions(len(audio_tokens) + len(text_ids), duration)
-            with _timed(timings, "editor"):
-                edited = self.run_editor(audio_tokens, text_ids)
-                final = decoding.edited_tokens(self.hparams.editor, edited.ids)
-        return Transcript(
-            text=self.detokenize(final),
-            hypothesis=self.detokenize(tokens),
-            duration=duration,
-            timings=timings,
-            token_ids=tuple(int(i) for i in final),
+        >>> transcript = model.transcribe(samples, sample_rate=16000, word_times=True)
+        >>> transcript.duration
+        3.0
+        >>> " ".join(word.text for word in transcript.words) == transcript.text.strip()
+        True
+        """
+        return Transcript.of(
+            self.transcribe_stream(
+                source,
+                sample_rate=sample_rate,
+                channel=channel,
+                chunk_seconds=chunk_seconds,
+                word_times=word_times,
+            )
         )
 
-    def _check_length(self, frames: int, duration: float) -> None:
-        """Refuse before the encoder runs what the editor could not take whatever was said."""
-        shortest = frames // self.hparams.projector.downsample_rate
-        self._check_positions(shortest + self.hparams.editor.min_edit_length, duration)
+    def transcribe_stream(
+        self,
+        source: AudioInput,
+        *,
+        sample_rate: float | None = None,
+        channel: int | None = None,
+        chunk_seconds: float | None = None,
+        word_times: bool = False,
+    ) -> Iterator[Segment]:
+        """Transcribe a recording of any length and yield each segment when it is finished.
 
-    def _check_positions(self, rows: int, duration: float) -> None:
-        limit = self.hparams.editor.max_positions
-        if rows > limit:
-            raise AudioError(
-                f"{duration:.0f} s of audio need {rows} positions in one pass, the model has "
-                f"{limit}; split the recording into shorter parts"
-            )
+        Arguments and errors are those of :meth:`transcribe`. Files are decoded as the work goes
+        on, so that hours of audio take no more memory than minutes.
+
+        >>> parts = model.transcribe_stream(samples, chunk_seconds=5)
+        >>> [(part.start, part.end) for part in parts]
+        [(0.0, 3.0)]
+        """
+        options = pipeline.Options(chunk_seconds, word_times)
+        pipeline.check_options(self.hparams, options)
+        wanted = self.hparams.front_end.sample_rate
+        if isinstance(source, np.ndarray):
+            samples = self.load_audio(source, sample_rate=sample_rate, channel=channel)
+            yield from pipeline.transcribe_blocks(self, iter([samples]), options)
+            return
+        if sample_rate is not None:
+            raise InputError("sample_rate belongs to samples; a file has its own")
+        with audio.open_audio(source, wanted, channel=channel) as stream:
+            yield from pipeline.transcribe_blocks(self, stream.blocks, options)
 
     # Single stages
 
-    def load_audio(self, source: AudioInput, *, sample_rate: float | None = None) -> FloatArray:
+    def load_audio(
+        self,
+        source: AudioInput,
+        *,
+        sample_rate: float | None = None,
+        channel: int | None = None,
+    ) -> FloatArray:
         """Mono float32 samples ``(n,)`` at the model's rate.
 
         Raises:
@@ -228,11 +229,11 @@ class Model:
         wanted = self.hparams.front_end.sample_rate
         if isinstance(source, np.ndarray):
             return audio.prepare_audio(
-                source, wanted if sample_rate is None else sample_rate, wanted
+                source, wanted if sample_rate is None else sample_rate, wanted, channel=channel
             )
         if sample_rate is not None:
             raise InputError("sample_rate belongs to samples; a file has its own")
-        return audio.read_audio(source, wanted)
+        return audio.read_audio(source, wanted, channel=channel)
 
     def compute_mel(self, samples: FloatArray) -> FloatArray:
         """Log-mel frames ``(T, 160)``, float32, of mono samples ``(n,)`` at the model's rate."""
@@ -405,13 +406,6 @@ def _rows(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def _tokens(out: dict[str, npt.NDArray[Any]]) -> TokenResult:
     ids = out.pop("ids").reshape(-1).astype(np.int64)
     return TokenResult(ids, {name: _rows(array) for name, array in out.items()})
-
-
-@contextmanager
-def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    timings[stage] = time.perf_counter() - start
 
 
 def load(

@@ -1,9 +1,83 @@
-"""What a transcription returns."""
+"""What a transcription returns: words in segments in a transcript."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
+
+_MILLISECONDS = 3  # decimals of the times in plain values
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of the transcript and where it is said.
+
+    Attributes:
+        text: the word with its punctuation, without white space.
+        start: where it begins, in seconds from the start of the recording.
+        end: where it ends.
+        probability: the editor's probability of the least sure of its tokens.
+        aligned: whether the encoder heard it. Where it did not, because the editor put the word
+            in, the times are those of the gap it must lie in.
+    """
+
+    text: str
+    start: float
+    end: float
+    probability: float
+    aligned: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON.
+
+        >>> Word("hello", 0.52, 0.88, 0.987).to_dict()
+        {'word': 'hello', 'start': 0.52, 'end': 0.88, 'probability': 0.987, 'aligned': True}
+        """
+        return {
+            "word": self.text,
+            "start": round(self.start, _MILLISECONDS),
+            "end": round(self.end, _MILLISECONDS),
+            "probability": round(self.probability, 4),
+            "aligned": self.aligned,
+        }
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What one pass of the model made of one stretch of audio.
+
+    Attributes:
+        index: its number in the recording, from 0.
+        start: where the stretch begins, in seconds.
+        end: where it ends; the next segment begins there.
+        text: the edited transcript, exactly as decoded.
+        hypothesis: the encoder's first hypothesis, before editing.
+        token_ids: the transcript's tokens.
+        timings: seconds spent in each stage.
+        words: the words, or None where their times were not asked for.
+    """
+
+    index: int
+    start: float
+    end: float
+    text: str
+    hypothesis: str
+    token_ids: tuple[int, ...] = ()
+    timings: dict[str, float] = field(default_factory=dict)
+    words: tuple[Word, ...] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        values: dict[str, Any] = {
+            "id": self.index,
+            "start": round(self.start, _MILLISECONDS),
+            "end": round(self.end, _MILLISECONDS),
+            "text": self.text,
+        }
+        if self.words is not None:
+            values["words"] = [word.to_dict() for word in self.words]
+        return values
 
 
 @dataclass(frozen=True)
@@ -11,11 +85,12 @@ class Transcript:
     """The text of one recording.
 
     Attributes:
-        text: the edited transcript, exactly as decoded.
+        text: the edited transcript; exactly as decoded where it was made in one pass.
         hypothesis: the encoder's first hypothesis, before editing.
         duration: seconds of audio.
         timings: seconds spent in each stage.
         token_ids: the transcript's tokens.
+        segments: the passes it was made in, one after the other.
     """
 
     text: str
@@ -23,6 +98,34 @@ class Transcript:
     duration: float
     timings: dict[str, float] = field(default_factory=dict)
     token_ids: tuple[int, ...] = ()
+    segments: tuple[Segment, ...] = ()
+
+    @classmethod
+    def of(cls, segments: Iterable[Segment]) -> Transcript:
+        """The segments of one recording as a whole.
+
+        >>> parts = [Segment(0, 0.0, 9.5, "good morning", ""), Segment(1, 9.5, 14.0, "to all", "")]
+        >>> Transcript.of(parts).text
+        'good morning to all'
+        """
+        parts = tuple(segments)
+        timings: dict[str, float] = {}
+        for part in parts:
+            for stage, seconds in part.timings.items():
+                timings[stage] = timings.get(stage, 0.0) + seconds
+        return cls(
+            text=_join([part.text for part in parts]),
+            hypothesis=_join([part.hypothesis for part in parts]),
+            duration=parts[-1].end if parts else 0.0,
+            timings=timings,
+            token_ids=tuple(token for part in parts for token in part.token_ids),
+            segments=parts,
+        )
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """All words with their times; empty where these were not asked for."""
+        return tuple(word for segment in self.segments for word in segment.words or ())
 
     @property
     def real_time_factor(self) -> float:
@@ -32,4 +135,21 @@ class Transcript:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
-        return asdict(self) | {"token_ids": list(self.token_ids)}
+        return {
+            "text": self.text,
+            "segments": [segment.to_dict() for segment in self.segments],
+            "hypothesis": self.hypothesis,
+            "duration": self.duration,
+            "timings": dict(self.timings),
+            "token_ids": list(self.token_ids),
+        }
+
+
+def _join(texts: list[str]) -> str:
+    """Texts with one space between them, unless a side of the joint brings its own."""
+    joined = ""
+    for text in texts:
+        if joined and text and not joined[-1].isspace() and not text[0].isspace():
+            joined += " "
+        joined += text
+    return joined

@@ -5,15 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import granite_gguf
-from granite_gguf import AudioError, DeviceError, InputError, Model
-from granite_gguf.gguf_file import ModelFile, open_model_file
+from granite_gguf import DeviceError, InputError, Model
 from tests.signals import synthetic_audio
 
 
@@ -106,16 +104,6 @@ def test_weights_can_be_copied_to_the_device(
         copied = model.run_encoder(model.compute_mel(clip))
     mapped = models["nle"].run_encoder(models["nle"].compute_mel(clip))
     np.testing.assert_array_equal(copied.captured, mapped.captured)
-
-
-def test_audio_too_long_for_one_pass(f32_files: dict[str, Path]) -> None:
-    file = open_model_file(f32_files["nle"])
-    short = replace(file.hparams, editor=replace(file.hparams.editor, max_positions=40))
-    limited = ModelFile(file.container, short, file.specs)
-    with Model(limited) as model:
-        assert model.transcribe(synthetic_audio(16_000, seed=1)).duration == 1.0
-        with pytest.raises(AudioError, match=r"60 s of audio need \d+ positions.*has 40"):
-            model.transcribe(synthetic_audio(16_000 * 60, seed=1))
 
 
 def test_wrong_arguments_of_stages(models: dict[str, Model]) -> None:

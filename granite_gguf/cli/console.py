@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.markup import escape
@@ -11,11 +12,16 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     MofNCompleteColumn,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
 from rich.progress import Progress as RichProgress
+from rich.text import Text
 
 from granite_gguf.gguf_writer import Progress, silent
 
@@ -67,6 +73,71 @@ def counting_progress(label: str, total: int) -> Iterator[Callable[[float], None
     with RichProgress(*columns, console=stderr, transient=True) as bar:
         task = bar.add_task(escape(label), total=total)
         yield lambda done: bar.update(task, completed=done)
+
+
+@dataclass(frozen=True)
+class AudioProgress:
+    """Told of the audio that is done.
+
+    Attributes:
+        name: is told which recording is at work.
+        advance: is told of more seconds done.
+        aside: makes room on the terminal for a result printed within.
+    """
+
+    name: Callable[[str], None]
+    advance: Callable[[float], None]
+    aside: Callable[[], AbstractContextManager[None]]
+
+
+class _SpeedColumn(ProgressColumn):
+    """How many seconds of audio a second of work does."""
+
+    def render(self, task: Task) -> Text:
+        """The speed as a multiple of real time."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f}x")
+
+
+@contextmanager
+def audio_progress(
+    total: Callable[[], float | None], *, quiet: bool = False
+) -> Iterator[AudioProgress]:
+    """A progress bar over seconds of audio; nothing where stderr is no terminal.
+
+    ``total`` tells the seconds in all, or None, and is only asked where it is shown.
+    """
+    if quiet or not stderr.is_terminal:
+        yield AudioProgress(lambda _name: None, lambda _seconds: None, nullcontext)
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f} s"),
+        _SpeedColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    # Not redirected: results belong to stdout, and the bar's console is stderr.
+    bar = RichProgress(
+        *columns, console=stderr, transient=True, redirect_stdout=False, redirect_stderr=False
+    )
+
+    @contextmanager
+    def aside() -> Iterator[None]:
+        bar.stop()
+        yield
+        stdout.file.flush()
+        bar.start()
+
+    with bar:
+        task = bar.add_task("", total=total())
+        yield AudioProgress(
+            name=lambda name: bar.update(task, description=escape(name)),
+            advance=lambda seconds: bar.update(task, advance=seconds),
+            aside=aside,
+        )
 
 
 def megabytes(count: int) -> str:

@@ -1,40 +1,169 @@
-"""``granite-gguf transcribe``: audio files to text."""
+"""``granite-gguf transcribe``: recordings to text, subtitles and JSON."""
 
 from __future__ import annotations
 
-import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from granite_gguf.cli.console import print_error, print_note
+from granite_gguf.audio import duration_of
+from granite_gguf.cli.background import in_background, leave
+from granite_gguf.cli.console import audio_progress, print_error, print_note
+from granite_gguf.cli.inputs import Recording, find_recordings
+from granite_gguf.cli.outputs import DEFAULT_TEMPLATE, Targets, plan_targets
 from granite_gguf.demo import DEMO_MODEL, DEMO_NOTE
-from granite_gguf.errors import AudioError
-from granite_gguf.model import load
+from granite_gguf.errors import AudioError, DeviceError, InputError
+from granite_gguf.formats import FORMATS
+from granite_gguf.kernels import Precision
+from granite_gguf.model import Model, load
+from granite_gguf.pipeline import Options, check_options
+from granite_gguf.transcript import Segment, Transcript
+
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+
+FormatName = Enum("FormatName", {name: name for name in FORMATS}, type=str)  # type: ignore[misc]
+
+
+@dataclass
+class _Job:
+    """What was asked for, and what became of it."""
+
+    recordings: Sequence[Recording]
+    formats: Sequence[str]
+    targets: Targets | None  # None: to stdout
+    options: Options
+    channel: int | None
+    quiet: bool
+    verbose: bool
+    failed: list[str] = field(default_factory=list)
+    audio_seconds: float = 0.0
 
 
 def transcribe(
     audio: Annotated[
-        list[Path], typer.Argument(help="Audio files: WAV, FLAC, OGG, Opus, MP3, AIFF, any rate.")
-    ],
+        list[str] | None,
+        typer.Argument(
+            metavar="AUDIO...",
+            help="Files, folders, patterns like '*.wav', or '-' for standard input. WAV, FLAC, "
+            "OGG, Opus, MP3, AIFF; with the extra `av` also MP4, M4A, WebM and more.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
     model: Annotated[
         Path | None,
         typer.Option(
             "-m",
             "--model",
-            help="The GGUF file; by default the small demonstration model of this package.",
+            help="The GGUF file; by default this package's small demonstration model.",
             envvar="GRANITE_GGUF_MODEL",
+            show_default=False,
         ),
     ] = None,
+    batch: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="LIST",
+            help="A text file naming a recording on each line.",
+            rich_help_panel="Input",
+            show_default=False,
+        ),
+    ] = None,
+    channel: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Take this channel, 1 the first; otherwise all are mixed.",
+            rich_help_panel="Input",
+            show_default=False,
+        ),
+    ] = None,
+    chunk_seconds: Annotated[
+        float | None,
+        typer.Option(
+            metavar="S",
+            help="Cut audio longer than this at a pause. Otherwise what fits in one pass is one "
+            "(about four minutes), and longer audio is cut every 60 s or less.",
+            rich_help_panel="Input",
+            show_default=False,
+        ),
+    ] = None,
+    output_format: Annotated[
+        list[FormatName] | None,
+        typer.Option(
+            "-f",
+            "--output-format",
+            metavar="FORMAT",
+            help="txt (default), json, jsonl, srt, vtt or tsv; again for several.",
+            rich_help_panel="Output",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="The same as -f jsonl.", rich_help_panel="Output"),
+    ] = False,
+    word_times: Annotated[
+        bool,
+        typer.Option(
+            "--word-times",
+            help="Add each word's times and probability to JSON.",
+            rich_help_panel="Output",
+        ),
+    ] = False,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output-dir",
+            metavar="DIR",
+            help="Write files there, instead of to standard output.",
+            rich_help_panel="Output",
+            show_default=False,
+        ),
+    ] = None,
+    output_template: Annotated[
+        str | None,
+        typer.Option(
+            metavar="T",
+            help=f"Names of the files, '{DEFAULT_TEMPLATE}' by default; also {{name}}, {{parent}} "
+            "and {index}.",
+            rich_help_panel="Output",
+            show_default=False,
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace existing files.", rich_help_panel="Output")
+    ] = False,
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "-q", "--quiet", help="Only errors on stderr.", rich_help_panel="Output"
+        ),
+    ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "-v", "--verbose", help="Tell times of each file.", rich_help_panel="Output"
+        ),
+    ] = False,
     threads: Annotated[
         int | None,
         typer.Option(
             "-t",
             "--threads",
             min=1,
+            metavar="N",
             help="CPU threads; by default one for each available core.",
             rich_help_panel="Computation",
+            show_default=False,
         ),
     ] = None,
     device: Annotated[
@@ -42,42 +171,188 @@ def transcribe(
         typer.Option(
             "-d",
             "--device",
+            metavar="NAME",
             help="'auto', 'cpu' or a device that `granite-gguf doctor` names.",
             envvar="GRANITE_GGUF_DEVICE",
             rich_help_panel="Computation",
         ),
     ] = "auto",
-    as_json: Annotated[
-        bool,
+    precision: Annotated[
+        Precision,
         typer.Option(
-            "--json",
-            help="One JSON object a line: file, text, hypothesis, duration, timings, token_ids.",
-            rich_help_panel="Output",
+            help="'exact' multiplies with the file's own types, 'fast' may round further where "
+            "the processor has a faster kernel.",
+            rich_help_panel="Computation",
         ),
-    ] = False,
-) -> None:
-    """Transcribe audio files.
+    ] = Precision.EXACT,
+) -> None:  # fmt: skip
+    """Transcribe recordings of any length.
 
-    The text of one file is printed as it is; of several, each line starts with the file's name
-    and a tab. A file that fails is named on stderr, the others are still transcribed, and the
+    The model finds the language itself. The text of one file is printed as it
+    is made; of several, each line starts with the file's name and a tab. A file
+    that fails is named on stderr, the others are still transcribed, and the
     exit code is 1.
     """
+    formats = _formats(output_format, as_json)
+    recordings = find_recordings(audio or [], batch)
+    targets = None
+    if output_dir is not None:
+        template = output_template or DEFAULT_TEMPLATE
+        targets = plan_targets(recordings, formats, output_dir, template, force=force)
+    else:
+        _check_stdout(recordings, formats, force=force, template=output_template)
+    if quiet and verbose:
+        raise InputError("--quiet and --verbose contradict each other: choose one")
+    if word_times and not any(name.startswith("json") or FORMATS[name].needs_words
+                              for name in formats):  # fmt: skip
+        raise InputError("--word-times needs a format that has them, such as -f json")
+    timed = word_times or any(FORMATS[name].needs_words for name in formats)
+    options = Options(chunk_seconds, timed)
+    job = _Job(recordings, formats, targets, options, channel, quiet, verbose)
     if model is None:
         print_note(DEMO_NOTE)
         model = DEMO_MODEL
-    failed = False
-    with load(model, threads=threads, device=device) as loaded:
-        for path in audio:
-            try:
-                transcript = loaded.transcribe(path)
-            except AudioError as error:
-                print_error(str(error))
-                failed = True
+    loaded = load(model, threads=threads, device=device, precision=precision)
+    if verbose:
+        for stage, kernels in loaded.kernels.items():
+            counts = ", ".join(f"{count} {name}" for name, count in kernels.items())
+            print_note(f"{stage} matrices: {counts}")
+    try:
+        check_options(loaded.hparams, options)
+        _transcribe_all(loaded, job)
+    except KeyboardInterrupt:
+        leave(EXIT_INTERRUPTED)
+    except SystemExit as error:  # a signal to terminate
+        leave(error.code if isinstance(error.code, int) else EXIT_FAILED)
+    except BaseException:
+        loaded.close()
+        raise
+    loaded.close()
+    if job.failed:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _formats(names: Sequence[FormatName] | None, as_json: bool) -> list[str]:
+    if as_json and names:
+        raise InputError("--json is the same as -f jsonl: give only --output-format")
+    if as_json:
+        return ["jsonl"]
+    return list(dict.fromkeys(name.value for name in names)) if names else ["txt"]
+
+
+def _check_stdout(
+    recordings: Sequence[Recording], formats: Sequence[str], *, force: bool, template: str | None
+) -> None:
+    if len(formats) > 1:
+        raise InputError(f"{', '.join(formats)}: several formats need an --output-dir")
+    if len(recordings) > 1 and not FORMATS[formats[0]].one_line:
+        raise InputError(f"{formats[0]} of {len(recordings)} recordings needs an --output-dir")
+    if force or template is not None:
+        raise InputError("--force and --output-template belong to --output-dir, which is not given")
+
+
+@dataclass(frozen=True)
+class _Event:
+    """A piece of progress of one recording: a segment, its end (None), or why it failed."""
+
+    index: int
+    result: Segment | AudioError | DeviceError | None
+
+
+def _events(model: Model, job: _Job) -> Iterator[_Event]:
+    for index, recording in enumerate(job.recordings):
+        stream = model.transcribe_stream(
+            recording.open(),
+            channel=job.channel,
+            chunk_seconds=job.options.chunk_seconds,
+            word_times=job.options.word_times,
+        )
+        try:
+            for segment in stream:
+                yield _Event(index, segment)
+        except (AudioError, DeviceError) as error:
+            yield _Event(index, error)
+        else:
+            yield _Event(index, None)
+
+
+def _transcribe_all(model: Model, job: _Job) -> None:
+    started = time.perf_counter()
+    if job.verbose:
+        print_note(f"{model.file.path} on {model.device.description}, {model.threads} threads")
+    # The text of a single recording need not wait for its end.
+    at_once = job.targets is None and len(job.recordings) == 1 and job.formats == ["txt"]
+    segments: list[Segment] = []
+    with audio_progress(lambda: _total_seconds(job.recordings), quiet=job.quiet) as progress:
+        progress.name(job.recordings[0].name)
+        for event in in_background(_events(model, job)):
+            recording = job.recordings[event.index]
+            if isinstance(event.result, Segment):
+                segments.append(event.result)
+                progress.advance(event.result.end - event.result.start)
+                if at_once:
+                    with progress.aside():
+                        typer.echo(event.result.text)
                 continue
-            if as_json:
-                line = json.dumps({"file": str(path), **transcript.to_dict()}, ensure_ascii=False)
-            else:
-                line = f"{path}\t{transcript.text}" if len(audio) > 1 else transcript.text
-            typer.echo(line)
-    if failed:
-        raise typer.Exit(1)
+            with progress.aside():
+                if event.result is None:
+                    _deliver(event.index, recording, Transcript.of(segments), job)
+                else:
+                    print_error(_named(recording, event.result))
+                    job.failed.append(recording.name)
+            segments = []
+            if event.index + 1 < len(job.recordings):
+                progress.name(job.recordings[event.index + 1].name)
+    if len(job.recordings) > 1 and not job.quiet:
+        _summarise(job, time.perf_counter() - started)
+
+
+def _named(recording: Recording, error: Exception) -> str:
+    text = str(error)
+    return text if recording.path is None or recording.name in text else f"{recording.name}: {text}"
+
+
+def _deliver(index: int, recording: Recording, transcript: Transcript, job: _Job) -> None:
+    job.audio_seconds += transcript.duration
+    if job.verbose:
+        passes = "1 pass" if len(transcript.segments) == 1 else f"{len(transcript.segments)} passes"
+        stages = ", ".join(f"{k} {v:.2f}" for k, v in transcript.timings.items())
+        print_note(
+            f"{recording.name}: {transcript.duration:.1f} s of audio in {passes}, "
+            f"{transcript.real_time_factor:.1f}x real time; seconds: {stages}"
+        )
+    for name in job.formats:
+        if job.targets is not None:
+            text = FORMATS[name].render(recording.name, transcript)
+            path = job.targets.write(index, name, text)
+            if job.verbose:
+                print_note(f"{path}: written")
+        elif name != "txt":
+            typer.echo(FORMATS[name].render(recording.name, transcript), nl=False)
+        elif len(job.recordings) > 1:
+            line = transcript.text.translate(dict.fromkeys(map(ord, "\r\n\t"), " "))
+            typer.echo(f"{recording.name}\t{line}")
+
+
+def _total_seconds(recordings: Sequence[Recording]) -> float | None:
+    """All the audio together, or None where a recording does not tell its length."""
+    total = 0.0
+    for recording in recordings:
+        path = recording.path
+        # A pipe can be read only once, so it is not asked.
+        seconds = duration_of(path) if path is not None and path.is_file() else None
+        if seconds is None:
+            return None
+        total += seconds
+    return total
+
+
+def _summarise(job: _Job, seconds: float) -> None:
+    done = len(job.recordings) - len(job.failed)
+    speed = job.audio_seconds / seconds if seconds else 0.0
+    print_note(
+        f"{done} of {len(job.recordings)} recordings transcribed: {job.audio_seconds:.1f} s of "
+        f"audio in {seconds:.1f} s, {speed:.1f}x real time"
+    )
+    for name in job.failed:
+        print_note(f"failed: {name}")

@@ -1,0 +1,93 @@
+"""Cuts long audio where it is quiet.
+
+    blocks of samples → pieces that follow one another without gap or overlap
+
+Only the piece at hand is in memory. A cut lies in the second half of the longest piece allowed, in
+the middle of the longest pause there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+Samples = npt.NDArray[np.float32]
+
+_HOPS_PER_SECOND = 100
+_PAUSE_HOPS = 20  # loudness is averaged over 200 ms, longer than the closure of a plosive
+_ABOUT_AS_QUIET = 2.0  # in power: 3 dB
+
+
+def chunks(
+    blocks: Iterator[Samples], *, rate: int, longest: int, whole: int = 0
+) -> Iterator[tuple[int, Samples]]:
+    """Cut audio into pieces.
+
+    Args:
+        blocks: mono samples, in order.
+        rate: their rate in Hz.
+        longest: samples of the longest piece, at least 4.
+        whole: audio of at most so many samples stays in one piece, even if that is longer.
+
+    Yields:
+        Where a piece begins, in samples, and the piece; at least one, empty for empty audio.
+
+    >>> speech = np.ones(1000, np.float32)
+    >>> speech[700:760] = 0
+    >>> [(at, len(piece)) for at, piece in chunks(iter([speech]), rate=200, longest=800)]
+    [(0, 730), (730, 270)]
+    """
+    held, start = np.zeros(0, np.float32), 0
+    at_once = max(whole, longest)
+    # With a quarter more at hand, no cut leaves a last piece too short to be understood.
+    enough = longest + longest // 4
+    while True:
+        held = _fill(held, blocks, max(at_once, enough))
+        if len(held) <= at_once:
+            yield start, held
+            return
+        at_once = longest
+        at = cut_point(held, rate, longest)
+        yield start, held[:at].copy()
+        held, start = held[at:], start + at
+
+
+def cut_point(samples: Samples, rate: int, longest: int) -> int:
+    """Where to cut audio that is longer than ``longest``: the middle of a pause.
+
+    The pause is sought in the second half of the first ``longest`` samples, and so that a quarter
+    of ``longest`` remains behind it.
+    """
+    first = min(longest // 2, len(samples) - longest // 4 - 1)
+    last = min(longest, len(samples) - longest // 4)
+    return first + _middle_of_pause(samples[first:last], max(1, rate // _HOPS_PER_SECOND))
+
+
+def _middle_of_pause(samples: Samples, hop: int) -> int:
+    """The middle of the longest stretch that is about as quiet as the quietest."""
+    hops = len(samples) // hop
+    if hops < 2 * _PAUSE_HOPS:
+        return len(samples) // 2
+    blocks = samples[: hops * hop].reshape(hops, hop).astype(np.float64)
+    power = np.mean(blocks**2, axis=1)
+    loudness = np.convolve(power, np.full(_PAUSE_HOPS, 1 / _PAUSE_HOPS), mode="valid")
+    quiet = loudness <= _ABOUT_AS_QUIET * loudness.min()
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], quiet, [False]]).astype(np.int8)))
+    starts, ends = edges[::2], edges[1::2]
+    longest = int(np.argmax(ends - starts))
+    # A value stands for the hops from its own on: the stretch is longer by a pause less one.
+    return int(starts[longest] + ends[longest] - 1 + _PAUSE_HOPS) * hop // 2
+
+
+def _fill(held: Samples, blocks: Iterator[Samples], needed: int) -> Samples:
+    """Read until there is more than needed, or no more."""
+    parts, count = [held], len(held)
+    while count <= needed:
+        block = next(blocks, None)
+        if block is None:
+            break
+        parts.append(block)
+        count += len(block)
+    return np.concatenate(parts)

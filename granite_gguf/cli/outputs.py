@@ -1,0 +1,120 @@
+"""Where the files of a transcription go: planned whole before the work begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Formatter
+
+from granite_gguf.cli.inputs import Recording
+from granite_gguf.errors import InputError, OutputError
+from granite_gguf.gguf_writer import check_target, replacing
+
+DEFAULT_TEMPLATE = "{stem}.{format}"
+_FIELDS = ("stem", "name", "parent", "index", "format")
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The output files of each recording, by format.
+
+    Attributes:
+        paths: for each recording, in order, a file for each format.
+        force: whether existing files are replaced.
+    """
+
+    paths: Sequence[Mapping[str, Path]]
+    force: bool
+
+    def write(self, recording: int, format_name: str, text: str) -> Path:
+        """Write one file; it appears under its name when it is complete."""
+        path = self.paths[recording][format_name]
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{path.parent}: cannot be made: {error.strerror}") from error
+        with replacing(path, force=self.force) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="\n")
+        return path
+
+
+def plan_targets(
+    recordings: Sequence[Recording],
+    formats: Sequence[str],
+    directory: Path,
+    template: str,
+    *,
+    force: bool,
+) -> Targets:
+    """Name the file of every recording and format.
+
+    Args:
+        recordings: in order.
+        formats: names of formats.
+        directory: the output directory, made when the first file is written.
+        template: with the fields ``{stem}`` and ``{name}`` of the recording's file name,
+            ``{parent}`` its folder's name, ``{index}`` its number from 1, and ``{format}``.
+        force: whether existing files are replaced.
+
+    Raises:
+        InputError: the template is malformed or leads out of the directory, two files would have
+            one name, or a recording would be overwritten.
+        OutputError: a file exists and ``force`` is not set.
+    """
+    _check_template(template)
+    taken: dict[Path, str] = {}
+    sources = {r.path.resolve(): r.name for r in recordings if r.path is not None}
+    paths = []
+    for index, recording in enumerate(recordings, start=1):
+        named = {}
+        for name in formats:
+            path = _target(recording, index, name, directory, template)
+            place = path.resolve()
+            if place in sources:
+                raise InputError(f"{path}: would overwrite the recording {sources[place]}")
+            if place in taken:
+                raise InputError(
+                    f"{path}: would hold the transcripts of both {taken[place]} and "
+                    f"{recording.name}; tell them apart with --output-template, for example "
+                    "'{parent}/{stem}.{format}' or '{index}-{stem}.{format}'"
+                )
+            taken[place] = recording.name
+            if path.parent.is_dir():
+                check_target(path, force=force)
+            named[name] = path
+        paths.append(named)
+    return Targets(paths, force)
+
+
+def _check_template(template: str) -> None:
+    try:
+        fields = {field for _, field, _, _ in Formatter().parse(template) if field is not None}
+    except ValueError as error:
+        raise InputError(f"--output-template is {template!r}: {error}") from None
+    unknown = sorted(fields - set(_FIELDS))
+    if unknown:
+        raise InputError(
+            f"--output-template is {template!r}: {{{unknown[0]}}} is none of its fields, which are "
+            + ", ".join(f"{{{field}}}" for field in _FIELDS)
+        )
+
+
+def _target(
+    recording: Recording, index: int, format_name: str, directory: Path, template: str
+) -> Path:
+    path = recording.path or Path("stdin")
+    fields = {
+        "stem": path.stem,
+        "name": path.name,
+        "parent": path.resolve().parent.name,
+        "index": index,
+        "format": format_name,
+    }
+    try:
+        target = directory / template.format(**fields)
+    except (ValueError, IndexError) as error:
+        raise InputError(f"--output-template is {template!r}: {error}") from None
+    if not target.resolve().is_relative_to(directory.resolve()) or target == directory:
+        raise InputError(f"--output-template is {template!r}: {target} lies outside of {directory}")
+    return target

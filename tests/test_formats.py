@@ -1,0 +1,119 @@
+"""Output files, against hand-written ones and the formats' rules."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from granite_gguf import Segment, Transcript, Word
+from granite_gguf.formats import FORMATS
+from granite_gguf.formats.cues import LINE, cues
+
+
+def spoken(text: str, start: float = 0.0, each: float = 0.4) -> tuple[Word, ...]:
+    return tuple(
+        Word(word, start + each * i, start + each * (i + 1), 0.9)
+        for i, word in enumerate(text.split())
+    )
+
+
+def transcript(*parts: tuple[str, float, float]) -> Transcript:
+    segments = [
+        Segment(i, start, end, text, text, words=spoken(text, start))
+        for i, (text, start, end) in enumerate(parts)
+    ]
+    return Transcript.of(segments)
+
+
+TWO = transcript(("Good <morning> & welcome.", 0.0, 9.5), ("a --> b", 3600.0, 3602.0))
+
+
+def test_srt() -> None:
+    assert FORMATS["srt"].render("x.wav", TWO) == (
+        "1\n00:00:00,000 --> 00:00:01,600\nGood <morning> & welcome.\n\n"
+        "2\n01:00:00,000 --> 01:00:01,200\na -> b\n\n"
+    )
+
+
+def test_vtt() -> None:
+    assert FORMATS["vtt"].render("x.wav", TWO) == (
+        "WEBVTT\n\n00:00:00.000 --> 00:00:01.600\nGood &lt;morning&gt; &amp; welcome.\n\n"
+        "01:00:00.000 --> 01:00:01.200\na --&gt; b\n\n"
+    )
+
+
+def test_tsv() -> None:
+    assert FORMATS["tsv"].render("x.wav", TWO) == (
+        "start\tend\ttext\n0\t1600\tGood <morning> & welcome.\n3600000\t3601200\ta --> b\n"
+    )
+
+
+def test_txt_and_json() -> None:
+    assert FORMATS["txt"].render("x.wav", TWO) == "Good <morning> & welcome.\na --> b\n"
+    values = json.loads(FORMATS["json"].render("x.wav", TWO))
+    assert values["text"] == "Good <morning> & welcome. a --> b"
+    assert values["segments"][1] == {
+        "id": 1,
+        "start": 3600.0,
+        "end": 3602.0,
+        "text": "a --> b",
+        "words": [
+            {"word": w, "start": s, "end": e, "probability": 0.9, "aligned": True}
+            for w, s, e in (("a", 3600.0, 3600.4), ("-->", 3600.4, 3600.8), ("b", 3600.8, 3601.2))
+        ],
+    }
+    line = FORMATS["jsonl"].render("x.wav", TWO)
+    assert json.loads(line) == values and line.count("\n") == 1
+
+
+def test_nothing_said() -> None:
+    silent = transcript(("", 0.0, 2.0))
+    made = {name: entry.render("x.wav", silent) for name, entry in FORMATS.items()}
+    assert (made["txt"], made["srt"], made["vtt"]) == ("", "", "WEBVTT\n\n")
+    assert made["tsv"] == "start\tend\ttext\n"
+
+
+def test_subtitles_end_with_sentences_and_pauses() -> None:
+    words = spoken("one two three four five six. seven") + spoken("eight nine", start=9.0)
+    segment = Segment(0, 0.0, 10.0, "", "", words=words)
+    found = [(cue.start, cue.end, " ".join(cue.lines)) for cue in cues(Transcript.of([segment]))]
+    assert found == [
+        (0, 2400, "one two three four five six."),
+        (2400, 2800, "seven"),
+        (9000, 9800, "eight nine"),
+    ]
+
+
+words_of_any_kind = st.lists(
+    st.tuples(
+        st.text(st.characters(exclude_categories=("Z", "C")), min_size=1, max_size=100),
+        st.floats(0, 3),
+        st.floats(0, 2),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(words_of_any_kind)
+def test_subtitles_keep_every_word_and_the_rules(parts: list[tuple[str, float, float]]) -> None:
+    words, at = [], 0.0
+    for text, gap, length in parts:
+        words.append(Word(text, at + gap, at + gap + length, 0.5))
+        at += gap + length
+    made = cues(Transcript.of([Segment(0, 0.0, at, "", "", words=tuple(words))]))
+    assert "".join("".join(cue.lines) for cue in made).replace(" ", "") == "".join(
+        text for text, _, _ in parts
+    )
+    for cue in made:
+        assert 1 <= len(cue.lines) <= 2 and all(0 < len(line) <= LINE for line in cue.lines)
+        assert 0 <= cue.start < cue.end
+    for cue, following in itertools.pairwise(made):
+        assert cue.end <= following.start
+    whole = Transcript.of([Segment(0, 0.0, at, "", "", words=tuple(words))])
+    for name in ("srt", "vtt"):
+        arrows = FORMATS[name].render("x", whole).count("-->")
+        assert arrows == len(made)
