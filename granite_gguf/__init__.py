@@ -1,8 +1,10 @@
 """Granite Speech NAR from one GGUF file on ggml.
 
 >>> import granite_gguf
->>> with granite_gguf.load("granite-speech-4.1-2b-nar-Q4_K_M.gguf") as model:
-...     print(model.transcribe("speech.wav").text)
+>>> with granite_gguf.load("model.gguf") as model:
+...     transcript = model.transcribe("speech.wav")
+>>> transcript.duration
+3.0
 """
 
 from granite_gguf._version import __version__

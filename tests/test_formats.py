@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
+from itertools import pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -111,7 +111,7 @@ def test_subtitles_keep_every_word_and_the_rules(parts: list[tuple[str, float, f
     for cue in made:
         assert 1 <= len(cue.lines) <= 2 and all(0 < len(line) <= LINE for line in cue.lines)
         assert 0 <= cue.start < cue.end
-    for cue, following in itertools.pairwise(made):
+    for cue, following in pairwise(made):
         assert cue.end <= following.start
     whole = Transcript.of([Segment(0, 0.0, at, "", "", words=tuple(words))])
     for name in ("srt", "vtt"):

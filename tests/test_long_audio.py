@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-import itertools
 from collections.abc import Iterator
 from dataclasses import FrozenInstanceError, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +66,7 @@ def test_longer_audio_is_cut_and_nothing_is_lost(limited: Model) -> None:
     assert len(segments) > 3
     assert [s.index for s in segments] == list(range(len(segments)))
     assert segments[0].start == 0 and segments[-1].end == 65.0
-    for segment, following in itertools.pairwise(segments):
+    for segment, following in pairwise(segments):
         assert segment.end == following.start
         assert (segment.end - 2) % 3 < 1 / 3  # in a pause
     for segment in segments:
