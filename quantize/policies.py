@@ -2,7 +2,7 @@
 
     default        editor            the type asked for; encoder and projector stay as they are
     --enc-f16 ...  encoder, projector  every matrix to F16, BF16 or Q8_0; the editor as by default
-    --quant-all    all stages        every matrix to the type asked for
+    --quant-all    all stages        every matrix to the type asked for, the fragile ones to Q8_0
 
 Small tensors that many others depend on are never quantized (``SENSITIVE``), and vectors (norms,
 biases, statistics) and tables (positions, queries, taps, filters) never either.
@@ -42,6 +42,16 @@ SENSITIVE: dict[str, str] = {
     "enc.ctc_mid.weight": "is that feedback",
 }
 """Small matrices that keep F16 when everything else is quantized, with the reason."""
+
+FRAGILE: dict[str, str] = {
+    r"enc\.blk\.\d+\.conv_(up|down)\.weight": "a quarter of the encoder, 70 % of its error in Q4_K",
+    r"proj\..*\.weight": "all audio passes it: the error per byte is the largest but the head's",
+}
+"""Matrices that get Q8_0 instead of fewer bits when everything is quantized, with the reason.
+
+Measured one group at a time on the trained demonstration model (``benchmarks/RESULTS.md``). Q5_K or
+Q6_K would be smaller, but have no packed kernel on most processors.
+"""
 
 _MATRICES = {Role.MATRIX, Role.POINTWISE, Role.EMBEDDING}
 _BLOCK = re.compile(r"llm\.blk\.(\d+)\.(attn_v|ffn_down)\.weight")
@@ -91,10 +101,19 @@ def choose_type(
     if scope is Scope.EDITOR:
         return Choice(stored, stored)
     if scope is Scope.ALL:
-        sensitive = spec.name in SENSITIVE and quant.base not in (F32, F16, BF16)
-        return _fit(F16 if sensitive else quant.base, spec)
+        return _fit(_everywhere(quant.base, spec.name), spec)
     assert scope.encoder_type is not None
     return _fit(scope.encoder_type, spec)
+
+
+def _everywhere(base: GGMLType, name: str) -> GGMLType:
+    """The type of an encoder or projector matrix when everything is quantized."""
+    if base in (F32, F16, BF16):
+        return base
+    if name in SENSITIVE:
+        return F16
+    fragile = any(re.fullmatch(pattern, name) for pattern in FRAGILE)
+    return GGMLType.Q8_0 if fragile else base
 
 
 def _editor_type(quant: QuantType, hparams: HParams, spec: TensorSpec) -> GGMLType:

@@ -152,6 +152,8 @@ def test_quant_all_spares_what_is_sensitive(small: Path, tmp_path: Path) -> None
             assert kind is GGML.F16, name
         elif spared.search(name):
             assert kind is GGML.F32, name
+        elif re.search(r"^proj\.|conv_(up|down)", name):
+            assert kind is GGML.Q8_0, name
         else:
             assert kind is GGML.Q4_K, name
 
@@ -329,7 +331,7 @@ def test_importance_is_used_and_recorded(small: Path, importance: Path, tmp_path
                 for x in (plain, weighted)
             ]
             better.append(errors[1] < errors[0])
-    assert len(better) > 70 and np.mean(better) > 0.95
+    assert len(better) > 50 and np.mean(better) > 0.95
     metadata = open_model_file(tmp_path / "weighted.gguf").container.metadata
     assert metadata["quantize.imatrix.file"].value == "imatrix.gguf"
     assert metadata["quantize.imatrix.dataset"].value == "a, b"
