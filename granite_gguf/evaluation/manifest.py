@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from granite_gguf.audio import AUDIO_SUFFIXES
 from granite_gguf.errors import InputError
 
-AUDIO_SUFFIXES = frozenset(
-    {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".m4a"}
-)
 _AUDIO_FIELDS = ("audio", "audio_filepath", "file")
 _HEADER = ["audio", "text"]
 
