@@ -1,6 +1,6 @@
 """What cutting costs: errors of long audio in pieces, against its sentences one by one.
 
-    python benchmarks/long_audio.py MODEL.gguf [--minutes 20] [--chunk-seconds 60 30 10]
+    python -m benchmarks.long_audio MODEL.gguf [--minutes 20] [--chunk-seconds 60 30 10]
 
 Needs espeak-ng and jiwer. Sentences of known text are spoken by changing voices with pauses of 0.2
 to 0.6 s and written to one file, which is then transcribed in pieces. For comparison, as many whole

@@ -1,6 +1,6 @@
 """How far word times are from the truth, on synthetic speech whose times are known.
 
-    python benchmarks/word_times.py MODEL.gguf [--sentences 50] [--gap 0.0]
+    python -m benchmarks.word_times MODEL.gguf [--sentences 50] [--gap 0.0]
 
 Needs espeak-ng. Each word of a sentence is spoken by itself, its silence cut off, and the words are
 put one after the other, so that every start and end is known to the sample. Speech made this way
