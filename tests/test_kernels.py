@@ -61,6 +61,27 @@ def test_the_chosen_kernel_multiplies_the_decoded_weight(
     assert np.corrcoef(y.ravel(), expected.ravel())[0, 1] > 0.9999
 
 
+def test_products_beside_pytorch(runtime: Runtime) -> None:
+    """PyTorch's bfloat16 products use the same matrix unit of the processor in another way."""
+    torch = pytest.importorskip("torch")
+    kind, width, rows = GGMLType.Q4_K, 512, 96
+    kernel = Kernels(runtime).choose(kind, width, rows)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((64, width), dtype=np.float32)
+    buffer = WeightBuffer(runtime, 1)
+    tensor = buffer.add("w", [width, rows], kind)
+    buffer.allocate(kernel.packing and Packings(runtime).types[kernel.packing])
+    buffer.fill("w", encode_rows(kind, rng.standard_normal((rows, width), dtype=np.float32)))
+    with Graph() as graph:
+        graph.output("y", mul_mat(tensor, graph.input("x", [width, 64])))
+        before = runtime.compute(graph, {"x": x})["y"]
+        for _ in range(3):
+            square = torch.ones(256, 256, dtype=torch.bfloat16)
+            assert (square @ square)[0, 0] == 256
+            np.testing.assert_array_equal(runtime.compute(graph, {"x": x})["y"], before)
+    buffer.close()
+
+
 def test_matrices_that_no_packed_kernel_fits_stay_plain(runtime: Runtime) -> None:
     choice = Kernels(runtime)
     assert choice.choose(GGMLType.Q4_K, 512, 7) == Kernel(GGMLType.Q4_K)

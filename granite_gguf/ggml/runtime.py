@@ -6,7 +6,8 @@ import ctypes
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -177,6 +178,10 @@ class Runtime:
             )
         self.device_handle, self.device = _choose(device)
         self._stack = ExitStack()
+        # ggml configures a thread's AMX tiles once. PyTorch does that, too, and otherwise: in a
+        # thread that both compute in, ggml's next product would be an illegal instruction.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="granite-gguf")
+        self._stack.callback(self._thread.shutdown)
         handles = [self._open(self.device_handle)]
         if self.device.kind != "cpu":
             handles.append(self._open(c.ggml_backend_dev_by_type(c.GGML_BACKEND_DEVICE_TYPE_CPU)))
@@ -214,6 +219,18 @@ class Runtime:
         """
         if inputs.keys() != graph.inputs.keys():
             raise InputError(f"inputs {sorted(inputs)} given, {sorted(graph.inputs)} expected")
+        running = self._thread.submit(self._compute, graph, inputs)
+        try:
+            return running.result()
+        finally:
+            # Whoever is interrupted must not free what is still being computed with.
+            while not running.done():
+                with suppress(KeyboardInterrupt):
+                    wait([running])
+
+    def _compute(
+        self, graph: Graph, inputs: Mapping[str, npt.NDArray[Any]]
+    ) -> dict[str, npt.NDArray[Any]]:
         scheduler = self.scheduler
         try:
             # Reserving plans the memory anew. Without it ggml keeps the last graph's plan for any

@@ -1,0 +1,94 @@
+"""A GGUF file against PyTorch on the same checkpoint: seconds, alternating in one process, memory.
+
+python -m benchmarks.against_pytorch CHECKPOINT AUDIO MODEL.gguf... [--dtype bf16] [--repeats 5]
+
+First each one runs alone in a process of its own, for its memory. Then all are loaded side by side
+and take turns; PyTorch runs the package's own definition of the model. ONEDNN_MAX_CPU_ISA limits
+what PyTorch's products may use: AVX512_CORE_BF16 leaves out the matrix unit. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+
+import torch
+
+import granite_gguf
+from granite_gguf.audio import read_audio
+from granite_gguf.reference import Reference
+
+DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32}
+PYTORCH = "PyTorch"
+
+
+def runner(name: str, args: argparse.Namespace, stack: ExitStack) -> Callable[[], object]:
+    """Something that transcribes the recording once."""
+    samples = read_audio(args.audio, 16_000)
+    if name == PYTORCH:
+        reference = Reference.from_checkpoint(args.checkpoint, DTYPES[args.dtype])
+        return lambda: reference.run(samples)
+    model = stack.enter_context(
+        granite_gguf.load(name, threads=args.threads, precision=args.precision)
+    )
+    return lambda: model.transcribe(samples)
+
+
+def alone(name: str, args: argparse.Namespace) -> float:
+    """Peak resident GB of a process that runs it twice."""
+    command = [sys.executable, "-m", "benchmarks.against_pytorch", str(args.checkpoint)]
+    command += [str(args.audio), name, "--dtype", args.dtype, "--precision", args.precision]
+    command += ["--threads", str(args.threads), "--alone"]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("audio", type=Path)
+    parser.add_argument("models", nargs="+")
+    parser.add_argument("--dtype", choices=tuple(DTYPES), default="bf16")
+    parser.add_argument("--precision", default="exact")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    with ExitStack() as stack:
+        if args.alone:
+            run = runner(args.models[0], args, stack)
+            run()
+            run()
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)
+            return
+        names = [*args.models, PYTORCH]
+        memory = {name: alone(name, args) for name in names}
+        runs = {name: runner(name, args, stack) for name in names}
+        seconds: dict[str, list[float]] = {name: [] for name in names}
+        for repeat in range(args.repeats + 1):
+            for name, run in runs.items():
+                started = time.perf_counter()
+                run()
+                if repeat:  # the first one warms up
+                    seconds[name].append(time.perf_counter() - started)
+    base = median(seconds[PYTORCH])
+    duration = len(read_audio(args.audio, 16_000)) / 16_000
+    print(f"{duration:.1f} s of audio, {args.threads} threads, precision {args.precision}, "
+          f"PyTorch {torch.__version__} {args.dtype}, median of {args.repeats}\n")  # fmt: skip
+    print("| | seconds | ratio to PyTorch | peak GB | ratio |\n|---|---:|---:|---:|---:|")
+    for name in names:
+        spent, peak = median(seconds[name]), memory[name]
+        label = name if name == PYTORCH else Path(name).name
+        print(f"| {label} | {spent:.2f} | {spent / base:.2f} | {peak:.2f} "
+              f"| {peak / memory[PYTORCH]:.2f} |")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
