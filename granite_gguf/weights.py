@@ -99,7 +99,7 @@ class ModelWeights(Mapping[str, Tensor]):
         for spec in specs:
             info = self._file.info(spec.name)
             # A pointwise convolution [1, in, out] is the matrix [in, out] over the same bytes.
-            shape = info.shape[-2:] if spec.role is Role.POINTWISE else info.shape
+            shape = spec.shape[-2:] if spec.role is Role.POINTWISE else spec.shape
             self._tensors[spec.name] = buffer.add(spec.name, shape, info.type)
         offsets = {spec.name: self._file.info(spec.name).offset for spec in specs}
         buffer.map_host(self._file.container.data, offsets)
