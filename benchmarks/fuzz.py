@@ -140,10 +140,12 @@ class Fuzz:
     def note(self, worker: Worker, outcome: str) -> None:
         took = time.monotonic() - worker.started
         self.slowest = max(self.slowest, took)
-        kind = outcome.split(":")[0]
+        kind = outcome.partition(":")[0]
         self.outcomes[kind] += 1
         if kind == "fault":
             self.faults.append((worker.at, outcome))
+        elif took > self.deadline:
+            self.faults.append((worker.at, f"{outcome} after the deadline, {took:.2f} s"))
         worker.running = False
         worker.at += 1
 
@@ -174,8 +176,7 @@ class Fuzz:
                     if not self.step(worker):
                         workers.remove(worker)
                 elif worker.running and time.monotonic() - worker.started > self.deadline:
-                    os.kill(worker.pid, signal.SIGKILL)
-                    self.faults.append((worker.at, "more than the deadline"))
+                    os.kill(worker.pid, signal.SIGKILL)  # heard of as a dead process
                     worker.running = False
 
 

@@ -69,7 +69,7 @@ class Entry:
     offset: int
 
 
-@dataclass
+@dataclass(repr=False)
 class Sound:
     """A file taken apart, to be changed and put together again."""
 
@@ -81,6 +81,9 @@ class Sound:
     pair_count: int | None = None
     tensor_count: int | None = None
     fields: list[tuple[int, int]] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return f"Sound of {len(self.pairs)} pairs, {len(self.entries)} tensors"
 
     def copy(self) -> Sound:
         pairs = [replace(pair) for pair in self.pairs]

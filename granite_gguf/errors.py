@@ -15,7 +15,6 @@ Each message names the file or argument, says what was found and what was expect
 there is one, the remedy. The command line prints the message without a traceback.
 """
 
-
 _SHOWN = 80  # characters of a value that a message repeats
 
 

@@ -253,7 +253,9 @@ def _alignment(cursor: _Cursor, metadata: dict[str, MetadataValue]) -> int:
         return int(gguf.GGUF_DEFAULT_ALIGNMENT)
     alignment = value.value
     if value.type is not ValueType.UINT32 or alignment < 8 or alignment & (alignment - 1):
-        raise cursor.fail(f"general.alignment is {brief(alignment)}, expected a power of two from 8")
+        raise cursor.fail(
+            f"general.alignment is {brief(alignment)}, expected a power of two from 8"
+        )
     return int(alignment)
 
 

@@ -27,6 +27,7 @@ from granite_gguf.gguf_container import (
     to_float32,
 )
 from granite_gguf.hparams import Editor, Encoder, FrontEnd, HParams, Hypothesis, Projector
+from granite_gguf.limits import out_of_range
 from granite_gguf.tensors import TensorSpec, expected_tensors
 
 ARCHITECTURE = "granite_nle"
@@ -179,7 +180,8 @@ def _read_value(path: Path, metadata: dict[str, MetadataValue], entry: _Key) -> 
     same = found.type == entry.type or {found.type, entry.type} <= integers
     if not same or (entry.type is ValueType.UINT32 and found.value < 0):
         raise ModelFileError(
-            f"{path}: {entry.key} is {found.type.name} {brief(found.value)}, expected {entry.type.name}"
+            f"{path}: {entry.key} is {found.type.name} {brief(found.value)}, "
+            f"expected {entry.type.name}"
         )
     if entry.type is ValueType.FLOAT32 and not isfinite(found.value):
         raise ModelFileError(f"{path}: {entry.key} is {found.value}, expected a finite number")
@@ -298,7 +300,7 @@ def contradiction(h: HParams) -> str | None:
             f"fit a vocabulary of {d.vocab_size}",
         ),
     ]
-    return next((problem for holds, problem in checks if not holds), None)
+    return next((problem for holds, problem in checks if not holds), None) or out_of_range(h)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from granite_gguf import audio, decoding, features, pipeline
 from granite_gguf.errors import InputError
+from granite_gguf.finite import check_results
 from granite_gguf.ggml import (
     DeviceInfo,
     Graph,
@@ -253,6 +254,7 @@ class Model:
             lambda graph: build_encoder(graph, self._weights, e, len(mel)),
             {"mel": mel},
         )
+        check_results(self._file, "encoder", *out.values())
         return EncoderResult(
             captured=_rows(out.pop("captured")),
             final=_rows(out.pop("final")),
@@ -279,6 +281,7 @@ class Model:
             lambda graph: build_hypothesis(graph, self._weights, h, e.d_model, len(final)),
             {"final": final, "blank": blank},
         )
+        check_results(self._file, "first hypothesis", out.pop("sums"))
         return _tokens(out)
 
     def run_hypothesis(self, final: FloatArray, blank: FloatArray) -> IntArray:
@@ -301,6 +304,7 @@ class Model:
             lambda graph: build_projector(graph, self._weights, p, len(captured)),
             {"captured": captured},
         )
+        check_results(self._file, "projector", *out.values())
         return _rows(out["projected"])
 
     def scale_audio_tokens(self, projected: FloatArray, frames: int) -> FloatArray:
@@ -344,6 +348,7 @@ class Model:
             lambda graph: build_editor(graph, self._weights, e, len(audio_tokens), len(text_ids)),
             {"rows": rows, "positions": np.arange(len(rows), dtype=np.int32)},
         )
+        check_results(self._file, "editor", out.pop("sums"))
         return _tokens(out)
 
     def tokenize(self, text: str) -> IntArray:
