@@ -72,6 +72,20 @@ def check_stored(file: ModelFile, name: str) -> None:
         )
 
 
+def check_derived(file: ModelFile, arrays: Mapping[str, npt.NDArray[np.floating]]) -> None:
+    """Refuse weights that were computed from the file's and are not finite.
+
+    Raises:
+        ModelFileError: some are not.
+    """
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ModelFileError(
+                f"{file.path}: {name}, computed from its tensors, holds NaN or infinity. The file "
+                "is damaged: fetch or convert it again"
+            )
+
+
 def check_results(file: ModelFile, stage: str, *arrays: npt.NDArray[np.floating]) -> None:
     """Refuse outputs that are not finite.
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from granite_gguf import audio, decoding, features, pipeline
-from granite_gguf.errors import InputError
+from granite_gguf.errors import AudioError, InputError
 from granite_gguf.finite import check_results
 from granite_gguf.ggml import (
     DeviceInfo,
@@ -240,7 +240,14 @@ class Model:
         """Log-mel frames ``(T, 160)``, float32, of mono samples ``(n,)`` at the model's rate."""
         if samples.ndim != 1:
             raise InputError(f"samples have the shape {samples.shape}, expected (n,)")
-        return features.log_mel(self.hparams.front_end, self._filters, samples)
+        with np.errstate(all="ignore"):
+            mel = features.log_mel(self.hparams.front_end, self._filters, samples)
+        if not np.isfinite(mel).all():
+            raise AudioError(
+                f"samples reach {np.abs(samples).max():g}, whose spectrum is not finite; expected "
+                "numbers in [-1, 1]"
+            )
+        return mel
 
     def run_encoder(self, mel: FloatArray, taps: frozenset[str] = NO_TAPS) -> EncoderResult:
         """Encode log-mel frames ``(T, 160)``, T at least 1.

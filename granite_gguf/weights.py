@@ -15,7 +15,7 @@ from contextlib import ExitStack
 import numpy as np
 import numpy.typing as npt
 
-from granite_gguf.finite import check_stored
+from granite_gguf.finite import check_derived, check_stored
 from granite_gguf.ggml import BF16, F16, F32, Runtime, Tensor, WeightBuffer, row_bytes
 from granite_gguf.ggml.quants import encode_rows, prepare_encoding
 from granite_gguf.gguf_file import ModelFile
@@ -72,6 +72,7 @@ class ModelWeights(Mapping[str, Tensor]):
                 converted[spec.name] = file.read(spec.name)
         converted[f"{HEAD}.bias"] = self._padded_bias(file.read(f"{HEAD}.bias"))
         self._check_finite(copied)
+        check_derived(file, converted)
         try:
             self._map(mapped)
             for kernel, specs in copied.items():

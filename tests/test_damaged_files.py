@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import gguf
@@ -33,6 +33,11 @@ def sound(f32_files: dict[str, Path]) -> Sound:
     return take_apart(f32_files["nle"])
 
 
+@pytest.fixture(scope="module")
+def damage(sound: Sound) -> Callable[[int], tuple[bytes, str]]:
+    return lambda seed: mutate(sound, seed)
+
+
 def test_the_mutator_changes_nothing_by_itself(
     sound: Sound, f32_files: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -53,8 +58,10 @@ def test_the_mutator_changes_nothing_by_itself(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(seed=st.integers(0, 2**40))
-def test_a_damaged_file_is_refused_or_runs(sound: Sound, tmp_path: Path, seed: int) -> None:
-    raw, _ = mutate(sound, seed)
+def test_a_damaged_file_is_refused_or_runs(
+    damage: Callable[[int], tuple[bytes, str]], tmp_path: Path, seed: int
+) -> None:
+    raw, _ = damage(seed)
     path = tmp_path / "damaged.gguf"
     path.unlink(missing_ok=True)
     path.write_bytes(raw)
