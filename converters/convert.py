@@ -33,6 +33,7 @@ from granite_gguf.gguf_file import ARCHITECTURE, Keys, hparams_metadata
 from granite_gguf.gguf_writer import Progress, TensorSource, silent, write_gguf
 from granite_gguf.hparams import HParams
 from granite_gguf.tensors import TensorSpec, expected_tensors
+from granite_gguf.tokenizer import library_errors
 
 Metadata = dict[str, MetadataValue]
 
@@ -235,6 +236,11 @@ def _tokenizer_metadata(directory: Path, hparams: HParams) -> Metadata:
     path = directory / "tokenizer.json"
     try:
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file; a checkpoint directory holds it") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    with library_errors(CheckpointError, f"{path}: is no byte-level BPE tokenizer"):
         fields = json.loads(text)
         model = fields["model"]
         merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
@@ -242,10 +248,6 @@ def _tokenizer_metadata(directory: Path, hparams: HParams) -> Metadata:
         vocabulary = {**model["vocab"], **{token["content"]: token["id"] for token in added}}
         kinds = {token["id"]: _token_type(token["content"], token["special"]) for token in added}
         Tokenizer.from_str(text)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file; a checkpoint directory holds it") from None
-    except Exception as error:  # tokenizers raises nothing narrower
-        raise CheckpointError(f"{path}: is no byte-level BPE tokenizer: {error!r}") from error
     editor = hparams.editor
     tokens = [f"[PAD{i}]" for i in range(editor.vocab_size)]
     types = [_UNUSED] * editor.vocab_size

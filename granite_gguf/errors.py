@@ -15,6 +15,15 @@ Each message names the file or argument, says what was found and what was expect
 there is one, the remedy. The command line prints the message without a traceback.
 """
 
+_SHOWN = 80  # characters of a value that a message repeats
+
+
+def brief(value: object) -> str:
+    """``repr`` of a value from a file, for a message: printable, and never long."""
+    text = repr(value[:_SHOWN] if isinstance(value, str | bytes | list) else value)
+    whole = not isinstance(value, str | bytes | list) or len(value) <= _SHOWN
+    return text if whole and len(text) <= 2 * _SHOWN else f"{text[:_SHOWN]}..."
+
 
 class GraniteError(Exception):
     """Base of every error raised on purpose by granite-gguf."""

@@ -20,12 +20,14 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from granite_gguf.errors import ModelFileError
+from granite_gguf.errors import ModelFileError, brief
 from granite_gguf.ggml.types import BLOCK_SIZES, GGMLType
 
 MAX_DIMENSIONS = 4
 MAX_METADATA_PAIRS = 1 << 16
 MAX_TENSORS = 1 << 20
+MAX_KEY_BYTES = 65535  # the format's limit
+MAX_NAME_BYTES = 63  # ggml's limit
 
 ValueType = gguf.GGUFValueType
 
@@ -119,9 +121,11 @@ class _Cursor:
     def u64(self, what: str) -> int:
         return int(self.scalar(_SCALARS[ValueType.UINT64], what))
 
-    def string(self, what: str) -> str:
+    def string(self, what: str, longest: int | None = None) -> str:
         length = self.u64(what)
         self.need(length, what)
+        if longest is not None and length > longest:
+            raise self.fail(f"{what} has {length} bytes, expected at most {longest}")
         raw = self.data[self.position : self.position + length]
         self.position += length
         try:
@@ -156,30 +160,32 @@ class _Cursor:
 def _read_metadata(cursor: _Cursor, count: int) -> dict[str, MetadataValue]:
     metadata: dict[str, MetadataValue] = {}
     for _ in range(count):
-        key = cursor.string("a metadata key")
+        key = cursor.string("a metadata key", MAX_KEY_BYTES)
+        what = f"the metadata key {brief(key)}"
         if key in metadata:
-            raise cursor.fail(f"has the metadata key {key!r} twice")
-        kind = cursor.value_type(key)
+            raise cursor.fail(f"has {what} twice")
+        kind = cursor.value_type(what)
         if kind is ValueType.ARRAY:
-            element = cursor.value_type(key)
-            metadata[key] = MetadataValue(kind, cursor.array(element, key), element)
+            element = cursor.value_type(what)
+            metadata[key] = MetadataValue(kind, cursor.array(element, what), element)
         else:
-            metadata[key] = MetadataValue(kind, cursor.value(kind, key))
+            metadata[key] = MetadataValue(kind, cursor.value(kind, what))
     return metadata
 
 
 def _read_tensor_info(cursor: _Cursor) -> TensorInfo:
-    name = cursor.string("a tensor name")
-    dimensions = cursor.u32(name)
+    name = cursor.string("a tensor name", MAX_NAME_BYTES)
+    what = f"the tensor {name!r}"
+    dimensions = cursor.u32(what)
     if not 1 <= dimensions <= MAX_DIMENSIONS:
         raise cursor.fail(f"tensor {name!r} has {dimensions} dimensions, expected 1 to 4")
-    shape = tuple(cursor.u64(name) for _ in range(dimensions))
-    number = cursor.u32(name)
+    shape = tuple(cursor.u64(what) for _ in range(dimensions))
+    number = cursor.u32(what)
     try:
         kind = GGMLType(number)
     except ValueError:
         raise cursor.fail(f"tensor {name!r} has the unknown type {number}") from None
-    offset = cursor.u64(name)
+    offset = cursor.u64(what)
     block = BLOCK_SIZES[kind]
     if min(shape) < 1 or shape[0] % block.elements:
         raise cursor.fail(f"tensor {name!r} of type {kind.name} cannot have the shape {shape}")
@@ -247,7 +253,9 @@ def _alignment(cursor: _Cursor, metadata: dict[str, MetadataValue]) -> int:
         return int(gguf.GGUF_DEFAULT_ALIGNMENT)
     alignment = value.value
     if value.type is not ValueType.UINT32 or alignment < 8 or alignment & (alignment - 1):
-        raise cursor.fail(f"general.alignment is {alignment!r}, expected a power of two from 8")
+        raise cursor.fail(
+            f"general.alignment is {brief(alignment)}, expected a power of two from 8"
+        )
     return int(alignment)
 
 
@@ -265,5 +273,6 @@ def to_float32(
     elif kind is GGMLType.F16:
         values = rows.view(np.float16).astype(np.float32)
     else:
-        values = decode(rows, kind)
+        with np.errstate(all="ignore"):  # a damaged scale gives NaN, which is the answer
+            values = decode(rows, kind)
     return np.ascontiguousarray(values, dtype=np.float32).reshape(tuple(reversed(shape)))

@@ -16,7 +16,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from granite_gguf.errors import ModelFileError, UnsupportedModelError
+from granite_gguf.errors import ModelFileError, UnsupportedModelError, brief
 from granite_gguf.ggml.types import GGMLType
 from granite_gguf.gguf_container import (
     Container,
@@ -27,6 +27,7 @@ from granite_gguf.gguf_container import (
     to_float32,
 )
 from granite_gguf.hparams import Editor, Encoder, FrontEnd, HParams, Hypothesis, Projector
+from granite_gguf.limits import out_of_range
 from granite_gguf.tensors import TensorSpec, expected_tensors
 
 ARCHITECTURE = "granite_nle"
@@ -179,7 +180,8 @@ def _read_value(path: Path, metadata: dict[str, MetadataValue], entry: _Key) -> 
     same = found.type == entry.type or {found.type, entry.type} <= integers
     if not same or (entry.type is ValueType.UINT32 and found.value < 0):
         raise ModelFileError(
-            f"{path}: {entry.key} is {found.type.name} {found.value!r}, expected {entry.type.name}"
+            f"{path}: {entry.key} is {found.type.name} {brief(found.value)}, "
+            f"expected {entry.type.name}"
         )
     if entry.type is ValueType.FLOAT32 and not isfinite(found.value):
         raise ModelFileError(f"{path}: {entry.key} is {found.value}, expected a finite number")
@@ -205,7 +207,7 @@ def _parse_layers(path: Path, key: str, text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise ModelFileError(
-            f"{path}: {key} is {text!r}, expected layer numbers like '4,8,12,-1'"
+            f"{path}: {key} is {brief(text)}, expected layer numbers like '4,8,12,-1'"
         ) from None
 
 
@@ -298,7 +300,7 @@ def contradiction(h: HParams) -> str | None:
             f"fit a vocabulary of {d.vocab_size}",
         ),
     ]
-    return next((problem for holds, problem in checks if not holds), None)
+    return next((problem for holds, problem in checks if not holds), None) or out_of_range(h)
 
 
 @dataclass(frozen=True)
@@ -334,14 +336,18 @@ class ModelFile:
         return list(found.value) if found is not None and textual else None
 
     def read(self, name: str) -> npt.NDArray[np.float32]:
-        """A whole tensor decoded to float32, in numpy order."""
+        """A whole tensor decoded to float32, in numpy order.
+
+        Its shape is the format's, whatever dimensions of length 1 the file stores.
+        """
         info = self.info(name)
-        return to_float32(self.container.raw(name), info.type, info.shape)
+        values = to_float32(self.container.raw(name), info.type, info.shape)
+        return values.reshape(tuple(reversed(self.specs[name].shape)))
 
     def read_rows(self, name: str, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
         """Some rows of a matrix decoded to float32; only those are read from the file."""
         info = self.info(name)
-        width, count = info.shape[-2:]
+        width, count = self.specs[name].shape[-2:]
         raw = self.container.raw(name).reshape(count, -1)[rows]
         return to_float32(raw.reshape(-1), info.type, (width, len(rows)))
 
@@ -357,7 +363,7 @@ def open_model_file(path: str | Path) -> ModelFile:
     container = open_container(path)
     architecture = container.metadata.get(Keys.General.ARCHITECTURE)
     if architecture is None or architecture.value != ARCHITECTURE:
-        found = "no architecture" if architecture is None else repr(architecture.value)
+        found = "no architecture" if architecture is None else brief(architecture.value)
         raise UnsupportedModelError(
             f"{path}: holds {found}, expected {ARCHITECTURE!r}: a Granite Speech NAR model, "
             "as `granite-gguf convert` makes it"

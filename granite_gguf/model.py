@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from granite_gguf import audio, decoding, features, pipeline
-from granite_gguf.errors import InputError
+from granite_gguf.errors import AudioError, InputError
+from granite_gguf.finite import check_results
 from granite_gguf.ggml import (
     DeviceInfo,
     Graph,
@@ -239,7 +240,14 @@ class Model:
         """Log-mel frames ``(T, 160)``, float32, of mono samples ``(n,)`` at the model's rate."""
         if samples.ndim != 1:
             raise InputError(f"samples have the shape {samples.shape}, expected (n,)")
-        return features.log_mel(self.hparams.front_end, self._filters, samples)
+        with np.errstate(all="ignore"):
+            mel = features.log_mel(self.hparams.front_end, self._filters, samples)
+        if not np.isfinite(mel).all():
+            raise AudioError(
+                f"samples reach {np.abs(samples).max():g}, whose spectrum is not finite; expected "
+                "numbers in [-1, 1]"
+            )
+        return mel
 
     def run_encoder(self, mel: FloatArray, taps: frozenset[str] = NO_TAPS) -> EncoderResult:
         """Encode log-mel frames ``(T, 160)``, T at least 1.
@@ -253,6 +261,7 @@ class Model:
             lambda graph: build_encoder(graph, self._weights, e, len(mel)),
             {"mel": mel},
         )
+        check_results(self._file, "encoder", *out.values())
         return EncoderResult(
             captured=_rows(out.pop("captured")),
             final=_rows(out.pop("final")),
@@ -279,6 +288,7 @@ class Model:
             lambda graph: build_hypothesis(graph, self._weights, h, e.d_model, len(final)),
             {"final": final, "blank": blank},
         )
+        check_results(self._file, "first hypothesis", out.pop("sums"))
         return _tokens(out)
 
     def run_hypothesis(self, final: FloatArray, blank: FloatArray) -> IntArray:
@@ -301,6 +311,7 @@ class Model:
             lambda graph: build_projector(graph, self._weights, p, len(captured)),
             {"captured": captured},
         )
+        check_results(self._file, "projector", *out.values())
         return _rows(out["projected"])
 
     def scale_audio_tokens(self, projected: FloatArray, frames: int) -> FloatArray:
@@ -344,6 +355,7 @@ class Model:
             lambda graph: build_editor(graph, self._weights, e, len(audio_tokens), len(text_ids)),
             {"rows": rows, "positions": np.arange(len(rows), dtype=np.int32)},
         )
+        check_results(self._file, "editor", out.pop("sums"))
         return _tokens(out)
 
     def tokenize(self, text: str) -> IntArray:

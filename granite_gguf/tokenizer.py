@@ -6,13 +6,15 @@ and merges; theirs is built around the cl100k-style split that Granite 4 uses.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from granite_gguf.errors import ModelFileError
+from granite_gguf.errors import GraniteError, ModelFileError, brief
 from granite_gguf.gguf_file import Keys, ModelFile
 
 # Contractions; letters with one leading other character; up to three digits; punctuation; space.
@@ -28,17 +30,23 @@ _USER_DEFINED = 4
 class SpeechTokenizer:
     """Encodes and decodes text as the checkpoint's own tokenizer does."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, path: Path) -> None:
         self._tokenizer = tokenizer
+        self._path = path
+        # A text is neither cut nor filled up, whatever the file asks for.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
 
     def encode(self, text: str) -> npt.NDArray[np.int64]:
         """Token ids of a text, without BOS or EOS."""
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        with library_errors(ModelFileError, f"{self._path}: its tokenizer cannot encode a text"):
+            encoding = self._tokenizer.encode(text, add_special_tokens=False)
         return np.array(encoding.ids, dtype=np.int64)
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
         """The text of token ids; special tokens are skipped, nothing is stripped."""
-        return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+        with library_errors(ModelFileError, f"{self._path}: its tokenizer cannot decode a text"):
+            return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
 
     def normalise_hypothesis(self, tokens: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
         """Tokens of the hypothesis' text stripped and lower-cased, as the first release edits it.
@@ -56,18 +64,31 @@ def load_tokenizer(file: ModelFile) -> SpeechTokenizer:
         ModelFileError: the file has none, or it does not fit the model's vocabulary.
     """
     own = file.text(Keys.Tokenizer.HUGGINGFACE)
-    try:
+    with library_errors(ModelFileError, f"{file.path}: its tokenizer cannot be read"):
         tokenizer = Tokenizer.from_str(own) if own is not None else _build(file)
-    except ModelFileError:
-        raise
-    except Exception as error:  # tokenizers raises nothing narrower
-        raise ModelFileError(f"{file.path}: its tokenizer cannot be read: {error}") from error
     size, vocabulary = tokenizer.get_vocab_size(), file.hparams.editor.vocab_size
-    if size > vocabulary:
+    if not size:
+        raise ModelFileError(f"{file.path}: its tokenizer has no tokens")
+    last = max(tokenizer.get_vocab().values())
+    if last >= vocabulary:
         raise ModelFileError(
-            f"{file.path}: its tokenizer has {size} tokens, its model only {vocabulary}"
+            f"{file.path}: its tokenizer has a token {last}, its model only {vocabulary} tokens"
         )
-    return SpeechTokenizer(tokenizer)
+    return SpeechTokenizer(tokenizer, file.path)
+
+
+@contextmanager
+def library_errors(kind: type[GraniteError], problem: str) -> Iterator[None]:
+    """Turn what the tokenizers library raises inside the block into an error of a kind.
+
+    It raises bare exceptions, and a panic of its Rust code is no ``Exception`` at all.
+    """
+    try:
+        yield
+    except (GraniteError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise kind(f"{problem}: {brief(str(error))}") from error
 
 
 def _build(file: ModelFile) -> Tokenizer:

@@ -15,7 +15,8 @@ from contextlib import ExitStack
 import numpy as np
 import numpy.typing as npt
 
-from granite_gguf.ggml import F32, Runtime, Tensor, WeightBuffer, row_bytes
+from granite_gguf.finite import check_derived, check_stored
+from granite_gguf.ggml import BF16, F16, F32, Runtime, Tensor, WeightBuffer, row_bytes
 from granite_gguf.ggml.quants import encode_rows, prepare_encoding
 from granite_gguf.gguf_file import ModelFile
 from granite_gguf.graph.encoder import derived_weights
@@ -70,6 +71,8 @@ class ModelWeights(Mapping[str, Tensor]):
             else:
                 converted[spec.name] = file.read(spec.name)
         converted[f"{HEAD}.bias"] = self._padded_bias(file.read(f"{HEAD}.bias"))
+        self._check_finite(copied)
+        check_derived(file, converted)
         try:
             self._map(mapped)
             for kernel, specs in copied.items():
@@ -78,6 +81,22 @@ class ModelWeights(Mapping[str, Tensor]):
         except BaseException:
             self.close()
             raise
+
+    def _check_finite(self, copied: Mapping[Kernel, list[TensorSpec]]) -> None:
+        """Refuse damaged numbers that the outputs would not show."""
+        kinds = {(spec.stage, self._file.info(spec.name).type) for spec in self._products()}
+        kinds |= {(spec.stage, kernel.type) for kernel, specs in copied.items() for spec in specs}
+        integer = {stage for stage, kind in kinds if kind not in (F32, F16, BF16)}
+        looked_at = [
+            name
+            for name, spec in self._file.specs.items()
+            if spec.role not in _PRODUCT_ROLES or spec.stage in integer
+        ]
+        with ThreadPoolExecutor(self._runtime.threads) as pool:
+            _wait_for(pool.map(lambda name: check_stored(self._file, name), looked_at))
+
+    def _products(self) -> Iterator[TensorSpec]:
+        return (spec for spec in self._file.specs.values() if spec.role in _PRODUCT_ROLES)
 
     @staticmethod
     def _rows(spec: TensorSpec) -> int:
@@ -99,7 +118,7 @@ class ModelWeights(Mapping[str, Tensor]):
         for spec in specs:
             info = self._file.info(spec.name)
             # A pointwise convolution [1, in, out] is the matrix [in, out] over the same bytes.
-            shape = info.shape[-2:] if spec.role is Role.POINTWISE else info.shape
+            shape = spec.shape[-2:] if spec.role is Role.POINTWISE else spec.shape
             self._tensors[spec.name] = buffer.add(spec.name, shape, info.type)
         offsets = {spec.name: self._file.info(spec.name).offset for spec in specs}
         buffer.map_host(self._file.container.data, offsets)

@@ -151,7 +151,7 @@ def test_each_missing_key_is_named(published: Path, tmp_path: Path, key: str) ->
     ("key", "value", "kind", "says"),
     [
         ("granite_nle.enc.n_layers", 5, U32, r"enc\.blk\.4\.\S+, .* more"),
-        ("granite_nle.enc.n_layers", 2**31, U32, "claims"),
+        ("granite_nle.enc.n_layers", 2**31, U32, "n_layers is 2147483648"),
         ("granite_nle.enc.n_layers", 3, U32, "not part of the format"),
         ("granite_nle.enc.d_model", 128, U32, "another shape|projector reads"),
         ("granite_nle.llm.ff_dim", 64, U32, r"llm\.blk\.0\.ffn_gate\.weight \[64, 128\]"),

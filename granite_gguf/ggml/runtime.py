@@ -135,6 +135,9 @@ class Graph:
             tensor = tensor.contiguous_copy()
         c.ggml_set_name(tensor.handle, name.encode())
         c.ggml_set_output(tensor.handle)
+        source = tensor.handle.contents.view_src
+        if source:  # the memory is the viewed tensor's, and would be used again after its last use
+            c.ggml_set_output(source)
         c.ggml_build_forward_expand(self.handle, tensor.handle)
         self.outputs[name] = tensor
         return tensor

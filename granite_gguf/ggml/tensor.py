@@ -144,7 +144,8 @@ class Tensor:
 
     def scale_shift(self, scale: float, shift: float) -> Tensor:
         """``scale * x + shift``."""
-        _check(self.type == F32 and self.contiguous, "scale_shift", self)
+        even = self.nb[2] == self.nb[1] * self.ne[1] and self.nb[3] == self.nb[2] * self.ne[2]
+        _check(self.type == F32 and self.contiguous and even, "scale_shift", self)
         return self._new(c.ggml_scale_bias(self._context.take(), self.handle, scale, shift))
 
     def _unary(self, operation: Any) -> Tensor:
@@ -186,6 +187,11 @@ class Tensor:
         """Softmax of ``scale * x`` over dimension 0."""
         _check(self.type == F32 and self.contiguous, "softmax", self)
         return self._new(c.ggml_soft_max_ext(self._context.take(), self.handle, None, scale, 0.0))
+
+    def sum_rows(self) -> Tensor:
+        """The sum of each row, ``[1, ...]``."""
+        _check(self.type == F32 and self.nb[0] == self._item_size, "sum_rows", self)
+        return self._new(c.ggml_sum_rows(self._context.take(), self.handle))
 
     def argmax(self) -> Tensor:
         """Index of the largest element of each row, I32; of equal ones, the last."""
@@ -233,8 +239,11 @@ class Tensor:
     def view(self, ne: Sequence[int], nb: Sequence[int], offset: int = 0) -> Tensor:
         """A window of ``ne`` elements, with strides ``nb`` of dimensions 1, 2, ... in bytes."""
         full = _four(ne)
-        strides = [*nb, *([nb[-1] if nb else self._item_size] * (3 - len(nb)))]
         block = BLOCK_SIZES[self.type]
+        strides = [*nb]
+        while len(strides) < 3:  # dimensions of length 1, whose strides ggml compares all the same
+            inner = strides[-1] if strides else self._item_size
+            strides.append(inner * (full[len(strides)] if strides else full[0] // block.elements))
         last = offset + full[0] // block.elements * block.bytes
         last += sum((n - 1) * s for n, s in zip(full[1:], strides, strict=True))
         _check(

@@ -9,7 +9,7 @@ Source: Granite (transformers' ``granite``), its causal mask removed.
 
 from __future__ import annotations
 
-from granite_gguf.ggml import I32, Graph, Tensor, mul_mat, swiglu
+from granite_gguf.ggml import I32, Graph, Tensor, concat, mul_mat, swiglu
 from granite_gguf.graph.layers import Weights, attend, linear, rms_norm
 from granite_gguf.hparams import Editor
 
@@ -18,8 +18,9 @@ def build_editor(graph: Graph, w: Weights, e: Editor, audio_rows: int, text_rows
     """Declare the editor over ``audio_rows + text_rows`` rows.
 
     Inputs: ``rows`` ``[d_model, N]``, the embeddings before their multiplier; ``positions`` I32
-    ``[N]``. Output: ``ids`` I32 ``[text_rows]``. Tap: ``editing_logits``, not divided by
-    ``logits_scaling``.
+    ``[N]``. Outputs: ``ids`` I32 ``[text_rows]``; ``sums`` ``[2, text_rows]``, of the
+    last state and of the logits, which are finite where those are. Tap: ``editing_logits``, not
+    divided by ``logits_scaling``.
     """
     count = audio_rows + text_rows
     x = graph.input("rows", [e.d_model, count]) * e.embedding_multiplier
@@ -30,6 +31,7 @@ def build_editor(graph: Graph, w: Weights, e: Editor, audio_rows: int, text_rows
     x = rms_norm(w, "llm.norm", x, e.rms_norm_eps)
     logits = graph.tap("editing_logits", mul_mat(w["llm.token_embd.weight"], x))
     graph.output("ids", logits.argmax())
+    graph.output("sums", concat([x.sum_rows(), logits.sum_rows()], 0))
 
 
 def granite_layer(

@@ -33,24 +33,30 @@ def derived_weights(e: Encoder, read: ReadWeight) -> dict[str, npt.NDArray[np.fl
     ``context_size - 1`` down to its negative, then zeros; ``conv_taps``, the depthwise taps times
     the BatchNorm's scale, channels contiguous; ``conv_shift``, what the BatchNorm adds.
     """
-    derived = {}
-    reach = e.context_size - 1
-    for n in range(e.n_layers):
-        p = f"enc.blk.{n}."
-        positions = read(f"{p}attn_rel_pos.weight")  # numpy: (2 * max_pos_emb + 1, head_dim)
-        near = positions[e.max_pos_emb - reach : e.max_pos_emb + reach + 1]
-        rows = _round_up(2 * e.context_size - 1) + _ROW_MULTIPLE
-        distance = np.zeros((rows, e.head_dim), np.float32)
-        distance[: len(near)] = near[::-1]
-        derived[f"{p}attn_distance"] = distance
-
-        variance = read(f"{p}conv_bn.running_var").astype(np.float64)
-        scale = read(f"{p}conv_bn.weight") / np.sqrt(variance + LAYER_NORM_EPS)
-        shift = read(f"{p}conv_bn.bias") - read(f"{p}conv_bn.running_mean") * scale
-        taps = read(f"{p}conv_dw.weight").reshape(e.conv_dim, e.conv_kernel)
-        derived[f"{p}conv_taps"] = (taps * scale[:, None]).T.astype(np.float32)
-        derived[f"{p}conv_shift"] = shift.astype(np.float32)
+    derived: dict[str, npt.NDArray[np.float32]] = {}
+    with np.errstate(all="ignore"):  # what is not finite is refused where the weights are placed
+        for n in range(e.n_layers):
+            _derive_block(e, f"enc.blk.{n}.", read, derived)
     return derived
+
+
+def _derive_block(
+    e: Encoder, p: str, read: ReadWeight, derived: dict[str, npt.NDArray[np.float32]]
+) -> None:
+    reach = e.context_size - 1
+    positions = read(f"{p}attn_rel_pos.weight")  # numpy: (2 * max_pos_emb + 1, head_dim)
+    near = positions[e.max_pos_emb - reach : e.max_pos_emb + reach + 1]
+    rows = _round_up(2 * e.context_size - 1) + _ROW_MULTIPLE
+    distance = np.zeros((rows, e.head_dim), np.float32)
+    distance[: len(near)] = near[::-1]
+    derived[f"{p}attn_distance"] = distance
+
+    variance = read(f"{p}conv_bn.running_var").astype(np.float64)
+    scale = read(f"{p}conv_bn.weight") / np.sqrt(variance + LAYER_NORM_EPS)
+    shift = read(f"{p}conv_bn.bias") - read(f"{p}conv_bn.running_mean") * scale
+    taps = read(f"{p}conv_dw.weight").reshape(e.conv_dim, e.conv_kernel)
+    derived[f"{p}conv_taps"] = (taps * scale[:, None]).T.astype(np.float32)
+    derived[f"{p}conv_shift"] = shift.astype(np.float32)
 
 
 def _round_up(n: int) -> int:

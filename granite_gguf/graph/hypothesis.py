@@ -7,7 +7,7 @@ Frames that the character head takes for blank count little in their window's me
 
 from __future__ import annotations
 
-from granite_gguf.ggml import Graph
+from granite_gguf.ggml import Graph, concat
 from granite_gguf.graph.layers import Weights, linear, total
 from granite_gguf.hparams import Hypothesis
 
@@ -21,8 +21,9 @@ HEAD_ROW_MULTIPLE = 32
 def build_hypothesis(graph: Graph, w: Weights, h: Hypothesis, width: int, frames: int) -> None:
     """Declare pooling and head over ``frames`` frames of ``width`` channels.
 
-    Inputs: ``final`` ``[D, T]``, ``blank`` ``[1, T]``. Output: ``ids`` I32 ``[windows]``, blanks
-    and repetitions included. Taps: ``pooled`` ``[D, windows]``, ``bpe_logits``.
+    Inputs: ``final`` ``[D, T]``, ``blank`` ``[1, T]``. Outputs: ``ids`` I32 ``[windows]``, blanks
+    and repetitions included; ``sums`` ``[2, windows]``, of the pooled states and of the logits,
+    which are finite where those are. Taps: ``pooled`` ``[D, windows]``, ``bpe_logits``.
     """
     window = h.pooling_window
     missing = -frames % window
@@ -36,3 +37,4 @@ def build_hypothesis(graph: Graph, w: Weights, h: Hypothesis, width: int, frames
     logits = linear(w, HEAD, pooled).columns(0, h.bpe_vocab)
     graph.tap("bpe_logits", logits)
     graph.output("ids", logits.argmax())
+    graph.output("sums", concat([pooled.sum_rows(), logits.sum_rows()], 0))
