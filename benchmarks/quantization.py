@@ -38,6 +38,8 @@ PUBLISHED_MINI = (
     r"^enc\.ctc_out\.weight=q4_k",
     r"^proj\.(query|window_positions)=q4_k",
     r"conv_(up|down)\.weight=f32",
+    r"^proj\.(layer_proj|out_linear|blk\..*(attn_.|mlp_fc.))\.weight=q4_k",
+    r"(bpe_out|token_embd)\.weight=q4_k",
 )
 
 VARIANTS = {

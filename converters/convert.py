@@ -25,7 +25,7 @@ from granite_gguf.converters.dtypes import OutType, convert_values, output_type
 from granite_gguf.converters.layouts import CheckpointConfig, Layout, read_config
 from granite_gguf.converters.names import DROPPED, checkpoint_key
 from granite_gguf.converters.safetensors_source import StoredTensor, open_checkpoint
-from granite_gguf.errors import CheckpointError
+from granite_gguf.errors import CheckpointError, brief
 from granite_gguf.features import mel_filters
 from granite_gguf.ggml.types import F32
 from granite_gguf.gguf_container import MetadataValue, ValueType
@@ -254,7 +254,7 @@ def _tokenizer_metadata(directory: Path, hparams: HParams) -> Metadata:
     for token, i in vocabulary.items():
         if not 0 <= i < editor.vocab_size:
             raise CheckpointError(
-                f"{path}: token {token!r} has the id {i}, the model only {editor.vocab_size} ids"
+                f"{path}: token {brief(token)} has the id {i}, the model only {editor.vocab_size} ids"
             )
         tokens[i], types[i] = token, kinds.get(i, _NORMAL)
     return {

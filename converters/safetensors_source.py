@@ -18,7 +18,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from granite_gguf.converters.dtypes import SOURCE_TYPES
-from granite_gguf.errors import CheckpointError
+from granite_gguf.errors import CheckpointError, brief
 from granite_gguf.ggml.types import GGMLType
 
 CHUNK_BYTES = 16 << 20
@@ -83,7 +83,9 @@ def _open_shards(directory: Path) -> dict[str, StoredTensor]:
     tensors: dict[str, StoredTensor] = {}
     for name in names:
         if not isinstance(name, str) or Path(name).name != name:
-            raise CheckpointError(f"{path}: names the shard {name!r}, which is no file beside it")
+            raise CheckpointError(
+                f"{path}: names the shard {brief(name)}, which is no file beside it"
+            )
         if not (directory / name).is_file():
             raise CheckpointError(f"{directory / name}: no such file, but {_INDEX} names it")
         for key, tensor in _read_header(directory / name).items():
