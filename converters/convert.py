@@ -254,7 +254,8 @@ def _tokenizer_metadata(directory: Path, hparams: HParams) -> Metadata:
     for token, i in vocabulary.items():
         if not 0 <= i < editor.vocab_size:
             raise CheckpointError(
-                f"{path}: token {brief(token)} has the id {i}, the model only {editor.vocab_size} ids"
+                f"{path}: token {brief(token)} has the id {i}, the model only "
+                f"{editor.vocab_size} ids"
             )
         tokens[i], types[i] = token, kinds.get(i, _NORMAL)
     return {
