@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,12 @@ import granite_gguf
 from benchmarks.make_checkpoint import LAYOUTS, make_checkpoint
 from granite_gguf.converters import convert
 from tests.signals import synthetic_audio
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """A shell starts background jobs deaf to SIGINT, and processes started here would be, too."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
