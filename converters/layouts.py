@@ -12,12 +12,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from enum import Enum
+from math import inf
 from pathlib import Path
 from typing import Any
 
-from granite_gguf.errors import CheckpointError
+from granite_gguf.errors import CheckpointError, brief
 from granite_gguf.gguf_file import contradiction
 from granite_gguf.hparams import Editor, Encoder, FrontEnd, HParams, Hypothesis, Projector
+
+_MAX_NUMBER = 3.4e38
 
 
 class Layout(Enum):
@@ -55,7 +58,7 @@ class _Section:
 
     def _wrong(self, field: str, value: Any, expected: str) -> CheckpointError:
         return CheckpointError(
-            f"{self._path}: {self._name}{field} is {value!r}, expected {expected}"
+            f"{self._path}: {self._name}{field} is {brief(value)}, expected {expected}"
         )
 
     def __contains__(self, field: str) -> bool:
@@ -83,7 +86,13 @@ class _Section:
             raise self._missing(field, "a number")
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self._wrong(field, value, "a number")
-        return float(value)
+        try:
+            number = float(value)
+        except OverflowError:
+            number = inf
+        if not abs(number) <= _MAX_NUMBER:
+            raise self._wrong(field, value, "a number that float32 can hold")
+        return number
 
     def boolean(self, field: str, default: bool | None = None) -> bool:
         value = self._fields.get(field, default)
@@ -165,7 +174,7 @@ def _recognise(path: Path, root: _Section) -> Layout:
         if "vocabulary_size" in encoder or "cat_hidden_layers" in encoder:
             return Layout.NATIVE
     raise CheckpointError(
-        f"{path}: model_type is {model_type!r}, which is no Granite Speech NAR checkpoint. "
+        f"{path}: model_type is {brief(model_type)}, which is no Granite Speech NAR checkpoint. "
         "Expected model_type 'nle' or 'granite_speech_nar' with an encoder_config"
     )
 
@@ -323,7 +332,7 @@ def _characters(path: Path, root: _Section, size: int) -> tuple[str, ...]:
     for character, index in root.section("ctc_tokenizer_config").mapping("char2idx").items():
         if not isinstance(index, int) or not 0 <= index < size:
             raise CheckpointError(
-                f"{path}: ctc_tokenizer_config.char2idx maps {character!r} to {index!r}, "
+                f"{path}: ctc_tokenizer_config.char2idx maps {brief(character)} to {brief(index)}, "
                 f"expected an id below {size}"
             )
         characters[index] = "" if "\n" in character else character
