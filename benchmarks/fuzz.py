@@ -195,7 +195,7 @@ def main() -> int:
         if options.keep:
             raw, what = mutate(sound, options.first)
             options.keep.write_bytes(raw)
-            print(what)
+            print(ascii(what))
             print(try_file(options.keep, signal_samples()))
             return 0
         started, fuzz = time.monotonic(), Fuzz(options.deadline)
@@ -211,7 +211,7 @@ def main() -> int:
     print(f"{sum(fuzz.outcomes.values())} files in {seconds:.0f} s: {dict(fuzz.outcomes)}")
     print(f"slowest {fuzz.slowest:.2f} s")
     for seed, fault in fuzz.faults:
-        print(seed, mutate(sound, seed)[1], "->", fault)
+        print(seed, ascii(mutate(sound, seed)[1]), "->", fault)
     return 1 if fuzz.faults else 0
 
 

@@ -127,10 +127,12 @@ def _match(
             problems.append(f"{key} is missing")
         elif not spec.accepts(tuple(reversed(tensor.shape))):
             expected = list(reversed(spec.shape))
-            problems.append(f"{key} is {list(tensor.shape)}, the configuration says {expected}")
+            problems.append(
+                f"{key} is {brief(list(tensor.shape))}, the configuration says {expected}"
+            )
         else:
             matched[spec.name] = tensor
-    problems += [f"{key} is unknown" for key in left]
+    problems += [f"{key[:200]} is unknown" for key in left]
     if problems:
         shown = "; ".join(problems[:5]) + (
             f"; and {len(problems) - 5} more" if problems[5:] else ""
@@ -252,7 +254,7 @@ def _tokenizer_metadata(directory: Path, hparams: HParams) -> Metadata:
     tokens = [f"[PAD{i}]" for i in range(editor.vocab_size)]
     types = [_UNUSED] * editor.vocab_size
     for token, i in vocabulary.items():
-        if not 0 <= i < editor.vocab_size:
+        if not isinstance(i, int) or not 0 <= i < editor.vocab_size:
             raise CheckpointError(
                 f"{path}: token {brief(token)} has the id {i}, the model only "
                 f"{editor.vocab_size} ids"

@@ -12,12 +12,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from enum import Enum
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from granite_gguf.errors import CheckpointError, brief
 from granite_gguf.gguf_file import contradiction
 from granite_gguf.hparams import Editor, Encoder, FrontEnd, HParams, Hypothesis, Projector
+
+_MAX_NUMBER = 3.4e38
 
 
 class Layout(Enum):
@@ -83,7 +86,13 @@ class _Section:
             raise self._missing(field, "a number")
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self._wrong(field, value, "a number")
-        return float(value)
+        try:
+            number = float(value)
+        except OverflowError:
+            number = inf
+        if not abs(number) <= _MAX_NUMBER:
+            raise self._wrong(field, value, "a number that float32 can hold")
+        return number
 
     def boolean(self, field: str, default: bool | None = None) -> bool:
         value = self._fields.get(field, default)

@@ -45,7 +45,8 @@ class StoredTensor:
         """
         if self.dtype not in SOURCE_TYPES:
             raise CheckpointError(
-                f"{self.path}: tensor {name} is {self.dtype}, expected {', '.join(SOURCE_TYPES)}"
+                f"{self.path}: tensor {name} is {self.dtype[:80]}, "
+                f"expected {', '.join(SOURCE_TYPES)}"
             )
         kind, dtype = SOURCE_TYPES[self.dtype]
         row = width * dtype.itemsize
@@ -79,7 +80,9 @@ def _open_shards(directory: Path) -> dict[str, StoredTensor]:
         weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         names = sorted(set(weight_map.values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: is no index with a weight_map: {error!r}") from error
+        raise CheckpointError(
+            f"{path}: is no index with a weight_map: {brief(str(error))}"
+        ) from error
     tensors: dict[str, StoredTensor] = {}
     for name in names:
         if not isinstance(name, str) or Path(name).name != name:
@@ -90,12 +93,13 @@ def _open_shards(directory: Path) -> dict[str, StoredTensor]:
             raise CheckpointError(f"{directory / name}: no such file, but {_INDEX} names it")
         for key, tensor in _read_header(directory / name).items():
             if weight_map.get(key) != name:
-                raise CheckpointError(f"{path}: does not place the tensor {key} in {name}")
+                raise CheckpointError(f"{path}: does not place the tensor {brief(key)} in {name}")
             tensors[key] = tensor
     missing = sorted(weight_map.keys() - tensors.keys())
     if missing:
         raise CheckpointError(
-            f"{directory}: {len(missing)} tensors of {_INDEX} are in no shard: {missing[0]}, ..."
+            f"{directory}: {len(missing)} tensors of {_INDEX} are in no shard: "
+            f"{brief(missing[0])}, ..."
         )
     return tensors
 
@@ -110,7 +114,7 @@ def _read_header(path: Path) -> dict[str, StoredTensor]:
             header = json.loads(file.read(length))
     except SafetensorError as error:
         raise CheckpointError(
-            f"{path}: is no complete safetensors file: {error}. Download it again"
+            f"{path}: is no complete safetensors file: {brief(str(error))}. Download it again"
         ) from error
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error

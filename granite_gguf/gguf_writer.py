@@ -56,12 +56,15 @@ def check_target(path: Path, *, force: bool) -> None:
     Raises:
         OutputError: ``path`` exists and ``force`` is not set, or cannot be a file's name.
     """
-    if path.exists() and not force:
-        raise OutputError(f"{path}: exists already; use --force to replace it")
-    if not path.parent.is_dir():
-        raise OutputError(f"{path}: there is no directory {path.parent}")
-    if path.is_dir():
-        raise OutputError(f"{path}: is a directory, expected the name of a file to write")
+    try:
+        if path.exists() and not force:
+            raise OutputError(f"{path}: exists already; use --force to replace it")
+        if not path.parent.is_dir():
+            raise OutputError(f"{path}: there is no directory {path.parent}")
+        if path.is_dir():
+            raise OutputError(f"{path}: is a directory, expected the name of a file to write")
+    except OSError as error:  # a folder that may not be searched, a name that is too long
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 @contextmanager
@@ -83,11 +86,27 @@ def replacing(path: Path, *, force: bool) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
+        if force:
+            temporary.replace(path)
+        else:
+            _place_new(temporary, path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _place_new(temporary: Path, path: Path) -> None:
+    """Give a file its name unless another has taken it meanwhile."""
+    try:
+        path.hardlink_to(temporary)
+    except FileExistsError:
+        raise OutputError(
+            f"{path}: exists already, since a moment ago; use --force to replace it"
+        ) from None
+    except OSError:  # a file system without hard links
+        check_target(path, force=False)
+        temporary.replace(path)
 
 
 def write_gguf(
@@ -138,10 +157,12 @@ def _write_head(
             tensor.byte_count,
             tensor.type,
         )
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    writer.close()
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+    finally:
+        writer.close()
 
 
 def _pad(file: Any, length: int) -> None:
