@@ -274,7 +274,7 @@ def _smaller_type(r: random.Random, s: Sound) -> str:
     """Tensors whose bytes suffice for another type too: random contents of a usable type."""
     for entry in s.entries:
         kind = r.choice([GGMLType.Q8_0, GGMLType.F16, GGMLType.BF16, GGMLType.Q4_0, GGMLType.Q6_K])
-        if r.random() < 0.3 and entry.type == GGMLType.F32:
+        if entry.shape and entry.type == GGMLType.F32 and r.random() < 0.3:
             try:
                 row_bytes(kind, entry.shape[0])
             except ValueError:
@@ -316,7 +316,7 @@ def _weights(r: random.Random, s: Sound) -> str:
     """Contents of a tensor: not finite, huge, or noise."""
     data = bytearray(s.data)
     entry = r.choice(s.entries)
-    name, count = entry.name, max(1, len(data) - entry.offset) // 4
+    name, count = entry.name, max(1, (len(data) - entry.offset) // 4)
     special = [struct.pack("<f", value) for value in FLOATS]
     special += [b"\x00\x7c", b"\x00\x7e", b"\x00\xfc", r.randbytes(4)]
     for _ in range(r.choice([1, 1, 8, 64])):
