@@ -10,6 +10,12 @@ from granite_gguf.hparams import Editor, Hypothesis
 IntArray = npt.NDArray[np.int64]
 
 
+def best_ids(logits: npt.NDArray[np.float32]) -> IntArray:
+    """The id of the largest logit of each row ``(rows, vocabulary)``; of equal ones, the first."""
+    best: IntArray = logits.argmax(axis=1).astype(np.int64)
+    return best
+
+
 def collapse(ids: npt.NDArray[np.integer], blank: int) -> IntArray:
     """CTC collapse: merge runs of equal ids, then drop blanks, so that A _ A stays A A."""
     changed = np.ones(len(ids), dtype=bool)

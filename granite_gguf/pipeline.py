@@ -14,21 +14,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from granite_gguf import decoding, features
+from granite_gguf import audio, decoding, features
 from granite_gguf.chunks import Samples, chunks
 from granite_gguf.errors import AudioError, InputError
 from granite_gguf.hparams import HParams
 from granite_gguf.stage_results import EncoderResult
+from granite_gguf.stages import AudioInput, Stages
 from granite_gguf.transcript import Segment, Word
 from granite_gguf.words import time_words, token_probabilities
-
-if TYPE_CHECKING:
-    from granite_gguf.model import Model
 
 CHUNK_SECONDS = 60.0
 SHORTEST_CHUNK_SECONDS = 5.0  # the second half of a piece should have a pause between words
@@ -73,8 +70,31 @@ def check_options(h: HParams, options: Options) -> None:
         )
 
 
+def transcribe_source(
+    model: Stages,
+    source: AudioInput,
+    options: Options,
+    *,
+    sample_rate: float | None = None,
+    channel: int | None = None,
+) -> Iterator[Segment]:
+    """Transcribe a recording of any length; files are decoded as the work goes on.
+
+    Arguments and errors are those of :meth:`granite_gguf.Model.transcribe`.
+    """
+    if isinstance(source, np.ndarray):
+        samples = model.load_audio(source, sample_rate=sample_rate, channel=channel)
+        yield from transcribe_blocks(model, iter([samples]), options)
+        return
+    if sample_rate is not None:
+        raise InputError("sample_rate belongs to samples; a file has its own")
+    wanted = model.hparams.front_end.sample_rate
+    with audio.open_audio(source, wanted, channel=channel) as stream:
+        yield from transcribe_blocks(model, stream.blocks, options)
+
+
 def transcribe_blocks(
-    model: Model, blocks: Iterator[Samples], options: Options
+    model: Stages, blocks: Iterator[Samples], options: Options
 ) -> Iterator[Segment]:
     """Transcribe a stream of mono samples at the model's rate, piece by piece.
 
@@ -103,7 +123,7 @@ def transcribe_blocks(
 
 
 def _transcribe_piece(
-    model: Model,
+    model: Stages,
     start: int,
     samples: Samples,
     longest: int,
@@ -128,7 +148,7 @@ def _transcribe_piece(
 
 
 def _one_pass(
-    model: Model, start: int, samples: Samples, options: Options, timings: dict[str, float]
+    model: Stages, start: int, samples: Samples, options: Options, timings: dict[str, float]
 ) -> Segment | None:
     """All stages on one piece; None where it needs too many positions."""
     h = model.hparams
@@ -174,7 +194,7 @@ def _one_pass(
 
 
 def _time_words(
-    model: Model,
+    model: Stages,
     begin: float,
     mel: npt.NDArray[np.float32],
     encoded: EncoderResult,

@@ -73,6 +73,7 @@ class ModelWeights(Mapping[str, Tensor]):
         converted[f"{HEAD}.bias"] = self._padded_bias(file.read(f"{HEAD}.bias"))
         self._check_finite(copied)
         check_derived(file, converted)
+        self._mapped = {spec.name for spec in mapped}
         try:
             self._map(mapped)
             for kernel, specs in copied.items():
@@ -164,6 +165,14 @@ class ModelWeights(Mapping[str, Tensor]):
         buffer.allocate()
         for name, array in arrays.items():
             buffer.fill(name, array)
+
+    def read_rows(self, name: str, ids: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
+        """Some rows of a matrix, decoded to float32 ``(len(ids), width)``."""
+        rows = self._file.read_rows(name, ids)
+        if name not in self._mapped:
+            # A few rows have brought in the megabytes around each.
+            self._file.container.release(name)
+        return rows
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]

@@ -18,7 +18,8 @@ from granite_gguf.errors import ModelFileError
 from granite_gguf.ggml import F32
 from granite_gguf.gguf_container import MetadataValue, ValueType, open_container, to_float32
 from granite_gguf.gguf_writer import TensorSource, write_gguf
-from granite_gguf.model import AudioInput, Model
+from granite_gguf.model import Model
+from granite_gguf.stages import AudioInput
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _FLOOR = 1e-6  # of the mean: a column that was never used still weighs something

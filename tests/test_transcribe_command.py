@@ -235,23 +235,25 @@ def test_interruption_ends_at_once_and_keeps_what_is_finished(
 ) -> None:
     """Interrupted inside a computation that takes many seconds and hears no signal."""
     script = (
-        "import hashlib, sys; from granite_gguf import cli, model\n"
-        "run, calls = model.Model.run_encoder, []\n"
+        "import hashlib, sys; from granite_gguf import cli, stages\n"
+        "run, calls = stages.Stages.run_encoder, []\n"
         "def slow(*a, **k):\n"
         "    calls.append(1)\n"
         "    if len(calls) == 2:\n"
         "        print('busy', flush=True); hashlib.pbkdf2_hmac('sha256', b'', b'', 2 * 10**7)\n"
         "    return run(*a, **k)\n"
-        "model.Model.run_encoder = slow; sys.argv[0] = 'granite-gguf'; cli.main()"
+        "stages.Stages.run_encoder = slow; sys.argv[0] = 'granite-gguf'; cli.main()"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", script, "transcribe", "-m", model, "talks", "-o", "out",
-         "--output-template", "{index}.{format}"],
+         "--output-template", "{index}.{format}", "-t", "1"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stdout.readline() == "busy\n"
-    time.sleep(0.3)
+    deadline = time.monotonic() + 20
+    while not (folder / "out" / "1.txt").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
     started = time.monotonic()
     process.send_signal(number)
     _, stderr = process.communicate(timeout=30)

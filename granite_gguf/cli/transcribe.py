@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -17,7 +17,7 @@ from granite_gguf.cli.console import audio_progress, print_error, print_note
 from granite_gguf.cli.inputs import Recording, find_recordings
 from granite_gguf.cli.outputs import DEFAULT_TEMPLATE, Targets, plan_targets
 from granite_gguf.demo import DEMO_MODEL, DEMO_NOTE
-from granite_gguf.errors import AudioError, DeviceError, InputError
+from granite_gguf.errors import InputError
 from granite_gguf.formats import FORMATS
 from granite_gguf.kernels import Precision
 from granite_gguf.model import Model, load
@@ -251,56 +251,30 @@ def _check_stdout(
         raise InputError("--force and --output-template belong to --output-dir, which is not given")
 
 
-@dataclass(frozen=True)
-class _Event:
-    """A piece of progress of one recording: a segment, its end (None), or why it failed."""
-
-    index: int
-    result: Segment | AudioError | DeviceError | None
-
-
-def _events(model: Model, job: _Job) -> Iterator[_Event]:
-    for index, recording in enumerate(job.recordings):
-        stream = model.transcribe_stream(
-            recording.open(),
-            channel=job.channel,
-            chunk_seconds=job.options.chunk_seconds,
-            word_times=job.options.word_times,
-        )
-        try:
-            for segment in stream:
-                yield _Event(index, segment)
-        except (AudioError, DeviceError) as error:
-            yield _Event(index, error)
-        else:
-            yield _Event(index, None)
-
-
 def _transcribe_all(model: Model, job: _Job) -> None:
     started = time.perf_counter()
     if job.verbose:
         print_note(f"{model.file.path} on {model.device.description}, {model.threads} threads")
     # The text of a single recording need not wait for its end.
     at_once = job.targets is None and len(job.recordings) == 1 and job.formats == ["txt"]
-    segments: list[Segment] = []
     with audio_progress(lambda: _total_seconds(job.recordings), quiet=job.quiet) as progress:
         progress.name(job.recordings[0].name)
-        for event in in_background(_events(model, job)):
+        sources = (recording.open() for recording in job.recordings)
+        events = model.transcribe_events(sources, job.options, channel=job.channel)
+        for event in in_background(events):
             recording = job.recordings[event.index]
             if isinstance(event.result, Segment):
-                segments.append(event.result)
                 progress.advance(event.result.end - event.result.start)
                 if at_once:
                     with progress.aside():
                         typer.echo(event.result.text)
                 continue
             with progress.aside():
-                if event.result is None:
-                    _deliver(event.index, recording, Transcript.of(segments), job)
+                if isinstance(event.result, Transcript):
+                    _deliver(event.index, recording, event.result, job)
                 else:
                     print_error(_named(recording, event.result))
                     job.failed.append(recording.name)
-            segments = []
             if event.index + 1 < len(job.recordings):
                 progress.name(job.recordings[event.index + 1].name)
     if len(job.recordings) > 1 and not job.quiet:

@@ -4,6 +4,7 @@ Everything outside sees owned objects and numpy arrays. ggml-python's raw functi
 their traps stay in here.
 """
 
+from granite_gguf.ggml import openmp as _openmp  # first, for it is what loads ggml # noqa: F401
 from granite_gguf.ggml.buffers import Packings, WeightBuffer
 from granite_gguf.ggml.observe import (
     Observed,
@@ -14,6 +15,7 @@ from granite_gguf.ggml.observe import (
 from granite_gguf.ggml.runtime import (
     DeviceInfo,
     Graph,
+    Reader,
     Runtime,
     default_threads,
     list_devices,
@@ -41,6 +43,7 @@ __all__ = [
     "Observed",
     "Packings",
     "ProductShape",
+    "Reader",
     "Runtime",
     "ShapeError",
     "Tensor",

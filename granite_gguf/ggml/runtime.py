@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -32,6 +32,9 @@ _LOG_LEVELS = {
 _NUMPY_TYPES = {F32: np.dtype(np.float32), I32: np.dtype(np.int32)}
 
 MAX_GRAPH_NODES = 16384
+
+Reader = Callable[[npt.NDArray[Any]], Any]
+"""Takes what is wanted from an output, whose array is only lent."""
 
 
 @c.ggml_log_callback  # type: ignore[untyped-decorator]
@@ -210,11 +213,15 @@ class Runtime:
         return self.device.kind == "cpu"
 
     def compute(
-        self, graph: Graph, inputs: Mapping[str, npt.NDArray[Any]]
-    ) -> dict[str, npt.NDArray[Any]]:
-        """Run a graph and return its outputs by name.
+        self,
+        graph: Graph,
+        inputs: Mapping[str, npt.NDArray[Any]],
+        readers: Mapping[str, Reader] | None = None,
+    ) -> dict[str, Any]:
+        """Run a graph and return its outputs by name, or what readers make of them.
 
-        Arrays are in numpy order: an input of shape ``(T, D)`` fills a tensor ``[D, T]``.
+        Arrays are in numpy order: an input of shape ``(T, D)`` fills a tensor ``[D, T]``. A large
+        output of which little is wanted need not be copied where it has a reader.
 
         Raises:
             InputError: inputs are missing or misshapen.
@@ -222,7 +229,7 @@ class Runtime:
         """
         if inputs.keys() != graph.inputs.keys():
             raise InputError(f"inputs {sorted(inputs)} given, {sorted(graph.inputs)} expected")
-        running = self._thread.submit(self._compute, graph, inputs)
+        running = self._thread.submit(self._compute, graph, inputs, readers or {})
         try:
             return running.result()
         finally:
@@ -232,8 +239,11 @@ class Runtime:
                     wait([running])
 
     def _compute(
-        self, graph: Graph, inputs: Mapping[str, npt.NDArray[Any]]
-    ) -> dict[str, npt.NDArray[Any]]:
+        self,
+        graph: Graph,
+        inputs: Mapping[str, npt.NDArray[Any]],
+        readers: Mapping[str, Reader],
+    ) -> dict[str, Any]:
         scheduler = self.scheduler
         try:
             # Reserving plans the memory anew. Without it ggml keeps the last graph's plan for any
@@ -247,7 +257,7 @@ class Runtime:
             if status != c.GGML_STATUS_SUCCESS:
                 message = c.ggml_status_to_string(status).decode()
                 raise DeviceError(f"{self.device.name}: {message}")
-            return {name: _fetch(tensor) for name, tensor in graph.outputs.items()}
+            return {n: readers.get(n, np.copy)(_look(t)) for n, t in graph.outputs.items()}
         finally:
             c.ggml_backend_sched_reset(scheduler)
 
@@ -273,7 +283,13 @@ def _fill(name: str, tensor: Tensor, array: npt.NDArray[Any]) -> None:
     c.ggml_backend_tensor_set(tensor.handle, data.ctypes.data, 0, data.nbytes)
 
 
-def _fetch(tensor: Tensor) -> npt.NDArray[Any]:
-    array = np.empty(tuple(reversed(tensor.ne)), dtype=_NUMPY_TYPES[tensor.type])
+def _look(tensor: Tensor) -> npt.NDArray[Any]:
+    """A tensor's elements: a view where they lie in host memory, otherwise a copy."""
+    shape, kind = tuple(reversed(tensor.ne)), _NUMPY_TYPES[tensor.type]
+    fields = tensor.handle.contents
+    if c.ggml_backend_buffer_is_host(fields.buffer):
+        lent = (ctypes.c_char * tensor.byte_count).from_address(fields.data)
+        return np.frombuffer(memoryview(lent), kind).reshape(shape)
+    array = np.empty(shape, kind)
     c.ggml_backend_tensor_get(tensor.handle, array.ctypes.data, 0, array.nbytes)
     return array

@@ -193,12 +193,6 @@ class Tensor:
         _check(self.type == F32 and self.nb[0] == self._item_size, "sum_rows", self)
         return self._new(c.ggml_sum_rows(self._context.take(), self.handle))
 
-    def argmax(self) -> Tensor:
-        """Index of the largest element of each row, I32; of equal ones, the last."""
-        matrix = self.ne[2] == self.ne[3] == 1
-        _check(self.type == F32 and self.rows_contiguous and matrix, "argmax", self)
-        return self._new(c.ggml_argmax(self._context.take(), self.handle))
-
     def rope_neox(self, positions: Tensor, theta: float) -> Tensor:
         """Half-split rotary positions over dimension 0 of ``[head_dim, heads, N]``."""
         _check(

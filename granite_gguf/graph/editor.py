@@ -1,6 +1,6 @@
 """Bidirectional Granite layers: audio tokens and a hypothesis with slots to an edited text.
 
-    rows [2048, audio + text] → 40 layers → text rows → tied head → ids [text]
+    rows [2048, audio + text] → 40 layers → text rows [2048, text] → tied head → logits
 
 One pass, no mask, no cache. The audio rows of the last layer serve only as its keys and values.
 
@@ -9,18 +9,16 @@ Source: Granite (transformers' ``granite``), its causal mask removed.
 
 from __future__ import annotations
 
-from granite_gguf.ggml import I32, Graph, Tensor, concat, mul_mat, swiglu
+from granite_gguf.ggml import I32, Graph, Tensor, mul_mat, swiglu
 from granite_gguf.graph.layers import Weights, attend, linear, rms_norm
 from granite_gguf.hparams import Editor
 
 
 def build_editor(graph: Graph, w: Weights, e: Editor, audio_rows: int, text_rows: int) -> None:
-    """Declare the editor over ``audio_rows + text_rows`` rows.
+    """Declare the layers over ``audio_rows + text_rows`` rows.
 
     Inputs: ``rows`` ``[d_model, N]``, the embeddings before their multiplier; ``positions`` I32
-    ``[N]``. Outputs: ``ids`` I32 ``[text_rows]``; ``sums`` ``[2, text_rows]``, of the
-    last state and of the logits, which are finite where those are. Tap: ``editing_logits``, not
-    divided by ``logits_scaling``.
+    ``[N]``. Output: ``state`` ``[d_model, text_rows]``.
     """
     count = audio_rows + text_rows
     x = graph.input("rows", [e.d_model, count]) * e.embedding_multiplier
@@ -28,10 +26,18 @@ def build_editor(graph: Graph, w: Weights, e: Editor, audio_rows: int, text_rows
     for n in range(e.n_layers):
         first = audio_rows if n == e.n_layers - 1 else 0
         x = granite_layer(w, f"llm.blk.{n}.", e, x, positions, first)
-    x = rms_norm(w, "llm.norm", x, e.rms_norm_eps)
-    logits = graph.tap("editing_logits", mul_mat(w["llm.token_embd.weight"], x))
-    graph.output("ids", logits.argmax())
-    graph.output("sums", concat([x.sum_rows(), logits.sum_rows()], 0))
+    graph.output("state", x)
+
+
+def build_editor_head(graph: Graph, w: Weights, e: Editor, rows: int) -> None:
+    """Declare the tied head over some text rows, for the vocabulary makes a row long.
+
+    Input: ``state`` ``[d_model, rows]``. Outputs: ``editing_logits``, not divided by
+    ``logits_scaling``; ``sums`` ``[1, rows]`` of the normed states, finite where those are.
+    """
+    x = rms_norm(w, "llm.norm", graph.input("state", [e.d_model, rows]), e.rms_norm_eps)
+    graph.output("sums", x.sum_rows())
+    graph.output("editing_logits", mul_mat(w["llm.token_embd.weight"], x))
 
 
 def granite_layer(

@@ -1,13 +1,13 @@
 """BPE CTC head on posterior-pooled frames: the encoder's final state to a first hypothesis.
 
-    final [D, T], blank [1, T] → weighted means of 4 frames [D, ceil(T/4)] → BPE ids
+    final [D, T], blank [1, T] → weighted means of 4 frames [D, ceil(T/4)] → logits
 
 Frames that the character head takes for blank count little in their window's mean.
 """
 
 from __future__ import annotations
 
-from granite_gguf.ggml import Graph, concat
+from granite_gguf.ggml import Graph
 from granite_gguf.graph.layers import Weights, linear, total
 from granite_gguf.hparams import Hypothesis
 
@@ -21,9 +21,9 @@ HEAD_ROW_MULTIPLE = 32
 def build_hypothesis(graph: Graph, w: Weights, h: Hypothesis, width: int, frames: int) -> None:
     """Declare pooling and head over ``frames`` frames of ``width`` channels.
 
-    Inputs: ``final`` ``[D, T]``, ``blank`` ``[1, T]``. Outputs: ``ids`` I32 ``[windows]``, blanks
-    and repetitions included; ``sums`` ``[2, windows]``, of the pooled states and of the logits,
-    which are finite where those are. Taps: ``pooled`` ``[D, windows]``, ``bpe_logits``.
+    Inputs: ``final`` ``[D, T]``, ``blank`` ``[1, T]``. Outputs: ``bpe_logits``, the vocabulary's
+    and the zeros that fill up the head's rows; ``sums`` ``[1, windows]`` of the pooled states,
+    finite where those are. Tap: ``pooled`` ``[D, windows]``.
     """
     window = h.pooling_window
     missing = -frames % window
@@ -34,7 +34,5 @@ def build_hypothesis(graph: Graph, w: Weights, h: Hypothesis, width: int, frames
     summed = total([weighted.every(window, k) for k in range(window)])
     weight = total([speech.every(window, k) for k in range(window)])
     pooled = graph.tap("pooled", summed / weight.scale_shift(1.0, POOLING_EPS))
-    logits = linear(w, HEAD, pooled).columns(0, h.bpe_vocab)
-    graph.tap("bpe_logits", logits)
-    graph.output("ids", logits.argmax())
-    graph.output("sums", concat([pooled.sum_rows(), logits.sum_rows()], 0))
+    graph.output("sums", pooled.sum_rows())
+    graph.output("bpe_logits", linear(w, HEAD, pooled))
