@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from os import PathLike
+from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
@@ -31,6 +32,7 @@ from granite_gguf.graph.encoder import build_encoder
 from granite_gguf.graph.hypothesis import build_hypothesis
 from granite_gguf.graph.projector import build_projector
 from granite_gguf.hparams import HParams
+from granite_gguf.hub import find_model
 from granite_gguf.kernels import Precision
 from granite_gguf.stage_results import EncoderResult, FloatArray, IntArray, TokenResult
 from granite_gguf.tokenizer import SpeechTokenizer, load_tokenizer
@@ -430,7 +432,9 @@ def load(
     """Load a model from a GGUF file.
 
     Args:
-        path: a ``granite_nle`` GGUF file.
+        path: a ``granite_nle`` GGUF file; or, as a string, a model of the Hugging Face Hub, such as
+            ``owner/name:Q4_K`` or ``auto``, which is downloaded into the Hub's cache the first
+            time. :func:`granite_gguf.hub.find_model` tells the forms, and reports progress.
         threads: CPU threads; by default as many as the process may run on.
         device: ``auto`` (a GPU where this build of ggml has one), ``cpu`` or a device's name.
         precision: ``exact`` multiplies with the file's own types; ``fast`` may round further where
@@ -438,7 +442,9 @@ def load(
 
     Raises:
         ModelFileError: the file cannot be read or run.
+        HubError: the model cannot be fetched from the Hub.
         DeviceError: no such device, or no room on it.
         InputError: ``threads`` or ``precision`` is out of range.
     """
-    return Model(open_model_file(str(path)), threads=threads, device=device, precision=precision)
+    file = find_model(path) if isinstance(path, str) else Path(path)
+    return Model(open_model_file(file), threads=threads, device=device, precision=precision)
