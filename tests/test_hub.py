@@ -206,6 +206,14 @@ def test_interrupted(hub: FakeHub, client: Client) -> None:
     assert hub.ranges[-1] == f"bytes={size}-"
 
 
+def test_two_at_once_download_once(hub: FakeHub, client: Client) -> None:
+    processes = [client.start("inspect", f"{REPOSITORY}:Q6_K") for _ in range(2)]
+    for process in processes:
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+    assert hub.ranges == [None]
+
+
 def test_no_room(hub: FakeHub, client: Client) -> None:
     hub.sizes[FILE] = 10**16
     line = client.refused("inspect", f"{REPOSITORY}:Q6_K")
