@@ -114,9 +114,15 @@ def test_download_once_then_offline(hub: FakeHub, client: Client) -> None:
 
 def test_offline_from_the_cache(hub: FakeHub, client: Client) -> None:
     assert client.run("inspect", f"{REPOSITORY}:Q6_K").returncode == 0
-    hub.answer["/"] = (503, "")
-    overloaded = client.run("inspect", f"{REPOSITORY}:Q6_K")
-    assert overloaded.returncode == 0 and "from the cache" in overloaded.stderr
+    for status, code, says in (
+        (503, "", "HTTP 503"),
+        (200, "", "does not answer like a Hub"),  # a network's login page
+        (404, "RepoNotFound", "no such repository"),  # deleted since
+    ):
+        hub.answer["/"] = (status, code)
+        cached = client.run("inspect", f"{REPOSITORY}:Q6_K")
+        assert cached.returncode == 0 and "from the cache: " in cached.stderr
+        assert says in cached.stderr
     client.endpoint = "http://127.0.0.1:9"  # where nothing listens
     cut_off = client.run("transcribe", "-m", REPOSITORY, SAMPLE)  # the only one in the cache
     assert (cut_off.returncode, cut_off.stdout.strip()) == (0, TEXT), cut_off.stderr

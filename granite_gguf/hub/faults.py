@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from huggingface_hub.constants import ENDPOINT
 from huggingface_hub.errors import (
     EntryNotFoundError,
+    FileMetadataError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
@@ -49,6 +51,11 @@ def explain(error: BaseException, revision: str | None = None) -> str:
         ),
         (RevisionNotFoundError, f"has no revision {revision!r} on the Hub"),
         (LocalEntryNotFoundError, "is not in the cache, and the Hub cannot be reached"),
+        (
+            FileMetadataError,
+            f"{ENDPOINT} does not answer like a Hub: check HF_ENDPOINT, proxies, and whether the "
+            "network has a login page",
+        ),
         (EntryNotFoundError, "has no such file on the Hub"),
         (HFValidationError, "is no repository id, which is like owner/name"),
     )

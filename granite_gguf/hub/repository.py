@@ -9,7 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, hf_hub_download, hf_hub_url, try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import (
+    FileMetadataError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RevisionNotFoundError,
+)
 from huggingface_hub.file_download import repo_folder_name
 
 from granite_gguf.errors import HubError
@@ -50,9 +55,9 @@ def fetch(name: HubName, note: Callable[[str], None], progress: Progress) -> Pat
             return _use(path, _Snapshot(name.repository, revision, []), name.file, note)
     try:
         snapshot = _ask(name, revision)
-    except FAULTS as error:
-        if not is_passing(error):
-            raise HubError(f"{name}: {explain(error, revision)}{_hint(name)}") from error
+    except (RevisionNotFoundError, HFValidationError) as error:
+        raise HubError(f"{name}: {explain(error, revision)}{_hint(name)}") from error
+    except FAULTS as error:  # no network, or a repository that is gone: what is here still runs
         return _from_cache(name, revision, error, note)
     file = choose_file(name, snapshot.files, str(snapshot))
     path = _cached(name.repository, file.name, snapshot.commit)
@@ -68,8 +73,10 @@ def fetch(name: HubName, note: Callable[[str], None], progress: Progress) -> Pat
     return path
 
 
-def _use(path: Path, snapshot: _Snapshot, file: str, note: Callable[[str], None]) -> Path:
-    note(f"using {file} of {snapshot} from the cache")
+def _use(
+    path: Path, snapshot: _Snapshot, file: str, note: Callable[[str], None], why: str = ""
+) -> Path:
+    note(f"using {file} of {snapshot} from the cache" + (f": {why}" if why else ""))
     return path
 
 
@@ -88,10 +95,7 @@ def _ask(name: HubName, revision: str) -> _Snapshot:
     except (HFValidationError, HTTP_ERROR):
         raise
     except (ValueError, KeyError, TypeError) as error:
-        raise HubError(
-            f"{name}: {constants.ENDPOINT} does not answer like a Hub; check HF_ENDPOINT, proxies "
-            "and the login page of the network"
-        ) from error
+        raise FileMetadataError("no JSON of a repository") from error
     files = []
     for sibling in info.siblings or ():
         lfs = sibling.lfs
@@ -101,7 +105,7 @@ def _ask(name: HubName, revision: str) -> _Snapshot:
         if digest and _DIGEST.fullmatch(digest) and size is not None:
             files.append(HubFile(sibling.rfilename, size, digest))
     if info.sha is None or not _COMMIT.fullmatch(info.sha):
-        raise HubError(f"{name}: the Hub does not tell the commit of {revision}")
+        raise FileMetadataError("no commit of the repository")
     return _Snapshot(name.repository, info.sha, files)
 
 
@@ -120,7 +124,8 @@ def _from_cache(
         if one.commit == revision or revision in one.refs
     ]
     if not found:
-        where = "" if "cache" in reason else ", and it is not in the cache"
+        asked = not isinstance(error, OfflineModeIsEnabled)
+        where = ", and it is not in the cache" if asked and is_passing(error) else ""
         raise HubError(f"{name}: {reason}{where}{_hint(name)}") from error
     snapshot = _Snapshot(name.repository, found[0].commit, [one.file for one in found])
     try:
@@ -128,7 +133,8 @@ def _from_cache(
     except HubError as missing:
         raise HubError(f"{name}: {reason}. {missing}") from error
     path = next(one.path for one in found if one.file == file)
-    return _use(path, snapshot, file.name, note)
+    why = "" if isinstance(error, OfflineModeIsEnabled) else reason
+    return _use(path, snapshot, file.name, note, why)
 
 
 def _download(
