@@ -6,13 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
 from granite_gguf.errors import CheckpointError
-
-# The base of every error of the Hub's HTTP client, whichever client that is.
-_HTTP_ERROR: type[BaseException] = HfHubHTTPError.__mro__[1]
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _FILES = ("*.json", "*.safetensors", "*.txt", "README.md")
@@ -48,15 +42,17 @@ def fetch_checkpoint(
             f"{source}: is neither a checkpoint directory nor a repository id like "
             "ibm-granite/granite-speech-4.1-2b-nar"
         )
+    # They take longer to import than the rest of the command line.
+    from huggingface_hub import snapshot_download  # noqa: PLC0415
+
+    from granite_gguf.hub.faults import FAULTS, explain  # noqa: PLC0415
+
     patterns = [*_FILES, "*.py"] if code else list(_FILES)
     try:
         path = Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
-    except LocalEntryNotFoundError as error:
+    except FAULTS as error:
         raise CheckpointError(
-            f"{source}: there is no such directory, and the Hub cannot be reached to fetch a "
-            "repository of this name"
+            f"{source}: {explain(error, revision)}; there is no such directory either"
         ) from error
-    except (_HTTP_ERROR, HFValidationError, OSError) as error:
-        raise CheckpointError(f"{source}: cannot be fetched from the Hub: {error}") from error
     # The Hub's cache keeps each commit in a folder of its own.
     return FoundCheckpoint(path, source.partition("/")[2], path.name)

@@ -5,6 +5,7 @@
     ├── ModelFileError          a GGUF file that cannot be read or run
     │   └── UnsupportedModelError   a valid GGUF file of another architecture
     ├── CheckpointError         a Hugging Face checkpoint that cannot be converted
+    ├── HubError                a model that cannot be fetched from the Hugging Face Hub
     ├── OutputError             an output file that cannot be written
     ├── DeviceError             a device that is absent, or a computation that failed on it
     ├── ComparisonError         outputs that cannot be compared: other audio, other dimensions
@@ -43,6 +44,10 @@ class UnsupportedModelError(ModelFileError):
 
 class CheckpointError(GraniteError):
     """A Hugging Face checkpoint that is incomplete, inconsistent or of an unknown layout."""
+
+
+class HubError(GraniteError):
+    """A model that cannot be fetched from the Hugging Face Hub, or a name that is none there."""
 
 
 class OutputError(GraniteError):

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from os import PathLike
+from pathlib import Path
 from types import TracebackType
 
 from granite_gguf import pipeline
 from granite_gguf.errors import AudioError, DeviceError, InputError
 from granite_gguf.ggml import DeviceInfo, Runtime
 from granite_gguf.gguf_file import ModelFile, open_model_file
+from granite_gguf.hub import find_model
 from granite_gguf.kernels import Precision
 from granite_gguf.many import MOST_LANES, Event, transcribe_each
 from granite_gguf.stages import AudioInput, Stages
@@ -232,7 +234,9 @@ def load(
     """Load a model from a GGUF file.
 
     Args:
-        path: a ``granite_nle`` GGUF file.
+        path: a ``granite_nle`` GGUF file; or, as a string, a model of the Hugging Face Hub, such as
+            ``owner/name:Q4_K`` or ``auto``, which is downloaded into the Hub's cache the first
+            time. :func:`granite_gguf.hub.find_model` tells the forms, and reports progress.
         threads: CPU threads; by default as many as the process may run on.
         device: ``auto`` (a GPU where this build of ggml has one), ``cpu`` or a device's name.
         precision: ``exact`` multiplies with the file's own types; ``fast`` may round further where
@@ -240,7 +244,9 @@ def load(
 
     Raises:
         ModelFileError: the file cannot be read or run.
+        HubError: the model cannot be fetched from the Hub.
         DeviceError: no such device, or no room on it.
         InputError: ``threads`` or ``precision`` is out of range.
     """
-    return Model(open_model_file(str(path)), threads=threads, device=device, precision=precision)
+    file = find_model(path) if isinstance(path, str) else Path(path)
+    return Model(open_model_file(file), threads=threads, device=device, precision=precision)

@@ -17,7 +17,7 @@ README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encodi
 
 COMMANDS = (
     *("bench", "convert", "diff", "doctor", "eval", "imatrix", "inspect", "quantize"),
-    *("reference", "transcribe"),
+    *("models", "reference", "transcribe"),
 )
 
 

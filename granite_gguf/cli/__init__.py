@@ -22,6 +22,7 @@ from granite_gguf.cli import (
     evaluate,
     imatrix,
     inspect,
+    models,
     quantize,
     reference,
     transcribe,
@@ -69,6 +70,7 @@ app.command("diff")(diff.diff)
 app.command("eval")(evaluate.evaluate)
 app.command("bench")(bench.bench)
 app.command("inspect")(inspect.inspect)
+app.command("models")(models.models)
 app.command("doctor")(doctor.doctor)
 
 

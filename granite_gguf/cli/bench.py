@@ -11,12 +11,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from granite_gguf.bench import Measurement, measure
-from granite_gguf.cli.console import counting_progress, megabytes, stdout
+from granite_gguf.cli.console import counting_progress, stdout
+from granite_gguf.cli.model_names import MODEL_HELP, local_model
 from granite_gguf.kernels import Precision
+from granite_gguf.sizes import megabytes
 
 
 def bench(
-    model: Annotated[Path, typer.Argument(help="The GGUF file.")],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     audio: Annotated[Path, typer.Argument(help="The recording to transcribe.")],
     repeats: Annotated[int, typer.Option("-n", "--repeats", min=1, help="Timed runs.")] = 5,
     threads: Annotated[
@@ -45,9 +47,10 @@ def bench(
     The floor is the time that a stage's matrix products take by themselves, each in the fastest
     kernel that is as exact as the file; the ratio says how far a stage is above it.
     """
+    file = local_model(model)
     with counting_progress("timing products", 1) as progress:
         found = measure(
-            model,
+            file,
             audio,
             threads=threads,
             device=device,

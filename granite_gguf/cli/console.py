@@ -138,8 +138,3 @@ def audio_progress(
             advance=lambda seconds: bar.update(task, advance=seconds),
             aside=aside,
         )
-
-
-def megabytes(count: int) -> str:
-    """A size in decimal units, as download pages give it."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

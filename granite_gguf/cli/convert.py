@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
-from granite_gguf.cli.console import megabytes, print_note, writing_progress
+from granite_gguf.cli.console import print_note, writing_progress
 from granite_gguf.converters import OutType
 from granite_gguf.converters import convert as convert_checkpoint
 from granite_gguf.converters.hub import fetch_checkpoint
+from granite_gguf.sizes import megabytes
 
 
 def convert(

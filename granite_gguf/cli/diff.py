@@ -11,6 +11,7 @@ import typer
 from granite_gguf import gguf_file
 from granite_gguf.audio import read_audio
 from granite_gguf.cli.console import print_note
+from granite_gguf.cli.model_names import local_model
 from granite_gguf.errors import ComparisonError, InputError
 from granite_gguf.gguf_writer import check_target
 from granite_gguf.model import load
@@ -22,11 +23,11 @@ from granite_gguf.parity.report import as_markdown, as_text, as_values
 
 def diff(
     files: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
-            metavar="MODEL.gguf... REFERENCE.gguf AUDIO",
-            help="One or more models; what they are compared with, a file of "
-            "`granite-gguf reference` or another model; the recording.",
+            metavar="MODEL... REFERENCE AUDIO",
+            help="One or more models, files or names on the Hugging Face Hub; what they are "
+            "compared with, a file of `granite-gguf reference` or another model; the recording.",
         ),
     ],
     stages: Annotated[
@@ -109,12 +110,14 @@ def diff(
             f"{len(files)} files are given, expected at least three: a model, a reference or "
             "another model, and the recording"
         )
-    *models, reference, audio = files
+    *names, audio_name = files
     chosen = None if stages is None else _split(stages)
     limits = _parse_thresholds(threshold or [])
     if plot_file is not None:
         load_matplotlib()  # found missing before the work, not after it
         check_target(plot_file, force=force)
+    *models, reference = [local_model(name) for name in names]
+    audio = Path(audio_name)
     _check_models(models)
     recorded = _reference(reference, audio, threads, device)
     results: dict[str, list[StageResult]] = {}

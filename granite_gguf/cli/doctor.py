@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from granite_gguf._version import __version__
-from granite_gguf.cli.console import megabytes, stdout
+from granite_gguf.cli.console import stdout
 from granite_gguf.ggml.build import (
     AMX_FLAGS,
     BuildInfo,
@@ -23,6 +23,7 @@ from granite_gguf.ggml.build import (
     unused_cpu_features,
 )
 from granite_gguf.ggml.runtime import default_threads
+from granite_gguf.sizes import megabytes
 
 _PACKAGES = ("gguf", "numpy", "soundfile", "soxr", "tokenizers", "safetensors", "huggingface_hub")
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from granite_gguf.cli.console import counting_progress, print_error, print_note
+from granite_gguf.cli.model_names import MODEL_HELP, local_model
 from granite_gguf.errors import AudioError, InputError
 from granite_gguf.evaluation.manifest import Item, read_items
 from granite_gguf.evaluation.results import Result, ResultsFile, identity, read_transcripts
@@ -39,8 +40,8 @@ def evaluate(
         ),
     ],
     model: Annotated[
-        Path,
-        typer.Option("-m", "--model", help="The GGUF file.", envvar="GRANITE_GGUF_MODEL"),
+        str,
+        typer.Option("-m", "--model", help=MODEL_HELP, envvar="GRANITE_GGUF_MODEL"),
     ],
     against: Annotated[
         Path | None,
@@ -96,8 +97,9 @@ def evaluate(
     items = read_items(manifest)
     expected = _expected(manifest, items, against)
     rows: list[Row] = []
-    with load(model, threads=threads, device=device) as loaded:
-        results = ResultsFile(output, model)
+    file = local_model(model)
+    with load(file, threads=threads, device=device) as loaded:
+        results = ResultsFile(output, file)
         resumed = sum(results.find(item) is not None for item in items)
         if resumed:
             print_note(f"{resumed} of {len(items)} results are taken from {output}")

@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from granite_gguf.cli.console import counting_progress, print_note
+from granite_gguf.cli.model_names import MODEL_HELP, local_model
 from granite_gguf.model import load
 from granite_gguf.quantize import collect_importance
 
 
 def imatrix(
-    model: Annotated[Path, typer.Argument(help="The GGUF file, best in F32, F16 or BF16.")],
+    model: Annotated[str, typer.Argument(help=f"{MODEL_HELP} Best in F32, F16 or BF16.")],
     audio: Annotated[list[Path], typer.Argument(help="Recordings like those to be transcribed.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")],
     threads: Annotated[
@@ -40,7 +41,7 @@ def imatrix(
 ) -> None:
     """Collect an importance matrix: the mean squared input of every column of every matrix."""
     with (
-        load(model, threads=threads, device=device) as loaded,
+        load(local_model(model), threads=threads, device=device) as loaded,
         counting_progress("observing", len(audio)) as progress,
     ):
         count = collect_importance(

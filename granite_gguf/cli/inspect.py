@@ -5,26 +5,27 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from granite_gguf.cli.console import megabytes, stdout
+from granite_gguf.cli.console import stdout
+from granite_gguf.cli.model_names import MODEL_HELP, local_model
 from granite_gguf.gguf_container import MetadataValue, ValueType
 from granite_gguf.gguf_file import ModelFile, open_model_file
+from granite_gguf.sizes import megabytes
 
 _LONGEST = 100  # characters of a value shown
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A granite_nle GGUF file.")],
+    file: Annotated[str, typer.Argument(help=MODEL_HELP)],
     as_json: Annotated[bool, typer.Option("--json", help="Everything as one JSON object.")] = False,
 ) -> None:
     """Show a file's metadata, hyper-parameters, and sizes by stage and type."""
-    model = open_model_file(file)
+    model = open_model_file(local_model(file))
     if as_json:
         typer.echo(json.dumps(_as_dict(model), ensure_ascii=False, indent=2))
         return

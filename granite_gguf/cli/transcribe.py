@@ -15,6 +15,7 @@ from granite_gguf.audio import duration_of
 from granite_gguf.cli.background import in_background, leave
 from granite_gguf.cli.console import audio_progress, print_error, print_note
 from granite_gguf.cli.inputs import Recording, find_recordings
+from granite_gguf.cli.model_names import MODEL_HELP, local_model
 from granite_gguf.cli.outputs import DEFAULT_TEMPLATE, Targets, plan_targets
 from granite_gguf.demo import DEMO_MODEL, DEMO_NOTE
 from granite_gguf.errors import InputError
@@ -57,11 +58,11 @@ def transcribe(
     ] = None,
     *,
     model: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "-m",
             "--model",
-            help="The GGUF file; by default this package's small demonstration model.",
+            help=f"{MODEL_HELP} By default this package's small demonstration model.",
             envvar="GRANITE_GGUF_MODEL",
             show_default=False,
         ),
@@ -211,8 +212,8 @@ def transcribe(
     job = _Job(recordings, formats, targets, options, channel, quiet, verbose)
     if model is None:
         print_note(DEMO_NOTE)
-        model = DEMO_MODEL
-    loaded = load(model, threads=threads, device=device, precision=precision)
+    file = DEMO_MODEL if model is None else local_model(model, quiet=quiet)
+    loaded = load(file, threads=threads, device=device, precision=precision)
     if verbose:
         for stage, kernels in loaded.kernels.items():
             counts = ", ".join(f"{count} {name}" for name, count in kernels.items())

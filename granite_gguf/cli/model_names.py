@@ -1,0 +1,29 @@
+"""Models as the commands take them: a file, or a name on the Hub, fetched with a word about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from granite_gguf.cli.console import print_note, writing_progress
+from granite_gguf.hub import find_model, parse_name
+
+MODEL_HELP = (
+    "A GGUF file; or a model of the Hugging Face Hub, as REPO/ID, REPO/ID:TYPE or "
+    "REPO/ID:FILE.gguf, with an optional @REVISION; or 'auto' for the recommended one."
+)
+
+
+def local_model(name: str, *, quiet: bool = False) -> Path:
+    """The file of a model, downloaded where needed.
+
+    Args:
+        name: as :func:`granite_gguf.hub.find_model` takes it.
+        quiet: say nothing of a download.
+
+    Raises:
+        HubError: it cannot be fetched.
+    """
+    if parse_name(name) is None or quiet:
+        return find_model(name)
+    with writing_progress("Hugging Face Hub") as progress:
+        return find_model(name, note=print_note, progress=progress)

@@ -1,0 +1,166 @@
+"""Names of models: what a person writes, and which file of a repository it means."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from granite_gguf.errors import HubError
+from granite_gguf.hub.published import RECOMMENDED_REPOSITORY, RECOMMENDED_TYPES
+from granite_gguf.sizes import megabytes
+
+AUTO = "auto"
+FORMS = "REPO/ID, REPO/ID:TYPE or REPO/ID:FILE.gguf, each with an optional @REVISION"
+
+_PART = r"[A-Za-z0-9_][\w.-]*"
+_NAME = re.compile(
+    rf"(?P<repository>{_PART}/{_PART}|{AUTO})(?::(?P<selector>[^@:]+))?(?:@(?P<revision>[^@:]+))?"
+)
+_MEANT_FOR_THE_HUB = re.compile(rf"{_PART}/{_PART}[:@].*|{AUTO}[:@].*", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class HubName:
+    """A model on the Hub.
+
+    Attributes:
+        repository: ``owner/name``.
+        selector: a file's name, which ends in ``.gguf``, or a type such as ``Q4_K``; None for the
+            repository's only file or the recommended type.
+        revision: branch, tag or commit; None for the repository's main branch.
+    """
+
+    repository: str
+    selector: str | None = None
+    revision: str | None = None
+
+    @property
+    def file(self) -> str | None:
+        """The file, where the name says it exactly."""
+        return self.selector if self.selector and _is_gguf(self.selector) else None
+
+    def __str__(self) -> str:
+        selector = f":{self.selector}" if self.selector else ""
+        return f"{self.repository}{selector}" + (f"@{self.revision}" if self.revision else "")
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file of a repository.
+
+    Attributes:
+        name: its path in the repository.
+        size: in bytes.
+        digest: of its contents as the Hub states it, in hexadecimal: SHA-256, or git's SHA-1 of
+            small files. Empty where the Hub was not asked.
+    """
+
+    name: str
+    size: int
+    digest: str = ""
+
+
+def parse_name(text: str) -> HubName | None:
+    """What a name means on the Hub, or None for the path of a file.
+
+    What exists is a path. So is what ends in ``.gguf`` without a colon, and whatever is no
+    repository id.
+
+    Raises:
+        HubError: the name starts like one of the Hub's and goes on otherwise.
+    """
+    if _exists(text) or (_is_gguf(text) and ":" not in text):
+        return None
+    match = _NAME.fullmatch(text)
+    if match is None:
+        if _MEANT_FOR_THE_HUB.fullmatch(text):
+            raise HubError(f"{text}: there is no such file, and a model of the Hub is {FORMS}")
+        return None
+    repository, selector, revision = match.group("repository", "selector", "revision")
+    if revision is not None and ".." in revision:  # leads out of the cache, and git has none
+        raise HubError(f"{text}: {revision!r} is no revision: expected a branch, tag or commit")
+    if repository != AUTO:
+        return HubName(repository, selector, revision)
+    if selector is not None:
+        raise HubError(
+            f"{text}: {AUTO} stands for {RECOMMENDED_REPOSITORY}:{RECOMMENDED_TYPES[0]}; for "
+            f"another file write {RECOMMENDED_REPOSITORY}:{selector}"
+        )
+    return HubName(RECOMMENDED_REPOSITORY, RECOMMENDED_TYPES[0], revision)
+
+
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):  # too long for a path, or with a zero byte
+        return False
+
+
+def _is_gguf(text: str) -> bool:
+    return text.lower().endswith(".gguf")
+
+
+def choose_file(name: HubName, files: Sequence[HubFile], place: str) -> HubFile:
+    """The file that a name means.
+
+    A type matches whole parts of a file's name, in any case: ``Q4_K`` those of ``x-q4_k.gguf`` and
+    ``x-q4_k-mini.gguf``, not of ``x-Q4_K_M.gguf``. Of several, the one that ends with it is meant.
+
+    Args:
+        name: what was asked for.
+        files: all that there are; those that are no models are passed over.
+        place: where they are, for messages.
+
+    Raises:
+        HubError: none or several match.
+    """
+    if name.file is not None:
+        found = [file for file in files if file.name == name.file]
+        if not found:
+            raise HubError(f"{place}: has no file {name.file}. {_listing(name, files)}")
+        return found[0]
+    models = [file for file in files if _is_model(file)]
+    if name.selector is not None:
+        return _of_type(name, name.selector, models, place)
+    if len(models) == 1:
+        return models[0]
+    for wanted in RECOMMENDED_TYPES:
+        found = _matches(wanted, models)
+        if len(found) == 1:
+            return found[0]
+    raise HubError(
+        f"{place}: has {len(models) or 'no'} GGUF files, "
+        + (f"say which. {_listing(name, models)}" if models else "so it is no model to run")
+    )
+
+
+def _of_type(name: HubName, wanted: str, models: Sequence[HubFile], place: str) -> HubFile:
+    found = _matches(wanted, models)
+    if len(found) == 1:
+        return found[0]
+    count = f"{len(found)} GGUF files" if found else "no GGUF file"
+    verb = "hold" if len(found) > 1 else "holds"
+    raise HubError(
+        f"{place}: has {count} whose name {verb} {wanted}. {_listing(name, found or models)}"
+    )
+
+
+def _matches(wanted: str, models: Sequence[HubFile]) -> list[HubFile]:
+    part = rf"(?<![a-z0-9_]){re.escape(wanted.lower())}"
+    stems = {file: PurePosixPath(file.name.lower()).stem for file in models}
+    holding = [file for file, stem in stems.items() if re.search(rf"{part}(?![a-z0-9_])", stem)]
+    ending = [file for file in holding if re.search(rf"{part}$", stems[file])]
+    return ending if len(ending) == 1 else holding
+
+
+def _is_model(file: HubFile) -> bool:
+    return _is_gguf(file.name) and "imatrix" not in file.name.lower()
+
+
+def _listing(name: HubName, files: Sequence[HubFile]) -> str:
+    shown = [f"{file.name} ({megabytes(file.size)})" for file in files if _is_gguf(file.name)]
+    if not shown:
+        return "It has no GGUF file."
+    return f"Write {name.repository}:FILE with one of: {', '.join(shown)}"
