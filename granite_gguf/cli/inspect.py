@@ -17,10 +17,14 @@ from granite_gguf.gguf_container import MetadataValue, ValueType
 from granite_gguf.gguf_file import ModelFile, open_model_file
 
 _LONGEST = 100  # characters of a value shown
+_SHOWN_KEYS = (
+    *("general.", "tokenizer.", "granite_nle.source", "granite_nle.quantize"),
+    *("stt.variant", "stt.capability."),
+)
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A granite_nle GGUF file.")],
+    file: Annotated[Path, typer.Argument(help="A GGUF file of the model, in either dialect.")],
     as_json: Annotated[bool, typer.Option("--json", help="Everything as one JSON object.")] = False,
 ) -> None:
     """Show a file's metadata, hyper-parameters, and sizes by stage and type."""
@@ -28,12 +32,12 @@ def inspect(
     if as_json:
         typer.echo(json.dumps(_as_dict(model), ensure_ascii=False, indent=2))
         return
-    container = model.container
+    stored = model.stored
     stdout.print(
-        f"{model.path}: GGUF version {container.version}, {len(container.tensors)} tensors, "
-        f"{megabytes(container.data.nbytes)}\n"
+        f"{model.path}: GGUF version {stored.version}, dialect {model.dialect}, "
+        f"{len(stored.tensors)} tensors, {megabytes(stored.data.nbytes)}\n"
     )
-    stdout.print(_metadata_table(container.metadata))
+    stdout.print(_metadata_table(stored.metadata))
     stdout.print(_hparams_table(model))
     stdout.print(_sizes_table(model))
 
@@ -60,7 +64,7 @@ def _plain_table(title: str, *columns: str) -> Table:
 def _metadata_table(metadata: dict[str, MetadataValue]) -> Table:
     table = _plain_table("Metadata", "key", "value")
     for key, value in metadata.items():
-        if key.startswith(("general.", "tokenizer.", "granite_nle.source", "granite_nle.quantize")):
+        if key.startswith(_SHOWN_KEYS):
             table.add_row(key, _text(_shown(value)))
     return table
 
@@ -109,7 +113,8 @@ def _sizes_table(model: ModelFile) -> Table:
 def _as_dict(model: ModelFile) -> dict[str, Any]:
     return {
         "file": str(model.path),
-        "metadata": {key: value.value for key, value in model.container.metadata.items()},
+        "dialect": model.dialect,
+        "metadata": {key: value.value for key, value in model.stored.metadata.items()},
         "hparams": asdict(model.hparams),
         "sizes": [
             {"stage": stage, "type": kind, "tensors": t, "parameters": p, "bytes": b}
@@ -117,6 +122,6 @@ def _as_dict(model: ModelFile) -> dict[str, Any]:
         ],
         "tensors": [
             {"name": info.name, "shape": list(info.shape), "type": info.type.name}
-            for info in model.container.tensors.values()
+            for info in model.stored.tensors.values()
         ],
     }
