@@ -25,6 +25,9 @@ from granite_gguf.hparams import HParams
 from granite_gguf.tensor_check import check_tensors
 from granite_gguf.tensors import TensorSpec, expected_tensors
 
+DIALECTS = (ARCHITECTURE, dialect.ARCHITECTURE)
+"""The architectures that are read."""
+
 
 @dataclass(frozen=True)
 class ModelFile:
@@ -98,17 +101,13 @@ def open_model_file(path: str | Path) -> ModelFile:
     path = Path(path)
     stored = open_container(path)
     architecture = stored.metadata.get(Keys.General.ARCHITECTURE)
-    kind = None if architecture is None else architecture.value
-    if kind == ARCHITECTURE:
-        container = stored
-    elif kind == dialect.ARCHITECTURE:
-        container = dialect.translate(stored)
-    else:
-        found = "no architecture" if architecture is None else brief(kind)
+    if architecture is None or architecture.value not in DIALECTS:
+        found = "no architecture" if architecture is None else brief(architecture.value)
         raise UnsupportedModelError(
-            f"{path}: holds {found}, expected {ARCHITECTURE!r} or {dialect.ARCHITECTURE!r}: a "
-            "Granite Speech NAR model, as `granite-gguf convert` makes it"
+            f"{path}: holds {found}, expected {' or '.join(map(repr, DIALECTS))}: a Granite "
+            "Speech NAR model, as `granite-gguf convert` makes it"
         )
+    container = stored if architecture.value == ARCHITECTURE else dialect.translate(stored)
     hparams = read_hparams(path, container.metadata)
     layers = max(hparams.encoder.n_layers, hparams.projector.n_layers, hparams.editor.n_layers)
     if layers > len(container.tensors):

@@ -430,7 +430,7 @@ def load(
     """Load a model from a GGUF file.
 
     Args:
-        path: a ``granite_nle`` GGUF file.
+        path: a GGUF file of the model, in either dialect.
         threads: CPU threads; by default as many as the process may run on.
         device: ``auto`` (a GPU where this build of ggml has one), ``cpu`` or a device's name.
         precision: ``exact`` multiplies with the file's own types; ``fast`` may round further where
