@@ -27,21 +27,30 @@ if not __package__:
 import numpy as np
 
 import granite_gguf
+from benchmarks.dialect_file import (
+    ARCHITECTURE,
+    dialect_metadata,
+    dialect_tensors,
+    write_dialect_file,
+)
 from benchmarks.gguf_mutator import Sound, mutate, take_apart
 from benchmarks.make_checkpoint import make_checkpoint
 from granite_gguf.converters import convert
 from granite_gguf.errors import GraniteError
+from granite_gguf.gguf_file import DIALECTS
 
 MEMORY = 1 << 30  # address space above what the parent has
 SAMPLES = 4000  # a quarter of a second
 MESSAGE_LIMIT = 4000
 
 
-def sound_file(directory: Path, layout: str) -> Path:
+def sound_file(directory: Path, layout: str, dialect: str) -> Path:
     """The tiny model that is damaged."""
-    path = directory / f"{layout}.gguf"
-    make_checkpoint(directory / layout, layout=layout, size="tiny", seed=0, dtype="f32")
-    convert(directory / layout, path, outtype="f32")
+    path, source = directory / f"{layout}.gguf", directory / layout
+    make_checkpoint(source, layout=layout, size="tiny", seed=0, dtype="f32")
+    if dialect == ARCHITECTURE:
+        return write_dialect_file(path, dialect_metadata(source), dialect_tensors(source))
+    convert(source, path, outtype="f32")
     return path
 
 
@@ -185,13 +194,14 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--count", type=int, default=1000, help="how many files")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--layout", default="nle")
+    parser.add_argument("--layout", default="nle", help="of the checkpoint")
+    parser.add_argument("--dialect", default="granite_nle", choices=DIALECTS, help="of the file")
     parser.add_argument("--deadline", type=float, default=5.0, help="seconds for one file")
     parser.add_argument("--keep", type=Path, help="write the first file here and run it in place")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as name:
         directory = Path(name)
-        sound = take_apart(sound_file(directory, options.layout))
+        sound = take_apart(sound_file(directory, options.layout, options.dialect))
         if options.keep:
             raw, what = mutate(sound, options.first)
             options.keep.write_bytes(raw)

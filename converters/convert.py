@@ -29,7 +29,7 @@ from granite_gguf.errors import CheckpointError, brief
 from granite_gguf.features import mel_filters
 from granite_gguf.ggml.types import F32
 from granite_gguf.gguf_container import MetadataValue, ValueType
-from granite_gguf.gguf_file import ARCHITECTURE, Keys, hparams_metadata
+from granite_gguf.gguf_metadata import ARCHITECTURE, Keys, hparams_metadata
 from granite_gguf.gguf_writer import Progress, TensorSource, silent, write_gguf
 from granite_gguf.hparams import HParams
 from granite_gguf.tensors import TensorSpec, expected_tensors

@@ -39,7 +39,7 @@ class ModelFileError(GraniteError):
 
 
 class UnsupportedModelError(ModelFileError):
-    """A readable GGUF file whose architecture is not ``granite_nle``."""
+    """A readable GGUF file whose architecture is another one."""
 
 
 class CheckpointError(GraniteError):

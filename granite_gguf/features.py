@@ -105,9 +105,15 @@ def _mel_power(
 
 
 def _hann(f: FrontEnd) -> npt.NDArray[np.float32]:
-    """The periodic Hann window, centred in ``n_fft``."""
-    phase = 2.0 * np.pi * np.arange(f.win_length) / f.win_length
+    """The window, centred in ``n_fft``."""
     window = np.zeros(f.n_fft, np.float32)
     start = (f.n_fft - f.win_length) // 2
-    window[start : start + f.win_length] = 0.5 - 0.5 * np.cos(phase)
+    window[start : start + f.win_length] = hann_window(f.win_length)
+    return window
+
+
+def hann_window(length: int) -> npt.NDArray[np.float64]:
+    """The periodic Hann window."""
+    phase = 2.0 * np.pi * np.arange(length) / length
+    window: npt.NDArray[np.float64] = 0.5 - 0.5 * np.cos(phase)
     return window

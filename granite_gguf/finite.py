@@ -67,8 +67,8 @@ def check_stored(file: ModelFile, name: str) -> None:
     """
     if not stored_finite(file.container.raw(name), file.info(name).type):
         raise ModelFileError(
-            f"{file.path}: tensor {name} holds NaN or infinity. The file is damaged: fetch or "
-            "convert it again"
+            f"{file.path}: tensor {file.info(name).name} holds NaN or infinity. The file is "
+            "damaged: fetch or convert it again"
         )
 
 

@@ -9,9 +9,10 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 an
 from __future__ import annotations
 
 import mmap
+import os
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,10 @@ class MetadataValue:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor lies. ``shape`` is in ggml order, ``offset`` from the start of the file."""
+    """Where a tensor lies. ``shape`` is in ggml order, ``offset`` from the start of the file.
+
+    ``name`` is what the file calls it.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -68,7 +72,10 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Container:
-    """An opened GGUF file. ``data`` shows the bytes of ``mapped``, the whole file."""
+    """An opened GGUF file. ``data`` shows the bytes of ``mapped``, the whole file.
+
+    ``replaced`` holds the bytes of tensors that differ from the file's.
+    """
 
     path: Path
     version: int
@@ -77,11 +84,24 @@ class Container:
     tensors: dict[str, TensorInfo]
     data: npt.NDArray[np.uint8]
     mapped: mmap.mmap
+    replaced: Mapping[str, npt.NDArray[np.uint8]] = field(default_factory=dict)
 
     def raw(self, name: str) -> npt.NDArray[np.uint8]:
         """The bytes of a tensor, as a view of the map."""
+        if name in self.replaced:
+            return self.replaced[name]
         info = self.tensors[name]
         return self.data[info.offset : info.offset + info.byte_count]
+
+    def read(self, descriptor: int, name: str, start: int, count: int) -> npt.NDArray[np.uint8]:
+        """Some bytes of a tensor, from an open descriptor of the file.
+
+        Unlike the map's, pages read so do not count as memory of the process.
+        """
+        if name in self.replaced:
+            return self.replaced[name][start : start + count]
+        data = os.pread(descriptor, count, self.tensors[name].offset + start)
+        return np.frombuffer(data, np.uint8)
 
     def release(self, name: str) -> None:
         """Let go of the memory that reading a tensor has filled; it is read anew when needed."""

@@ -19,6 +19,7 @@ from granite_gguf.ggml.types import GGMLType, row_bytes
 from granite_gguf.gguf_container import MetadataValue, ValueType
 
 _ARCHITECTURE = "general.architecture"
+_ALIGNMENT = "general.alignment"  # a source's own: what is written here has the default one
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,8 @@ def _write_head(
 ) -> None:
     writer = gguf.GGUFWriter(path, metadata[_ARCHITECTURE].value)
     for key, value in metadata.items():
-        if key != _ARCHITECTURE and not (value.type is ValueType.ARRAY and not value.value):
+        empty = value.type is ValueType.ARRAY and not value.value
+        if key not in (_ARCHITECTURE, _ALIGNMENT) and not empty:
             writer.add_key_value(key, value.value, value.type, value.element_type)
     for tensor in tensors:
         writer.add_tensor_info(

@@ -234,9 +234,10 @@ def load(
     """Load a model from a GGUF file.
 
     Args:
-        path: a ``granite_nle`` GGUF file; or, as a string, a model of the Hugging Face Hub, such as
-            ``owner/name:Q4_K`` or ``auto``, which is downloaded into the Hub's cache the first
-            time. :func:`granite_gguf.hub.find_model` tells the forms, and reports progress.
+        path: a GGUF file of the model, in either dialect; or, as a string, a model of the Hugging
+            Face Hub, such as ``owner/name:Q4_K`` or ``auto``, which is downloaded into the Hub's
+            cache the first time. :func:`granite_gguf.hub.find_model` tells the forms, and reports
+            progress.
         threads: CPU threads; by default as many as the process may run on.
         device: ``auto`` (a GPU where this build of ggml has one), ``cpu`` or a device's name.
         precision: ``exact`` multiplies with the file's own types; ``fast`` may round further where

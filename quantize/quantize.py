@@ -6,7 +6,6 @@ quantize: plan → rows read, decoded and encoded by threads → a new file
 
 from __future__ import annotations
 
-import os
 import re
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -19,10 +18,18 @@ import numpy as np
 import numpy.typing as npt
 
 from granite_gguf.errors import InputError, ModelFileError
+from granite_gguf.file_names import split_type
 from granite_gguf.ggml import BF16, F16, F32, default_threads, row_bytes
 from granite_gguf.ggml.quants import encode_rows, prepare_encoding
-from granite_gguf.gguf_container import MetadataValue, TensorInfo, ValueType, to_float32
-from granite_gguf.gguf_file import Keys, ModelFile, open_model_file
+from granite_gguf.gguf_container import (
+    Container,
+    MetadataValue,
+    TensorInfo,
+    ValueType,
+    to_float32,
+)
+from granite_gguf.gguf_file import ModelFile, open_model_file
+from granite_gguf.gguf_metadata import Keys
 from granite_gguf.gguf_writer import Progress, TensorSource, silent, write_gguf
 from granite_gguf.quantize.imatrix import ImportanceMatrix, read_importance
 from granite_gguf.quantize.policies import Choice, Override, Scope, choose_type
@@ -33,7 +40,6 @@ CHUNK_NUMBERS = 1 << 20  # of a piece that one thread works on
 QUANTIZATION_VERSION = 2  # of ggml's block formats
 
 _FLOATS = {F32, F16, BF16}
-_TYPE_IN_NAME = re.compile(r"[-.](?:I?Q\d\w*|BF16|F16|F32)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -128,8 +134,7 @@ def parse_override(text: str) -> Override:
 
 def default_output(source: Path, plan_quant: QuantType, scope: Scope) -> Path:
     """The source's name with the type in the form that the Hub reads, last and upper case."""
-    stem = _TYPE_IN_NAME.sub("", source.stem)
-    stem = re.sub(r"-enc(?:F16|BF16|Q8)$", "", stem)
+    stem = re.sub(r"-enc(?:F16|BF16|Q8)$", "", split_type(source.stem)[0])
     inner = {Scope.ENC_F16: "-encF16", Scope.ENC_BF16: "-encBF16", Scope.ENC_Q8: "-encQ8"}
     return source.with_name(f"{stem}{inner.get(scope, '')}-{plan_quant.label}.gguf")
 
@@ -161,7 +166,7 @@ def make_plan(
     if again and not allow_requantize:
         raise ModelFileError(
             f"{file.path}: {len(again)} tensors are quantized already, such as "
-            f"{again[0].spec.name} ({again[0].info.type.name}); quantizing them again loses more "
+            f"{again[0].info.name} ({again[0].info.type.name}); quantizing them again loses more "
             "than quantizing the original. Use the F32, F16 or BF16 file, or --allow-requantize"
         )
     return Plan(quant, scope, tuple(overrides), tuple(tensors))
@@ -183,7 +188,7 @@ def quantize(
     """Quantize a file.
 
     Args:
-        source: a ``granite_nle`` file, best in F32, F16 or BF16.
+        source: a GGUF file of the model, best in F32, F16 or BF16.
         output: the file to write; by default beside the source, named after the type.
         quant: the type for the editor, and with ``Scope.ALL`` for all stages.
         scope: what becomes of encoder and projector.
@@ -209,7 +214,7 @@ def quantize(
     for kind in {tensor.choice.type for tensor in plan.tensors}:
         prepare_encoding(kind)
     with ThreadPoolExecutor(count, "quantize") as pool, file.path.open("rb") as data:
-        encoder = _Encoder(pool, 2 * count, data.fileno(), importance)
+        encoder = _Encoder(pool, 2 * count, file.container, data.fileno(), importance)
         sources = [encoder.source(tensor) for tensor in plan.tensors]
         size = write_gguf(
             path, _metadata(file, plan, importance), sources, force=force, progress=progress
@@ -256,6 +261,7 @@ class _Encoder:
 
     pool: ThreadPoolExecutor
     ahead: int
+    container: Container
     descriptor: int
     importance: ImportanceMatrix | None
 
@@ -283,11 +289,9 @@ class _Encoder:
                 future.cancel()
 
     def _piece(self, tensor: PlannedTensor, start: int, count: int) -> npt.NDArray[np.uint8]:
-        """Read with ``pread``, not through the map: read pages would count as resident memory."""
         info, width, kind = tensor.info, tensor.shape[0], tensor.choice.type
         stored = row_bytes(info.type, width)
-        data = os.pread(self.descriptor, count * stored, info.offset + start * stored)
-        raw = np.frombuffer(data, np.uint8)
+        raw = self.container.read(self.descriptor, tensor.spec.name, start * stored, count * stored)
         if not tensor.changes:
             return raw
         values = to_float32(raw, info.type, (width, count))

@@ -14,7 +14,7 @@ import soundfile
 
 from granite_gguf import AudioError, InputError, Model, Segment
 from granite_gguf.decoding import edited_tokens, insert_slots
-from granite_gguf.gguf_file import ModelFile, open_model_file
+from granite_gguf.gguf_file import open_model_file
 from granite_gguf.pipeline import longest_pass
 from tests.signals import synthetic_audio
 
@@ -27,7 +27,7 @@ def limited(f32_files: dict[str, Path]) -> Iterator[Model]:
     """A model of only 200 positions: a pass takes at most 19.3 s."""
     file = open_model_file(f32_files["granite_speech_nar"])
     editor = replace(file.hparams.editor, max_positions=200)
-    with Model(ModelFile(file.container, replace(file.hparams, editor=editor), file.specs)) as m:
+    with Model(replace(file, hparams=replace(file.hparams, editor=editor))) as m:
         yield m
 
 

@@ -1,4 +1,4 @@
-"""``granite-gguf convert``: a checkpoint to a GGUF file."""
+"""``granite-gguf convert``: a checkpoint, or a GGUF file of another dialect, to GGUF."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Annotated
 import typer
 
 from granite_gguf.cli.console import print_note, writing_progress
-from granite_gguf.converters import OutType
+from granite_gguf.converters import Conversion, OutType, convert_gguf
 from granite_gguf.converters import convert as convert_checkpoint
+from granite_gguf.converters.gguf_source import default_output, is_gguf
 from granite_gguf.converters.hub import fetch_checkpoint
+from granite_gguf.errors import InputError
 from granite_gguf.sizes import megabytes
 
 
@@ -19,46 +21,82 @@ def convert(
     source: Annotated[
         str,
         typer.Argument(
-            help="A checkpoint directory, or a repository id of the Hugging Face Hub such as "
-            "ibm-granite/granite-speech-4.1-2b-nar."
+            help="A checkpoint directory, a repository id of the Hugging Face Hub such as "
+            "ibm-granite/granite-speech-4.1-2b-nar, or a granite_speech_nar GGUF file."
         ),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The GGUF file to write.")],
-    outtype: Annotated[
-        OutType,
-        typer.Option(
-            help="f16: the editor's matrices F16, encoder and projector F32. bf16: every matrix "
-            "BF16, which loses nothing of a bfloat16 checkpoint. f32: everything F32."
+    target: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[OUTPUT.gguf]",
+            help="The file to write. Of a GGUF file, by default one beside it.",
         ),
-    ] = OutType.F16,
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The same, as an option.")
+    ] = None,
+    outtype: Annotated[
+        OutType | None,
+        typer.Option(
+            help="f16 (of checkpoints the default): the editor's matrices F16, encoder and "
+            "projector F32. bf16: every matrix BF16, which loses nothing of a bfloat16 checkpoint. "
+            "f32: everything F32. Without it, the tensors of a GGUF file keep their types."
+        ),
+    ] = None,
     revision: Annotated[
         str | None,
         typer.Option(
-            help="Branch, tag or commit to fetch from the Hub; of a directory, the revision to "
-            "record in the file."
+            help="Branch, tag or commit to fetch from the Hub; of a directory or file, the "
+            "revision to record in the file."
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
-    """Convert a Granite Speech NAR checkpoint to GGUF.
+    """Convert a Granite Speech NAR checkpoint to GGUF, or a GGUF file of another dialect.
 
     All three published layouts are recognised from their config.json. The file appears under its
     name only when it is complete.
     """
-    started = time.monotonic()
+    if target is not None and output is not None:
+        raise InputError(f"both {target} and --output {output} name the file to write; give one")
+    started, path = time.monotonic(), target or output
+    if is_gguf(Path(source)):
+        result, types = _from_gguf(Path(source), path, outtype, revision, force=force)
+    elif path is None:
+        raise InputError("name the file to write, with -o or after the checkpoint")
+    else:
+        result, types = _from_checkpoint(source, path, outtype, revision, force=force)
+    print_note(
+        f"{result.path}: {megabytes(result.byte_count)}, {result.parameters / 1e6:,.1f} M "
+        f"parameters from layout {result.layout.value} {types}, "
+        f"{time.monotonic() - started:.1f} s"
+    )
+
+
+def _from_checkpoint(
+    source: str, path: Path, outtype: OutType | None, revision: str | None, *, force: bool
+) -> tuple[Conversion, str]:
+    policy = outtype or OutType.F16
     checkpoint = fetch_checkpoint(source, revision)
-    with writing_progress(f"writing {output.name}") as progress:
+    with writing_progress(f"writing {path.name}") as progress:
         result = convert_checkpoint(
             checkpoint.directory,
-            output,
-            outtype=outtype,
+            path,
+            outtype=policy,
             revision=checkpoint.revision,
             name=checkpoint.name,
             force=force,
             progress=progress,
         )
-    print_note(
-        f"{result.path}: {megabytes(result.byte_count)}, {result.parameters / 1e6:,.1f} M "
-        f"parameters from layout {result.layout.value} as {outtype.value}, "
-        f"{time.monotonic() - started:.1f} s"
-    )
+    return result, f"as {policy.value}"
+
+
+def _from_gguf(
+    source: Path, path: Path | None, outtype: OutType | None, revision: str | None, *, force: bool
+) -> tuple[Conversion, str]:
+    with writing_progress(f"writing {(path or default_output(source)).name}") as progress:
+        result = convert_gguf(
+            source, path, outtype=outtype, revision=revision, force=force, progress=progress
+        )
+    types = "with the types of its source" if outtype is None else f"as {outtype.value}"
+    return result, types

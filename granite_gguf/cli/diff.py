@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from granite_gguf import gguf_file
 from granite_gguf.audio import read_audio
 from granite_gguf.cli.console import print_note
 from granite_gguf.cli.model_names import local_model
 from granite_gguf.errors import ComparisonError, InputError
+from granite_gguf.gguf_file import DIALECTS
 from granite_gguf.gguf_writer import check_target
 from granite_gguf.model import load
 from granite_gguf.parity import Recorded, StageResult, diff_model, read_reference, record
@@ -176,10 +176,10 @@ def _reference(path: Path, audio: Path, threads: int | None, device: str) -> Rec
     found = architecture(path)
     if found == ARCHITECTURE:
         return read_reference(path)
-    if found != gguf_file.ARCHITECTURE:
+    if found not in DIALECTS:
         raise ComparisonError(
             f"{path}: holds {found!r}, expected a reference file ({ARCHITECTURE!r}) or a model "
-            f"({gguf_file.ARCHITECTURE!r})"
+            f"({' or '.join(map(repr, DIALECTS))})"
         )
     with load(path, threads=threads, device=device) as model:
         return record(model, read_audio(audio, model.hparams.front_end.sample_rate))

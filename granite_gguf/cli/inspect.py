@@ -18,6 +18,10 @@ from granite_gguf.gguf_file import ModelFile, open_model_file
 from granite_gguf.sizes import megabytes
 
 _LONGEST = 100  # characters of a value shown
+_SHOWN_KEYS = (
+    *("general.", "tokenizer.", "granite_nle.source", "granite_nle.quantize"),
+    *("stt.variant", "stt.capability."),
+)
 
 
 def inspect(
@@ -29,12 +33,12 @@ def inspect(
     if as_json:
         typer.echo(json.dumps(_as_dict(model), ensure_ascii=False, indent=2))
         return
-    container = model.container
+    stored = model.stored
     stdout.print(
-        f"{model.path}: GGUF version {container.version}, {len(container.tensors)} tensors, "
-        f"{megabytes(container.data.nbytes)}\n"
+        f"{model.path}: GGUF version {stored.version}, dialect {model.dialect}, "
+        f"{len(stored.tensors)} tensors, {megabytes(stored.data.nbytes)}\n"
     )
-    stdout.print(_metadata_table(container.metadata))
+    stdout.print(_metadata_table(stored.metadata))
     stdout.print(_hparams_table(model))
     stdout.print(_sizes_table(model))
 
@@ -61,7 +65,7 @@ def _plain_table(title: str, *columns: str) -> Table:
 def _metadata_table(metadata: dict[str, MetadataValue]) -> Table:
     table = _plain_table("Metadata", "key", "value")
     for key, value in metadata.items():
-        if key.startswith(("general.", "tokenizer.", "granite_nle.source", "granite_nle.quantize")):
+        if key.startswith(_SHOWN_KEYS):
             table.add_row(key, _text(_shown(value)))
     return table
 
@@ -110,7 +114,8 @@ def _sizes_table(model: ModelFile) -> Table:
 def _as_dict(model: ModelFile) -> dict[str, Any]:
     return {
         "file": str(model.path),
-        "metadata": {key: value.value for key, value in model.container.metadata.items()},
+        "dialect": model.dialect,
+        "metadata": {key: value.value for key, value in model.stored.metadata.items()},
         "hparams": asdict(model.hparams),
         "sizes": [
             {"stage": stage, "type": kind, "tensors": t, "parameters": p, "bytes": b}
@@ -118,6 +123,6 @@ def _as_dict(model: ModelFile) -> dict[str, Any]:
         ],
         "tensors": [
             {"name": info.name, "shape": list(info.shape), "type": info.type.name}
-            for info in model.container.tensors.values()
+            for info in model.stored.tensors.values()
         ],
     }

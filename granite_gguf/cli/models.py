@@ -14,7 +14,7 @@ from rich.table import Table
 from granite_gguf.cli.console import stdout
 from granite_gguf.errors import HubError, ModelFileError
 from granite_gguf.gguf_container import open_container
-from granite_gguf.gguf_file import ARCHITECTURE
+from granite_gguf.gguf_file import DIALECTS
 from granite_gguf.hub.names import AUTO, HubName, choose_file
 from granite_gguf.hub.published import PUBLISHED, Published
 from granite_gguf.sizes import megabytes
@@ -32,7 +32,7 @@ def models(
     """
     from granite_gguf.hub.cached import cached_files  # noqa: PLC0415 - takes long to import
 
-    cached = [file for file in cached_files() if _architecture(file) == ARCHITECTURE]
+    cached = [file for file in cached_files() if _architecture(file) in DIALECTS]
     if as_json:
         values = {
             "published": [_published(one, cached) for one in PUBLISHED],
@@ -74,7 +74,6 @@ def _published(published: Published, cached: list[CachedFile]) -> dict[str, obje
     return {
         "name": published.name,
         **asdict(published),
-        "runs_here": published.architecture == ARCHITECTURE,
         "cached": [_cached(file) for file in _files_of(published, cached)],
     }
 
@@ -99,8 +98,6 @@ def _print_published(cached: list[CachedFile]) -> None:
             remarks = []
             if one.recommended:
                 remarks.append(f"recommended ({AUTO})")
-            if one.architecture != ARCHITECTURE:
-                remarks.append("not run here")
             if _files_of(one, cached):
                 remarks.append("cached")
             table.add_row(f"  :{one.selector}", size, one.description, ", ".join(remarks))

@@ -1,0 +1,159 @@
+"""Converts a GGUF file of another dialect to ``granite_nle``, a piece at a time.
+
+The tensors keep their types and bytes unless other types are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+from granite_gguf.converters.convert import Conversion
+from granite_gguf.converters.dtypes import SOURCE_TYPES, OutType, convert_values, output_type
+from granite_gguf.converters.layouts import Layout
+from granite_gguf.converters.safetensors_source import CHUNK_BYTES
+from granite_gguf.errors import InputError, ModelFileError, UnsupportedModelError
+from granite_gguf.file_names import split_type
+from granite_gguf.ggml.types import GGMLType, row_bytes
+from granite_gguf.gguf_container import MetadataValue, ValueType
+from granite_gguf.gguf_file import ModelFile, open_model_file
+from granite_gguf.gguf_metadata import ARCHITECTURE, Keys
+from granite_gguf.gguf_writer import Progress, TensorSource, silent, write_gguf
+from granite_gguf.tensors import TensorSpec
+
+_MAGIC = b"GGUF"
+_FLOATS = dict(SOURCE_TYPES.values())  # how numpy reads the bytes of a float type
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a source is a GGUF file, or at least named like one."""
+    if not path.is_file():
+        return False
+    if path.suffix.lower() == ".gguf":
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def default_output(source: Path) -> Path:
+    """The source's name with the format before the type, which the Hub reads at the end."""
+    name, kind = split_type(source.stem)
+    return source.with_name(f"{name}-{ARCHITECTURE}{kind}.gguf")
+
+
+def convert_gguf(
+    source: str | PathLike[str],
+    output: str | PathLike[str] | None = None,
+    *,
+    outtype: OutType | str | None = None,
+    revision: str | None = None,
+    force: bool = False,
+    progress: Progress = silent,
+) -> Conversion:
+    """Convert a GGUF file of another dialect.
+
+    Args:
+        source: a ``granite_speech_nar`` file.
+        output: the file to write; by default beside the source.
+        outtype: types by the same policies as for checkpoints; by default each tensor keeps its
+            own, and its bytes.
+        revision: the checkpoint's revision, recorded in the file.
+        force: replace an existing file.
+        progress: is told of every piece written.
+
+    Raises:
+        InputError: the output is the source.
+        ModelFileError: the file cannot be read, or is quantized and ``outtype`` is given.
+        UnsupportedModelError: it is a ``granite_nle`` file already, or of another model.
+        CheckpointError: a number does not fit into the type asked for, or is not finite.
+        OutputError: the output exists and ``force`` is not set, or cannot be written.
+    """
+    file = open_model_file(Path(source))
+    if file.dialect == ARCHITECTURE:
+        raise UnsupportedModelError(
+            f"{file.path}: is a {ARCHITECTURE} file already; there is nothing to convert. "
+            "`granite-gguf quantize` writes other types"
+        )
+    path = default_output(file.path) if output is None else Path(output)
+    if path.exists() and path.samefile(file.path):
+        raise InputError(f"{path}: is the source itself; name another output")
+    policy = None if outtype is None else OutType(outtype)
+    if policy is not None:
+        _check_floats(file)
+    parameters = sum(prod(spec.shape) for spec in file.specs.values())
+    with file.path.open("rb") as data:
+        sources = [
+            _tensor_source(file, spec, policy, data.fileno()) for spec in file.specs.values()
+        ]
+        size = write_gguf(
+            path,
+            _metadata(file, policy, parameters, revision),
+            sources,
+            force=force,
+            progress=progress,
+        )
+    layout = Layout(file.text(Keys.Source.LAYOUT))
+    return Conversion(path, layout, file.hparams, parameters, size)
+
+
+def _check_floats(file: ModelFile) -> None:
+    quantized = [info for info in map(file.info, file.specs) if info.type not in _FLOATS]
+    if quantized:
+        raise ModelFileError(
+            f"{file.path}: {len(quantized)} tensors are quantized, such as {quantized[0].name} "
+            f"({quantized[0].type.name}), expected F32, F16 or BF16 to convert to another type. "
+            "Without --outtype they are taken over as they are"
+        )
+
+
+def _tensor_source(
+    file: ModelFile, spec: TensorSpec, policy: OutType | None, descriptor: int
+) -> TensorSource:
+    info = file.info(spec.name)
+    kind = info.type if policy is None else output_type(policy, spec)
+    width = info.shape[0]
+    row, total = row_bytes(info.type, width), info.byte_count
+    step = max(1, CHUNK_BYTES // row) * row
+
+    def chunks() -> Iterator[npt.NDArray[Any]]:
+        for start in range(0, total, step):
+            raw = file.container.read(descriptor, spec.name, start, min(step, total - start))
+            yield raw if policy is None else _converted(spec.name, raw, width, info.type, kind)
+
+    return TensorSource(spec.name, info.shape, kind, chunks)
+
+
+def _converted(
+    name: str, raw: npt.NDArray[np.uint8], width: int, stored: GGMLType, wanted: GGMLType
+) -> npt.NDArray[Any]:
+    return convert_values(name, raw.view(_FLOATS[stored]).reshape(-1, width), stored, wanted)
+
+
+def _metadata(
+    file: ModelFile, policy: OutType | None, parameters: int, revision: str | None
+) -> dict[str, MetadataValue]:
+    metadata = dict(file.container.metadata)
+    variant = file.text(Keys.Source.VARIANT) or file.path.stem
+    title: str = gguf.Metadata.id_to_title(variant)  # type: ignore[no-untyped-call]
+    metadata.setdefault(Keys.General.NAME, _string(title))
+    metadata.setdefault(Keys.General.SIZE_LABEL, _string(gguf.size_label(parameters, 0, 0, 0)))
+    metadata[Keys.Source.FILE] = _string(file.path.name)
+    if revision:
+        metadata[Keys.Source.REVISION] = _string(revision)
+    if policy is not None:
+        metadata[Keys.General.FILE_TYPE] = MetadataValue(ValueType.UINT32, int(policy.file_type))
+    return metadata
+
+
+def _string(value: str) -> MetadataValue:
+    return MetadataValue(ValueType.STRING, value)
