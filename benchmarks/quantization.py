@@ -17,6 +17,7 @@ from pathlib import Path
 
 import granite_gguf
 from granite_gguf.audio import read_audio
+from granite_gguf.kernels import Precision
 from granite_gguf.parity import Recorded, diff_model, record
 from granite_gguf.quantize import Scope, collect_importance, parse_override, quantize
 
@@ -86,9 +87,11 @@ def make(source: Path, work: Path, name: str, imatrix: Path | None) -> tuple[Pat
     return path, time.perf_counter() - started
 
 
-def measure(path: Path, recorded: Recorded, audio: Path) -> list[str]:
+def measure(
+    path: Path, recorded: Recorded, audio: Path, precision: str = Precision.EXACT
+) -> list[str]:
     """Cells of one row: size, then the stages."""
-    with granite_gguf.load(path) as model:
+    with granite_gguf.load(path, precision=precision) as model:
         samples = read_audio(audio, model.hparams.front_end.sample_rate)
         results = {result.name: result for result in diff_model(model, recorded, samples)}
     cells = [f"{path.stat().st_size / 1e9:.3f}"]

@@ -54,7 +54,7 @@ class Measurement:
         peak_memory: resident bytes at the highest, after loading and all runs; 0 where the system
             does not tell.
         file_size: bytes.
-        text_rows: rows of the editor, the slots included.
+        text_rows: rows of the editor, the slots included; None where there were several passes.
         repeats: runs that were timed, after one that was not.
     """
 
@@ -69,7 +69,7 @@ class Measurement:
     real_time_factor: float
     peak_memory: int
     file_size: int
-    text_rows: int
+    text_rows: int | None
     repeats: int
 
     def to_dict(self) -> dict[str, Any]:
@@ -107,11 +107,17 @@ def measure(
     started = time.perf_counter()
     with load(path, threads=threads, device=device, precision=precision) as model:
         loaded = time.perf_counter() - started
-        runs = [model.transcribe(audio) for _ in range(repeats + 1)][1:]
+        passes = len(model.transcribe(audio).segments)
+        if with_floor and passes > 1:
+            raise InputError(
+                f"the recording needs {passes} passes, and the floor is that of one: time a "
+                "shorter one, or do without the floor"
+            )
+        runs = [model.transcribe(audio) for _ in range(repeats)]
         memory = _peak_memory()
         floors: dict[str, float] = {}
-        products, text_rows = _products(model, audio)
-        if with_floor:
+        products, text_rows = _products(model, audio) if passes == 1 else (None, None)
+        if with_floor and products is not None:
             runtime = Runtime(model.device.name, model.threads)
             try:
                 found = measure_floor(runtime, products, report=report)
