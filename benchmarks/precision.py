@@ -2,8 +2,8 @@
 
 python -m benchmarks.precision REF.gguf AUDIO MODEL.gguf... [--repeats 3]
 
-REF.gguf comes from `granite-gguf reference`. Prints Markdown: lowest (mean) cosine of a row, shares of
-equal ids and text, seconds (median).
+REF.gguf comes from `granite-gguf reference`. Prints Markdown: lowest (mean) cosine of a row, shares
+of equal ids and text, seconds (median).
 """
 
 from __future__ import annotations
