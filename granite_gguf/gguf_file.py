@@ -233,20 +233,28 @@ def read_hparams(path: Path, metadata: dict[str, MetadataValue]) -> HParams:
     return hparams
 
 
+# Split once: Python's cache of attributes keeps a reference to every string it is asked for.
+_POSITIVE: dict[type, list[str]] = {
+    FrontEnd: "sample_rate n_mels n_fft win_length hop_length frame_stack".split(),
+    Encoder: "n_layers d_model n_heads head_dim conv_dim ff_dim context_size ctc_vocab".split(),
+    Hypothesis: "bpe_vocab pooling_window".split(),
+    Projector: (
+        "n_layers hidden_size n_heads mlp_ratio block_size downsample_rate layernorm_eps".split()
+    ),
+    Editor: (
+        "n_layers d_model n_heads n_kv_heads head_dim ff_dim vocab_size rope_theta "
+        "rms_norm_eps embedding_multiplier logits_scaling max_positions"
+    ).split(),
+}
+
+
 def contradiction(h: HParams) -> str | None:
     """What makes these hyper-parameters impossible to run, or None."""
     f, e, y, p, d = h.front_end, h.encoder, h.hypothesis, h.projector, h.editor
     positive = [
         (f"{type(stage).__name__} {name}", getattr(stage, name))
-        for stage, names in (
-            (f, "sample_rate n_mels n_fft win_length hop_length frame_stack"),
-            (e, "n_layers d_model n_heads head_dim conv_dim ff_dim context_size ctc_vocab"),
-            (y, "bpe_vocab pooling_window"),
-            (p, "n_layers hidden_size n_heads mlp_ratio block_size downsample_rate layernorm_eps"),
-            (d, "n_layers d_model n_heads n_kv_heads head_dim ff_dim vocab_size rope_theta"),
-            (d, "rms_norm_eps embedding_multiplier logits_scaling max_positions"),
-        )
-        for name in names.split()
+        for stage in (f, e, y, p, d)
+        for name in _POSITIVE[type(stage)]
     ]
     last_id = y.bpe_vocab - 1 - y.id_shift
     checks: list[tuple[bool, str]] = [
