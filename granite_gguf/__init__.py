@@ -17,6 +17,7 @@ from granite_gguf.errors import (
     InputError,
     MissingExtraError,
     ModelFileError,
+    OutOfMemoryError,
     OutputError,
     UnsupportedModelError,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "MissingExtraError",
     "Model",
     "ModelFileError",
+    "OutOfMemoryError",
     "OutputError",
     "Segment",
     "TokenResult",

@@ -7,6 +7,7 @@
     ├── CheckpointError         a Hugging Face checkpoint that cannot be converted
     ├── OutputError             an output file that cannot be written
     ├── DeviceError             a device that is absent, or a computation that failed on it
+    │   └── OutOfMemoryError        a model or a recording too large for the memory there is
     ├── ComparisonError         outputs that cannot be compared: other audio, other dimensions
     ├── MissingExtraError       an optional dependency that is not installed
     └── InputError              an argument of the Python API with a wrong shape, dtype or value
@@ -51,6 +52,10 @@ class OutputError(GraniteError):
 
 class DeviceError(GraniteError):
     """A compute device that is not there, or on which a computation failed."""
+
+
+class OutOfMemoryError(DeviceError, MemoryError):
+    """A model or a recording that needs more memory than there is."""
 
 
 class ComparisonError(GraniteError):

@@ -235,17 +235,17 @@ def read_hparams(path: Path, metadata: dict[str, MetadataValue]) -> HParams:
 
 # Split once: Python's cache of attributes keeps a reference to every string it is asked for.
 _POSITIVE: dict[type, list[str]] = {
-    FrontEnd: "sample_rate n_mels n_fft win_length hop_length frame_stack".split(),
-    Encoder: "n_layers d_model n_heads head_dim conv_dim ff_dim context_size ctc_vocab".split(),
-    Hypothesis: "bpe_vocab pooling_window".split(),
-    Projector: (
-        "n_layers hidden_size n_heads mlp_ratio block_size downsample_rate layernorm_eps".split()
-    ),
-    Editor: (
-        "n_layers d_model n_heads n_kv_heads head_dim ff_dim vocab_size rope_theta "
-        "rms_norm_eps embedding_multiplier logits_scaling max_positions"
-    ).split(),
+    stage: names.split()
+    for stage, names in (
+        (FrontEnd, "sample_rate n_mels n_fft win_length hop_length frame_stack"),
+        (Encoder, "n_layers d_model n_heads head_dim conv_dim ff_dim context_size ctc_vocab"),
+        (Hypothesis, "bpe_vocab pooling_window"),
+        (Projector, "n_layers hidden_size n_heads mlp_ratio block_size downsample_rate"),
+        (Editor, "n_layers d_model n_heads n_kv_heads head_dim ff_dim vocab_size rope_theta"),
+    )
 }
+_POSITIVE[Projector] += ["layernorm_eps"]
+_POSITIVE[Editor] += ["rms_norm_eps", "embedding_multiplier", "logits_scaling", "max_positions"]
 
 
 def contradiction(h: HParams) -> str | None:

@@ -81,6 +81,7 @@ def transcribe_blocks(
     Raises:
         AudioError: the stream is damaged.
         InputError: an option is out of range.
+        OutOfMemoryError: a piece needs more memory than there is.
     """
     h = model.hparams
     check_options(h, options)
@@ -138,6 +139,8 @@ def _one_pass(
     # What the editor could not take whatever was said does not reach the encoder.
     if frames // h.projector.downsample_rate + h.editor.min_edit_length > limit:
         return None
+    if len(samples) > CHUNK_SECONDS * rate:
+        model.check_room(frames)
     with _timed(timings, "features"):
         mel = model.compute_mel(samples)
     if not len(mel):

@@ -256,7 +256,7 @@ class _Event:
     """A piece of progress of one recording: a segment, its end (None), or why it failed."""
 
     index: int
-    result: Segment | AudioError | DeviceError | None
+    result: Segment | AudioError | DeviceError | MemoryError | None
 
 
 def _events(model: Model, job: _Job) -> Iterator[_Event]:
@@ -270,7 +270,7 @@ def _events(model: Model, job: _Job) -> Iterator[_Event]:
         try:
             for segment in stream:
                 yield _Event(index, segment)
-        except (AudioError, DeviceError) as error:
+        except (AudioError, DeviceError, MemoryError) as error:
             yield _Event(index, error)
         else:
             yield _Event(index, None)
