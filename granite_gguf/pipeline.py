@@ -143,7 +143,8 @@ def _one_pass(
         model.check_room(frames)
     with _timed(timings, "features"):
         mel = model.compute_mel(samples)
-    if not len(mel):
+    # Where nothing sounds nothing is said, whatever a model would make of it.
+    if not len(mel) or samples.min() == samples.max():
         words: tuple[Word, ...] | None = () if options.word_times else None
         return Segment(0, begin, end, "", "", timings=timings, words=words)
     with _timed(timings, "encoder"):
