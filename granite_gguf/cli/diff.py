@@ -11,7 +11,7 @@ import typer
 from granite_gguf import gguf_file
 from granite_gguf.audio import read_audio
 from granite_gguf.cli.console import print_note
-from granite_gguf.errors import ComparisonError, InputError
+from granite_gguf.errors import ComparisonError, InputError, brief
 from granite_gguf.gguf_writer import check_target
 from granite_gguf.model import load
 from granite_gguf.parity import Recorded, StageResult, diff_model, read_reference, record
@@ -175,8 +175,8 @@ def _reference(path: Path, audio: Path, threads: int | None, device: str) -> Rec
         return read_reference(path)
     if found != gguf_file.ARCHITECTURE:
         raise ComparisonError(
-            f"{path}: holds {found!r}, expected a reference file ({ARCHITECTURE!r}) or a model "
-            f"({gguf_file.ARCHITECTURE!r})"
+            f"{path}: holds {brief(found)}, expected a reference file "
+            f"({ARCHITECTURE!r}) or a model ({gguf_file.ARCHITECTURE!r})"
         )
     with load(path, threads=threads, device=device) as model:
         return record(model, read_audio(audio, model.hparams.front_end.sample_rate))
