@@ -27,7 +27,13 @@ def brief(value: object) -> str:
 
 
 class GraniteError(Exception):
-    """Base of every error raised on purpose by granite-gguf."""
+    """Base of every error raised on purpose by granite-gguf.
+
+    Control characters, which a damaged file's names can carry to a terminal, are escaped.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
 
 
 class AudioError(GraniteError):

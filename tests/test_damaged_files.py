@@ -182,6 +182,15 @@ def test_messages_are_short_and_printable(sound: Sound, scratch: Path) -> None:
             assert len(str(raised.value)) < MESSAGE_LIMIT and str(raised.value).isprintable()
 
 
+def test_names_cannot_reach_the_terminal_raw(sound: Sound, scratch: Path) -> None:
+    changed = sound.copy()
+    changed.entries[3].name = b"enc\x0e\x1b[31m.blk"
+    scratch.write_bytes(put_together(changed))
+    with pytest.raises(ModelFileError, match=r"enc\\x0e\\x1b\[31m\.blk") as raised:
+        open_model_file(scratch)
+    assert str(raised.value).isprintable()
+
+
 # Numbers that are not finite
 
 
