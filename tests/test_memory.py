@@ -205,6 +205,37 @@ def test_little_address_space(megabytes: int) -> None:
     assert (done.returncode == 0) == (not done.stderr)
 
 
+LONG = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+import granite_gguf
+from granite_gguf.demo import DEMO_MODEL
+noise = np.random.default_rng(0).standard_normal(16_000 * 200).astype(np.float32) / 10
+with granite_gguf.load(DEMO_MODEL, threads=2, device="cpu") as model:
+    model.transcribe(noise[:16_000])
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + (int(sys.argv[1]) << 20)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    try:
+        model.transcribe(noise)
+    except granite_gguf.OutOfMemoryError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("megabytes", [100, 150, 165, 180, 195])
+def test_intermediate_results_that_do_not_fit(megabytes: int) -> None:
+    """Where the graph fits and its kernels' own memory does not, ggml would end the process."""
+    done = subprocess.run(
+        [sys.executable, "-c", LONG, str(megabytes)],
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "This stretch of audio needs" in done.stdout
+
+
 def test_the_long_pass_is_refused_before_it_begins(
     models: dict[str, Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
