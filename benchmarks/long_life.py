@@ -97,13 +97,15 @@ def bits(path: Path, sample: Path, threads: int) -> tuple[bytes, bytes]:
 
 
 def main() -> int:
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     parser = argparse.ArgumentParser(description="Transcribe one recording over and over.")
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--loads", type=int, default=200)
+    parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     path, sample = DEMO_MODEL, DEMO_SAMPLES[0]
     started = time.monotonic()
-    with granite_gguf.load(path, threads=2, device="cpu") as model:
+    with granite_gguf.load(path, threads=options.threads, device="cpu") as model:
         texts, growth = repeat(model, sample, options.count)
         threaded = callers(model, sample, 8 * CALLERS)
     print(f"{options.count} transcriptions in {time.monotonic() - started:.0f} s: {texts}")
