@@ -1,6 +1,6 @@
 """How much memory this process can still have, asked before more is taken.
 
-    meminfo, control groups, limits of the process → the least of them → enough, or an error
+    /proc/meminfo, control groups, the limit of address space → the least → enough, or an error
 
 Linux kills a process that fills memory which is not there, and ggml aborts where a small piece is
 refused: neither can be caught, so what is needed is computed and compared first. What a system does
@@ -113,9 +113,9 @@ def _fields(path: Path) -> dict[str, int]:
     """The ``name number`` lines of a file; sizes in kB become bytes."""
     found = {}
     for line in _read(path).splitlines():
-        name, *rest = line.split()
-        if rest and rest[0].isdigit():
-            found[name.rstrip(":")] = int(rest[0]) << (10 if rest[1:] == ["kB"] else 0)
+        name, number, unit = [*line.split(), "", "", ""][:3]
+        if number.isdigit():
+            found[name.rstrip(":")] = int(number) << (10 if unit == "kB" else 0)
     return found
 
 
