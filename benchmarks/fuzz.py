@@ -1,6 +1,10 @@
 """Open, load and run damaged GGUF files, in child processes that may die without harm.
 
 python benchmarks/fuzz.py --first 0 --count 10000 --processes 2
+python benchmarks/fuzz.py --what reference --count 10000
+
+Models are loaded and run; a model is judged by reference files, and quantized with importance
+matrices.
 
 Each case ends in one of three ways: an error of the package's own, a transcript, or a fault. Faults
 are any other exception, a dead process, more memory than the limit, and more time than the
@@ -19,57 +23,18 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import numpy as np
-
-import granite_gguf
-from benchmarks.dialect_file import (
-    ARCHITECTURE,
-    dialect_metadata,
-    dialect_tensors,
-    write_dialect_file,
-)
+from benchmarks.fuzz_targets import TARGETS, Target, sound_model
 from benchmarks.gguf_mutator import Sound, mutate, take_apart
-from benchmarks.make_checkpoint import make_checkpoint
-from granite_gguf.converters import convert
-from granite_gguf.errors import GraniteError
 from granite_gguf.gguf_file import DIALECTS
 
 MEMORY = 1 << 30  # address space above what the parent has
-SAMPLES = 4000  # a quarter of a second
-MESSAGE_LIMIT = 4000
-
-
-def sound_file(directory: Path, layout: str, dialect: str) -> Path:
-    """The tiny model that is damaged."""
-    path, source = directory / f"{layout}.gguf", directory / layout
-    make_checkpoint(source, layout=layout, size="tiny", seed=0, dtype="f32")
-    if dialect == ARCHITECTURE:
-        return write_dialect_file(path, dialect_metadata(source), dialect_tensors(source))
-    convert(source, path, outtype="f32")
-    return path
-
-
-def signal_samples() -> np.ndarray:
-    return (0.1 * np.random.default_rng(0).standard_normal(SAMPLES)).astype(np.float32)
-
-
-def try_file(path: Path, samples: np.ndarray) -> str:
-    """``refused``, ``not run`` or ``ran``; anything but the package's errors is let through."""
-    stage = "refused"
-    try:
-        with granite_gguf.load(path, threads=1, device="cpu") as model:
-            stage = "not run"
-            model.transcribe(samples)
-    except GraniteError as error:
-        if len(str(error)) > MESSAGE_LIMIT:
-            raise AssertionError(f"a message of {len(str(error))} characters") from error
-        return stage
-    return "ran"
 
 
 def _address_space() -> int:
@@ -77,29 +42,39 @@ def _address_space() -> int:
         return int(file.read().split()[0]) * resource.getpagesize()
 
 
-def _child(sound: Sound, seeds: range, path: Path, pipe: int) -> None:
+@dataclass(frozen=True)
+class Job:
+    """What all workers work on: the kind of file, an undamaged one, the model beside it."""
+
+    target: Target
+    sound: Sound
+    model: Path
+
+
+def _child(job: Job, seeds: range, path: Path, pipe: int) -> None:
     limit = _address_space() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    samples = signal_samples()
-    for seed in seeds:
-        raw, _what = mutate(sound, seed)
-        path.unlink(missing_ok=True)  # an earlier map stays whole
-        path.write_bytes(raw)
-        os.write(pipe, f"start {seed}\n".encode())
-        try:
-            outcome = try_file(path, samples)
-        except BaseException:  # a fault of any kind is what is looked for
-            last = traceback.format_exc().strip().splitlines()
-            outcome = "fault: " + " | ".join(line.strip()[:150] for line in last[-5:])
-        os.write(pipe, f"{outcome}\n".encode())
+    with ExitStack() as stack:
+        attempt = job.target.attempt(stack, job.model)
+        for seed in seeds:
+            raw, _what = mutate(job.sound, seed)
+            path.unlink(missing_ok=True)  # an earlier map stays whole
+            path.write_bytes(raw)
+            os.write(pipe, f"start {seed}\n".encode())
+            try:
+                outcome = attempt(path)
+            except BaseException:  # a fault of any kind is what is looked for
+                last = traceback.format_exc().strip().splitlines()
+                outcome = "fault: " + " | ".join(line.strip()[:150] for line in last[-5:])
+            os.write(pipe, f"{outcome}\n".encode())
 
 
 class Worker:
     """A child process that works on a range of seeds."""
 
-    def __init__(self, sound: Sound, seeds: range, path: Path) -> None:
-        self.sound, self.seeds, self.path = sound, seeds, path
+    def __init__(self, job: Job, seeds: range, path: Path) -> None:
+        self.job, self.seeds, self.path = job, seeds, path
         self.at, self.started = seeds.start, time.monotonic()
         self.running = False
         self.buffer = b""
@@ -116,7 +91,7 @@ class Worker:
                 os.dup2(null, 1)
                 os.dup2(null, 2)
                 os.environ["GGML_NO_BACKTRACE"] = "1"
-                _child(self.sound, range(self.at, self.seeds.stop), self.path, write_end)
+                _child(self.job, range(self.at, self.seeds.stop), self.path, write_end)
                 status = 0
             finally:
                 os._exit(status)
@@ -194,6 +169,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--count", type=int, default=1000, help="how many files")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--what", choices=TARGETS, default="model")
     parser.add_argument("--layout", default="nle", help="of the checkpoint")
     parser.add_argument("--dialect", default="granite_nle", choices=DIALECTS, help="of the file")
     parser.add_argument("--deadline", type=float, default=5.0, help="seconds for one file")
@@ -201,19 +177,25 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as name:
         directory = Path(name)
-        sound = take_apart(sound_file(directory, options.layout, options.dialect))
+        model, target = (
+            sound_model(directory, options.layout, options.dialect),
+            TARGETS[options.what],
+        )
+        sound = take_apart(target.sound(model))
+        job = Job(target, sound, model)
         if options.keep:
             raw, what = mutate(sound, options.first)
             options.keep.write_bytes(raw)
             print(ascii(what))
-            print(try_file(options.keep, signal_samples()))
+            with ExitStack() as stack:
+                print(target.attempt(stack, model)(options.keep))
             return 0
         started, fuzz = time.monotonic(), Fuzz(options.deadline)
         step = -(-options.count // options.processes)
         end = options.first + options.count
         fuzz.run(
             [
-                Worker(sound, range(start, min(start + step, end)), directory / f"{start}.gguf")
+                Worker(job, range(start, min(start + step, end)), directory / f"{start}.damaged")
                 for start in range(options.first, end, step)
             ]
         )

@@ -174,7 +174,10 @@ def put_together(sound: Sound) -> bytes:
 
 
 def _scalar_pair(r: random.Random, s: Sound) -> str:
-    pair = r.choice([p for p in s.pairs if p.element is None])
+    scalars = [p for p in s.pairs if p.element is None]
+    if not scalars:
+        return "no scalar to change"
+    pair = r.choice(scalars)
     if pair.type == ValueType.STRING:
         pair.value = r.choice([*_STRINGS, *_RAW_STRINGS])
     elif pair.type in (ValueType.FLOAT32, ValueType.FLOAT64):
@@ -186,7 +189,10 @@ def _scalar_pair(r: random.Random, s: Sound) -> str:
 
 
 def _retyped_pair(r: random.Random, s: Sound) -> str:
-    pair = r.choice([p for p in s.pairs if p.element is None])
+    scalars = [p for p in s.pairs if p.element is None]
+    if not scalars:
+        return "no scalar to change"
+    pair = r.choice(scalars)
     kind = r.choice(list(ValueType))
     if kind is ValueType.ARRAY:
         pair.type, pair.element = int(kind), int(r.choice([ValueType.UINT32, ValueType.STRING]))
@@ -199,7 +205,10 @@ def _retyped_pair(r: random.Random, s: Sound) -> str:
 
 
 def _array_pair(r: random.Random, s: Sound) -> str:
-    pair = r.choice([p for p in s.pairs if p.element is not None])
+    arrays = [p for p in s.pairs if p.element is not None and p.value]
+    if not arrays:
+        return "no array to change"
+    pair = r.choice(arrays)
     values, what = list(pair.value), r.randrange(5)
     if what == 0:
         del values[r.randrange(len(values)) :]

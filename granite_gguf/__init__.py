@@ -18,6 +18,7 @@ from granite_gguf.errors import (
     InputError,
     MissingExtraError,
     ModelFileError,
+    OutOfMemoryError,
     OutputError,
     UnsupportedModelError,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "MissingExtraError",
     "Model",
     "ModelFileError",
+    "OutOfMemoryError",
     "OutputError",
     "Segment",
     "TokenResult",

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
-from granite_gguf import containers
+from granite_gguf import containers, memory
 from granite_gguf.errors import AudioError
 
 Samples = npt.NDArray[np.float32]
@@ -89,8 +89,15 @@ def read_audio(
 
     Raises:
         AudioError: as :func:`open_audio`.
+        OutOfMemoryError: there is no room for all of it.
     """
     with open_audio(source, sample_rate, channel=channel) as stream:
+        if stream.duration is not None:
+            memory.require(
+                2 * int(stream.duration * sample_rate) * np.dtype(np.float32).itemsize,
+                f"{stream.duration:.0f} s of audio in one array",
+                "Transcribe the file itself, which is read piece by piece",
+            )
         return np.concatenate([np.zeros(0, np.float32), *stream.blocks])
 
 

@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
-from granite_gguf.hparams import HParams
+from granite_gguf.hparams import Editor, Encoder, FrontEnd, HParams, Hypothesis, Projector
 from granite_gguf.limits import out_of_range
+
+# Split once: Python's cache of attributes keeps a reference to every string it is asked for.
+_POSITIVE: dict[type, list[str]] = {
+    stage: names.split()
+    for stage, names in (
+        (FrontEnd, "sample_rate n_mels n_fft win_length hop_length frame_stack"),
+        (Encoder, "n_layers d_model n_heads head_dim conv_dim ff_dim context_size ctc_vocab"),
+        (Hypothesis, "bpe_vocab pooling_window"),
+        (Projector, "n_layers hidden_size n_heads mlp_ratio block_size downsample_rate"),
+        (Editor, "n_layers d_model n_heads n_kv_heads head_dim ff_dim vocab_size rope_theta"),
+    )
+}
+_POSITIVE[Projector] += ["layernorm_eps"]
+_POSITIVE[Editor] += ["rms_norm_eps", "embedding_multiplier", "logits_scaling", "max_positions"]
 
 
 def contradiction(h: HParams) -> str | None:
@@ -11,15 +25,8 @@ def contradiction(h: HParams) -> str | None:
     f, e, y, p, d = h.front_end, h.encoder, h.hypothesis, h.projector, h.editor
     positive = [
         (f"{type(stage).__name__} {name}", getattr(stage, name))
-        for stage, names in (
-            (f, "sample_rate n_mels n_fft win_length hop_length frame_stack"),
-            (e, "n_layers d_model n_heads head_dim conv_dim ff_dim context_size ctc_vocab"),
-            (y, "bpe_vocab pooling_window"),
-            (p, "n_layers hidden_size n_heads mlp_ratio block_size downsample_rate layernorm_eps"),
-            (d, "n_layers d_model n_heads n_kv_heads head_dim ff_dim vocab_size rope_theta"),
-            (d, "rms_norm_eps embedding_multiplier logits_scaling max_positions"),
-        )
-        for name in names.split()
+        for stage in (f, e, y, p, d)
+        for name in _POSITIVE[type(stage)]
     ]
     last_id = y.bpe_vocab - 1 - y.id_shift
     checks: list[tuple[bool, str]] = [

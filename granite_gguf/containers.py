@@ -67,6 +67,8 @@ def decode(stack: ExitStack, name: str, file: BinaryIO, *, why: str) -> Decoded:
     if not container.streams.audio:
         raise AudioError(f"{name}: has no audio track")
     stream = container.streams.audio[0]
+    if not stream.rate:  # FFmpeg has believed the file's name
+        raise AudioError(f"{name}: cannot be read as audio: {why.rstrip('.')}")
     frames = None
     if stream.duration is not None and stream.time_base is not None:
         frames = int(stream.duration * stream.time_base * stream.rate)

@@ -8,6 +8,7 @@
     ├── HubError                a model that cannot be fetched from the Hugging Face Hub
     ├── OutputError             an output file that cannot be written
     ├── DeviceError             a device that is absent, or a computation that failed on it
+    │   └── OutOfMemoryError        a model or a recording too large for the memory there is
     ├── ComparisonError         outputs that cannot be compared: other audio, other dimensions
     ├── MissingExtraError       an optional dependency that is not installed
     └── InputError              an argument of the Python API with a wrong shape, dtype or value
@@ -27,7 +28,13 @@ def brief(value: object) -> str:
 
 
 class GraniteError(Exception):
-    """Base of every error raised on purpose by granite-gguf."""
+    """Base of every error raised on purpose by granite-gguf.
+
+    Control characters, which a damaged file's names can carry to a terminal, are escaped.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
 
 
 class AudioError(GraniteError):
@@ -56,6 +63,10 @@ class OutputError(GraniteError):
 
 class DeviceError(GraniteError):
     """A compute device that is not there, or on which a computation failed."""
+
+
+class OutOfMemoryError(DeviceError, MemoryError):
+    """A model or a recording that needs more memory than there is."""
 
 
 class ComparisonError(GraniteError):

@@ -8,6 +8,7 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 an
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import struct
@@ -21,7 +22,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from granite_gguf.errors import ModelFileError, brief
+from granite_gguf.errors import ModelFileError, OutOfMemoryError, brief
 from granite_gguf.ggml.types import BLOCK_SIZES, GGMLType
 
 MAX_DIMENSIONS = 4
@@ -232,6 +233,12 @@ def _map(path: Path) -> mmap.mmap:
     except FileNotFoundError:
         raise ModelFileError(f"{path}: no such file") from None
     except OSError as error:
+        if error.errno == errno.ENOMEM:
+            size = path.stat().st_size
+            raise OutOfMemoryError(
+                f"{path}: the system refuses to map its {size / 1e9:.2f} GB: the address space is "
+                "limited (ulimit -v). Raise the limit, or use a file of a smaller type"
+            ) from error
         raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from error
 
 

@@ -35,7 +35,7 @@ class Event:
     """Progress with the recording ``index``: a segment, then its transcript or its error."""
 
     index: int
-    result: Segment | Transcript | AudioError | DeviceError
+    result: Segment | Transcript | AudioError | DeviceError | MemoryError
 
 
 def transcribe_each(
@@ -70,7 +70,7 @@ def transcribe_each(
             ):
                 segments.append(segment)
                 yield Event(index, segment)
-        except (AudioError, DeviceError) as error:
+        except (AudioError, DeviceError, MemoryError) as error:
             yield Event(index, error)
         else:
             yield Event(index, Transcript.of(segments))

@@ -172,7 +172,7 @@ class Model(Stages):
         channel: int | None = None,
         chunk_seconds: float | None = None,
         word_times: bool = False,
-    ) -> Iterator[Transcript | AudioError | DeviceError]:
+    ) -> Iterator[Transcript | AudioError | DeviceError | MemoryError]:
         """Transcribe recordings, short ones side by side, which is faster than one by one.
 
         Arguments are those of :meth:`transcribe`, ``sample_rate`` that of all arrays. Sources are

@@ -101,6 +101,7 @@ def transcribe_blocks(
     Raises:
         AudioError: the stream is damaged.
         InputError: an option is out of range.
+        OutOfMemoryError: a piece needs more memory than there is.
     """
     h = model.hparams
     check_options(h, options)
@@ -158,9 +159,12 @@ def _one_pass(
     # What the editor could not take whatever was said does not reach the encoder.
     if frames // h.projector.downsample_rate + h.editor.min_edit_length > limit:
         return None
+    if len(samples) > CHUNK_SECONDS * rate:
+        model.check_room(frames)
     with _timed(timings, "features"):
         mel = model.compute_mel(samples)
-    if not len(mel):
+    # Where nothing sounds nothing is said, whatever a model would make of it.
+    if not len(mel) or samples.min() == samples.max():
         words: tuple[Word, ...] | None = () if options.word_times else None
         return Segment(0, begin, end, "", "", timings=timings, words=words)
     with _timed(timings, "encoder"):

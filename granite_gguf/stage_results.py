@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from granite_gguf.errors import InputError
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -35,3 +38,20 @@ class TokenResult:
 
     ids: IntArray
     taps: Mapping[str, FloatArray] = field(default_factory=dict)
+
+
+def check_rows(name: str, array: FloatArray, width: int) -> None:
+    """Refuse a stage's input that is no float32 matrix ``(T, width)``, T at least 1.
+
+    Raises:
+        InputError: it is not.
+    """
+    if array.ndim != 2 or array.shape[1] != width or not len(array):
+        raise InputError(f"{name} has the shape {array.shape}, expected (T, {width}) with T > 0")
+    if array.dtype != np.float32:
+        raise InputError(f"{name} is {array.dtype}, expected float32")
+
+
+def rows(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A matrix without ggml's two outer dimensions of length 1."""
+    return array.reshape(array.shape[-2:])

@@ -31,7 +31,14 @@ from granite_gguf.graph.encoder import build_encoder
 from granite_gguf.graph.hypothesis import build_hypothesis
 from granite_gguf.graph.projector import build_projector
 from granite_gguf.hparams import HParams
-from granite_gguf.stage_results import EncoderResult, FloatArray, IntArray, TokenResult
+from granite_gguf.stage_results import (
+    EncoderResult,
+    FloatArray,
+    IntArray,
+    TokenResult,
+    check_rows,
+    rows,
+)
 from granite_gguf.tokenizer import SpeechTokenizer
 from granite_gguf.weights import ModelWeights
 
@@ -127,7 +134,7 @@ class Stages:
         ``taps`` may name ``encoder_layer_K`` for each captured K and ``encoder_logits``.
         """
         e = self.hparams.encoder
-        _check_rows("mel", mel, e.input_dim)
+        check_rows("mel", mel, e.input_dim)
         out = self._run(
             taps,
             lambda graph: build_encoder(graph, self._weights, e, len(mel)),
@@ -135,10 +142,10 @@ class Stages:
         )
         check_results(self._file, "encoder", *out.values())
         return EncoderResult(
-            captured=_rows(out.pop("captured")),
-            final=_rows(out.pop("final")),
-            blank=_rows(out.pop("blank"))[:, 0],
-            taps={name: _rows(array) for name, array in out.items()},
+            captured=rows(out.pop("captured")),
+            final=rows(out.pop("final")),
+            blank=rows(out.pop("blank"))[:, 0],
+            taps={name: rows(array) for name, array in out.items()},
         )
 
     def run_hypothesis_head(
@@ -152,7 +159,7 @@ class Stages:
             taps: may name ``pooled`` and ``bpe_logits``.
         """
         e, h = self.hparams.encoder, self.hparams.hypothesis
-        _check_rows("final", final, e.d_model)
+        check_rows("final", final, e.d_model)
         if blank.shape != (len(final),):
             raise InputError(f"blank has the shape {blank.shape}, expected ({len(final)},)")
 
@@ -183,14 +190,14 @@ class Stages:
     def run_projector_windows(self, captured: FloatArray) -> FloatArray:
         """Everything the projector makes of ``(T, captures * D)``: ``(3 * ceil(T / 15), 2048)``."""
         p = self.hparams.projector
-        _check_rows("captured", captured, p.num_encoder_layers * p.encoder_dim)
+        check_rows("captured", captured, p.num_encoder_layers * p.encoder_dim)
         out = self._run(
             NO_TAPS,
             lambda graph: build_projector(graph, self._weights, p, len(captured)),
             {"captured": captured},
         )
         check_results(self._file, "projector", *out.values())
-        return _rows(out["projected"])
+        return rows(out["projected"])
 
     def scale_audio_tokens(self, projected: FloatArray, frames: int) -> FloatArray:
         """The audio tokens ``(T // 5, 2048)`` of the projector's windows, for ``frames`` T.
@@ -220,20 +227,20 @@ class Stages:
         """
         e = self.hparams.editor
         if len(audio_tokens):
-            _check_rows("audio_tokens", audio_tokens, e.d_model)
+            check_rows("audio_tokens", audio_tokens, e.d_model)
         text_ids = np.asarray(text_ids, dtype=np.int64)
         if text_ids.ndim != 1 or not len(text_ids):
             raise InputError(f"text_ids have the shape {text_ids.shape}, expected (n,), n > 0")
         if text_ids.min() < 0 or text_ids.max() >= e.vocab_size:
             raise InputError(f"text_ids are not all below the vocabulary size {e.vocab_size}")
         text = self._weights.read_rows("llm.token_embd.weight", text_ids)
-        rows = np.concatenate([audio_tokens.reshape(-1, e.d_model), text])
+        embedded = np.concatenate([audio_tokens.reshape(-1, e.d_model), text])
         out = self._run(
             NO_TAPS,
             lambda graph: build_editor(graph, self._weights, e, len(audio_tokens), len(text_ids)),
-            {"rows": rows, "positions": np.arange(len(rows), dtype=np.int32)},
+            {"rows": embedded, "positions": np.arange(len(embedded), dtype=np.int32)},
         )
-        state = _rows(out["state"])
+        state = rows(out["state"])
 
         def head(part: slice) -> TokenResult:
             return self._run_head(
@@ -244,6 +251,14 @@ class Stages:
             )
 
         return _joined([head(part) for part in _even_slices(len(text_ids))])
+
+    def check_room(self, frames: int) -> None:
+        """Raise OutOfMemoryError if ``frames`` frames cannot be edited, whatever is said."""
+        e = self.hparams.editor
+        tokens = frames // self.hparams.projector.downsample_rate
+        with self._graph(NO_TAPS) as graph:
+            build_editor(graph, self._weights, e, tokens, max(1, e.min_edit_length))
+            self._runtime.check_room(graph)
 
     def tokenize(self, text: str) -> IntArray:
         """Token ids ``(n,)`` of a text, without BOS or EOS."""
@@ -284,7 +299,7 @@ class Stages:
         stage, name, vocabulary = names
 
         def read(logits: npt.NDArray[Any]) -> TokenResult:
-            kept = _rows(logits)[:, :vocabulary]
+            kept = rows(logits)[:, :vocabulary]
             with np.errstate(all="ignore"):
                 check_results(self._file, stage, kept.sum(axis=1))
             return TokenResult(decoding.best_ids(kept), {name: kept.copy()} if name in taps else {})
@@ -292,7 +307,7 @@ class Stages:
         out = self._run(taps, build, inputs, {name: read})
         check_results(self._file, stage, out.pop("sums"))
         best: TokenResult = out.pop(name)
-        return TokenResult(best.ids, {**{n: _rows(array) for n, array in out.items()}, **best.taps})
+        return TokenResult(best.ids, {**{n: rows(array) for n, array in out.items()}, **best.taps})
 
     def _run(
         self,
@@ -301,27 +316,21 @@ class Stages:
         inputs: Mapping[str, npt.NDArray[Any]],
         readers: Mapping[str, Reader] | None = None,
     ) -> dict[str, Any]:
+        with self._graph(taps) as graph:
+            build(graph)
+            unknown = taps - graph.outputs.keys()
+            if unknown:
+                raise InputError(f"this stage has no output named {', '.join(sorted(unknown))}")
+            return self._runtime.compute(graph, inputs, readers)
+
+    @contextmanager
+    def _graph(self, taps: frozenset[str]) -> Iterator[Graph]:
+        """A graph to build; other threads wait."""
         with self._lock:
             if self._closed:
                 raise InputError("the model is closed")
             with Graph(taps) as graph:
-                build(graph)
-                unknown = taps - graph.outputs.keys()
-                if unknown:
-                    raise InputError(f"this stage has no output named {', '.join(sorted(unknown))}")
-                return self._runtime.compute(graph, inputs, readers)
-
-
-def _check_rows(name: str, array: FloatArray, width: int) -> None:
-    if array.ndim != 2 or array.shape[1] != width or not len(array):
-        raise InputError(f"{name} has the shape {array.shape}, expected (T, {width}) with T > 0")
-    if array.dtype != np.float32:
-        raise InputError(f"{name} is {array.dtype}, expected float32")
-
-
-def _rows(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """A matrix without ggml's two outer dimensions of length 1."""
-    return array.reshape(array.shape[-2:])
+                yield graph
 
 
 def _even_slices(rows: int, step: int = 1) -> list[slice]:

@@ -8,13 +8,15 @@ copy. What the graphs read in float32 or in another order is small and converted
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from granite_gguf import memory
 from granite_gguf.finite import check_derived, check_stored
 from granite_gguf.ggml import BF16, F16, F32, Runtime, Tensor, WeightBuffer, row_bytes
 from granite_gguf.ggml.quants import encode_rows, prepare_encoding
@@ -25,6 +27,7 @@ from granite_gguf.kernels import Kernel, Kernels, Precision
 from granite_gguf.tensors import Role, Stage, TensorSpec
 
 _PRODUCT_ROLES = {Role.MATRIX, Role.POINTWISE, Role.EMBEDDING}
+_SMALLER = "Use a file of a smaller type (granite-gguf quantize), or free some memory"
 _ROWS_AT_A_TIME = 4096  # of a weight whose type is changed, to bound the memory
 
 
@@ -34,6 +37,16 @@ def _replaced(spec: TensorSpec) -> bool:
     return table or ".conv_bn." in spec.name
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """Matrices that are to be copied, the buffer declared for them, and its packing."""
+
+    kernel: Kernel
+    specs: list[TensorSpec]
+    buffer: WeightBuffer
+    packing: int | None
+
+
 class ModelWeights(Mapping[str, Tensor]):
     """The weights by name, those of the file and those derived from it.
 
@@ -41,7 +54,8 @@ class ModelWeights(Mapping[str, Tensor]):
         kernels: how many matrices each kernel multiplies with, by stage.
 
     Raises:
-        DeviceError: the device has no room for them.
+        ModelFileError: some hold NaN or infinity.
+        OutOfMemoryError: there is no room for them.
     """
 
     def __init__(self, file: ModelFile, runtime: Runtime, precision: Precision) -> None:
@@ -71,30 +85,42 @@ class ModelWeights(Mapping[str, Tensor]):
             else:
                 converted[spec.name] = file.read(spec.name)
         converted[f"{HEAD}.bias"] = self._padded_bias(file.read(f"{HEAD}.bias"))
-        self._check_finite(copied)
         check_derived(file, converted)
         self._mapped = {spec.name for spec in mapped}
         try:
+            plans = [
+                self._plan(kernel, specs, choice.buffer_types) for kernel, specs in copied.items()
+            ]
+            plain = self._buffer(len(converted))
+            for name, array in converted.items():
+                self._tensors[name] = plain.add(name, tuple(reversed(array.shape)), F32)
+            self._check_room(plans, plain)
+            suspects = self._to_check(plans)
+            self._check_finite(suspects - {spec.name for plan in plans for spec in plan.specs})
             self._map(mapped)
-            for kernel, specs in copied.items():
-                self._copy(kernel, specs, choice.buffer_types)
-            self._convert(converted)
+            for plan in plans:
+                self._copy(plan, suspects)
+            plain.allocate()
+            for name, array in converted.items():
+                plain.fill(name, array)
         except BaseException:
             self.close()
             raise
 
-    def _check_finite(self, copied: Mapping[Kernel, list[TensorSpec]]) -> None:
-        """Refuse damaged numbers that the outputs would not show."""
+    def _to_check(self, plans: list[_Plan]) -> set[str]:
+        """The tensors whose damaged numbers the outputs would not show."""
         kinds = {(spec.stage, self._file.info(spec.name).type) for spec in self._products()}
-        kinds |= {(spec.stage, kernel.type) for kernel, specs in copied.items() for spec in specs}
+        kinds |= {(spec.stage, plan.kernel.type) for plan in plans for spec in plan.specs}
         integer = {stage for stage, kind in kinds if kind not in (F32, F16, BF16)}
-        looked_at = [
+        return {
             name
             for name, spec in self._file.specs.items()
             if spec.role not in _PRODUCT_ROLES or spec.stage in integer
-        ]
-        with ThreadPoolExecutor(self._runtime.threads) as pool:
-            _wait_for(pool.map(lambda name: check_stored(self._file, name), looked_at))
+        }
+
+    def _check_finite(self, names: Iterable[str]) -> None:
+        with memory.starting_threads(), ThreadPoolExecutor(self._runtime.threads) as pool:
+            _wait_for(pool.map(lambda name: check_stored(self._file, name), names))
 
     def _products(self) -> Iterator[TensorSpec]:
         return (spec for spec in self._file.specs.values() if spec.role in _PRODUCT_ROLES)
@@ -124,30 +150,67 @@ class ModelWeights(Mapping[str, Tensor]):
         offsets = {spec.name: self._file.info(spec.name).offset for spec in specs}
         buffer.map_host(self._file.container.data, offsets)
 
-    def _copy(
+    def _plan(
         self, kernel: Kernel, specs: list[TensorSpec], buffer_types: Mapping[str, int]
-    ) -> None:
-        """Give matrices memory of their own, several at a time, and let go of the file's pages."""
+    ) -> _Plan:
+        """Declare matrices that get memory of their own."""
         buffer = self._buffer(len(specs))
         for spec in specs:
             shape = (spec.shape[-2], self._rows(spec))
             self._tensors[spec.name] = buffer.add(spec.name, shape, kernel.type)
-        buffer.allocate(None if kernel.packing is None else buffer_types[kernel.packing])
-        prepare_encoding(kernel.type)
+        packing = None if kernel.packing is None else buffer_types[kernel.packing]
+        return _Plan(kernel, specs, buffer, packing)
+
+    def _check_room(self, plans: list[_Plan], plain: WeightBuffer) -> None:
+        """Refuse a model that does not fit, before any of its memory is asked for.
+
+        Where the file is mapped, its pages need no room: the system can read them again.
+        """
+        needed = plain.needed() + sum(plan.buffer.needed(plan.packing) for plan in plans)
+        purpose = f"{self._file.path}: the model"
+        room = self._runtime.device_room(self._runtime.device_handle)
+        if room is not None:
+            memory.require(needed, purpose, _SMALLER, room=room)
+            needed = 0
+        # While a matrix changes its form, a thread holds it once more.
+        changing = sorted(
+            plan.buffer.tensors[spec.name].byte_count
+            for plan in plans
+            for spec in plan.specs
+            if self._changes(spec, plan.kernel)
+        )
+        needed += sum(changing[-self._runtime.threads :])
+        self._runtime.require(needed, purpose, _SMALLER)
+
+    def _copy(self, plan: _Plan, suspects: Container[str]) -> None:
+        """Fill a plan's buffer, several matrices at a time, and let go of the file's pages.
+
+        Suspects are checked on the way, so that their pages are needed only once.
+        """
+        plan.buffer.allocate(plan.packing)
+        prepare_encoding(plan.kernel.type)
 
         def fill(spec: TensorSpec) -> None:
-            buffer.fill(spec.name, self._content(spec, kernel))
+            if spec.name in suspects:
+                check_stored(self._file, spec.name)
+            plan.buffer.fill(spec.name, self._content(spec, plan.kernel))
             self._file.container.release(spec.name)
 
-        with ThreadPoolExecutor(self._runtime.threads) as pool:
-            _wait_for(pool.map(fill, specs))
+        with memory.starting_threads(), ThreadPoolExecutor(self._runtime.threads) as pool:
+            _wait_for(pool.map(fill, plan.specs))
+
+    def _changes(self, spec: TensorSpec, kernel: Kernel) -> bool:
+        """Whether a kernel reads other bytes than the file has."""
+        return (
+            kernel.type is not self._file.info(spec.name).type or self._rows(spec) != spec.shape[-1]
+        )
 
     def _content(self, spec: TensorSpec, kernel: Kernel) -> npt.NDArray[np.uint8]:
         """A matrix's bytes in the kernel's type ``(rows, bytes of a row)``."""
         info = self._file.info(spec.name)
         width, rows, padded = spec.shape[-2], spec.shape[-1], self._rows(spec)
         stored = self._file.container.raw(spec.name).reshape(rows, -1)
-        if kernel.type is info.type and rows == padded:
+        if not self._changes(spec, kernel):
             return stored
         content = np.zeros((padded, row_bytes(kernel.type, width)), np.uint8)
         if kernel.type is info.type:
@@ -157,14 +220,6 @@ class ModelWeights(Mapping[str, Tensor]):
             ids = np.arange(start, min(start + _ROWS_AT_A_TIME, rows))
             content[ids] = encode_rows(kernel.type, self._file.read_rows(spec.name, ids))
         return content
-
-    def _convert(self, arrays: Mapping[str, npt.NDArray[np.float32]]) -> None:
-        buffer = self._buffer(len(arrays))
-        for name, array in arrays.items():
-            self._tensors[name] = buffer.add(name, tuple(reversed(array.shape)), F32)
-        buffer.allocate()
-        for name, array in arrays.items():
-            buffer.fill(name, array)
 
     def read_rows(self, name: str, ids: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
         """Some rows of a matrix, decoded to float32 ``(len(ids), width)``."""

@@ -14,9 +14,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from granite_gguf.errors import ModelFileError
+from granite_gguf.errors import ModelFileError, brief
 from granite_gguf.ggml import F32
-from granite_gguf.gguf_container import MetadataValue, ValueType, open_container, to_float32
+from granite_gguf.gguf_container import (
+    Container,
+    MetadataValue,
+    ValueType,
+    open_container,
+    to_float32,
+)
 from granite_gguf.gguf_writer import TensorSource, write_gguf
 from granite_gguf.model import Model
 from granite_gguf.stages import AudioInput
@@ -113,18 +119,36 @@ def read_importance(path: str | PathLike[str]) -> ImportanceMatrix:
         matrix = name.removesuffix(_SUMS)
         counts = container.tensors.get(matrix + _COUNTS)
         if counts is None or info.type is not F32 or counts.type is not F32:
-            raise ModelFileError(f"{path}: {name} has no float32 {matrix}{_COUNTS} beside it")
+            raise ModelFileError(f"{path}: {brief(name)} has no float32 {_COUNTS} beside it")
         sums = to_float32(container.raw(name), info.type, info.shape).reshape(-1)
         count = to_float32(container.raw(counts.name), counts.type, counts.shape).reshape(-1)[0]
         if not count > 0 or not np.isfinite(sums).all() or sums.min() < 0 or not sums.any():
-            raise ModelFileError(f"{path}: {name} holds no usable sums of squares")
+            raise ModelFileError(f"{path}: {brief(name)} holds no usable sums of squares")
         mean = sums / count
         columns[matrix] = np.maximum(mean, np.float32(_FLOOR) * mean.mean())
-    datasets = container.metadata.get("imatrix.datasets")
-    chunks = container.metadata.get("imatrix.chunk_count")
     return ImportanceMatrix(
         columns=columns,
-        datasets=tuple(datasets.value) if datasets is not None else (),
-        chunks=int(chunks.value) if chunks is not None else 0,
+        datasets=_datasets(container),
+        chunks=_chunks(container),
         path=Path(path),
     )
+
+
+def _datasets(container: Container) -> tuple[str, ...]:
+    found = container.metadata.get("imatrix.datasets")
+    if found is None:
+        return ()
+    if found.element_type is not ValueType.STRING:
+        raise ModelFileError(f"{container.path}: imatrix.datasets are no strings")
+    return tuple(found.value)
+
+
+def _chunks(container: Container) -> int:
+    found = container.metadata.get("imatrix.chunk_count")
+    if found is None:
+        return 0
+    if not isinstance(found.value, int) or not 0 <= found.value < 1 << 32:
+        raise ModelFileError(
+            f"{container.path}: imatrix.chunk_count is {brief(found.value)}, expected a count"
+        )
+    return found.value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import gguf
@@ -14,14 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import granite_gguf
-from benchmarks.fuzz import MESSAGE_LIMIT, try_file
+from benchmarks.fuzz_targets import MESSAGE_LIMIT, TARGETS, try_file
 from benchmarks.gguf_mutator import Sound, mutate, put_together, take_apart
 from granite_gguf import GraniteError, ModelFileError
 from granite_gguf.demo import DEMO_MODEL
 from granite_gguf.finite import stored_finite
 from granite_gguf.ggml.types import GGMLType
 from granite_gguf.gguf_file import open_model_file
-from granite_gguf.quantize import quantize
+from granite_gguf.quantize import quantize, read_importance
 from tests.gguf_editing import rewrite
 from tests.signals import synthetic_audio
 
@@ -66,6 +67,49 @@ def test_a_damaged_file_is_refused_or_runs(
     path.unlink(missing_ok=True)
     path.write_bytes(raw)
     assert try_file(path, synthetic_audio(4000, seed=1)) in ("refused", "not run", "ran")
+
+
+@pytest.mark.parametrize("kind", ["reference", "imatrix"])
+def test_other_damaged_files_are_refused_or_used(
+    f32_files: dict[str, Path], tmp_path: Path, kind: str
+) -> None:
+    """Reference files as `diff` uses them, importance matrices as `quantize` does."""
+    model = tmp_path / "model.gguf"
+    model.write_bytes(f32_files["nle"].read_bytes())
+    undamaged = TARGETS[kind].sound(model)
+    whole, seen = take_apart(undamaged), set()
+    with ExitStack() as stack:
+        attempt = TARGETS[kind].attempt(stack, model)
+        assert attempt(undamaged) == "ran"
+        for seed in range(100):
+            path = tmp_path / "damaged"
+            path.unlink(missing_ok=True)
+            path.write_bytes(mutate(whole, seed)[0])
+            seen.add(attempt(path))
+    assert {"refused", "ran"} <= seen <= {"refused", "not run", "ran"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "kind"),
+    [
+        ("imatrix.chunk_count", [1, 2], gguf.GGUFValueType.ARRAY),
+        ("imatrix.chunk_count", -1, gguf.GGUFValueType.INT32),
+        ("imatrix.datasets", [1, 2], gguf.GGUFValueType.ARRAY),
+    ],
+)
+def test_importance_matrices_of_wrong_types(
+    f32_files: dict[str, Path], tmp_path: Path, key: str, value: object, kind: gguf.GGUFValueType
+) -> None:
+    model = tmp_path / "model.gguf"
+    model.write_bytes(f32_files["nle"].read_bytes())
+    whole = take_apart(TARGETS["imatrix"].sound(model))
+    pair = next(pair for pair in whole.pairs if pair.key == key.encode())
+    listed = kind is gguf.GGUFValueType.ARRAY
+    pair.type, pair.value, pair.element = int(kind), value, int(U32) if listed else None
+    path = tmp_path / "damaged"
+    path.write_bytes(put_together(whole))
+    with pytest.raises(ModelFileError, match=key):
+        read_importance(path)
 
 
 def test_the_fuzzer_survives_and_reports_faults(tmp_path: Path) -> None:
@@ -136,6 +180,15 @@ def test_messages_are_short_and_printable(sound: Sound, scratch: Path) -> None:
             with pytest.raises(GraniteError) as raised:
                 open_model_file(scratch)
             assert len(str(raised.value)) < MESSAGE_LIMIT and str(raised.value).isprintable()
+
+
+def test_names_cannot_reach_the_terminal_raw(sound: Sound, scratch: Path) -> None:
+    changed = sound.copy()
+    changed.entries[3].name = b"enc\x0e\x1b[31m.blk"
+    scratch.write_bytes(put_together(changed))
+    with pytest.raises(ModelFileError, match=r"enc\\x0e\\x1b\[31m\.blk") as raised:
+        open_model_file(scratch)
+    assert str(raised.value).isprintable()
 
 
 # Numbers that are not finite

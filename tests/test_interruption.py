@@ -17,6 +17,7 @@ import pytest
 
 from granite_gguf.demo import DEMO_MODEL, DEMO_SAMPLES
 from granite_gguf.gguf_file import open_model_file
+from granite_gguf.parity.reference_file import ARCHITECTURE, architecture, read_reference
 
 # Says when its modules are loaded; before that the interpreter itself answers a signal.
 SCRIPT = (
@@ -31,6 +32,7 @@ def commands(checkpoint: Path, model: Path, output: Path) -> dict[str, list[obje
     return {
         "convert": ["convert", checkpoint, "-o", output / "out.gguf"],
         "quantize": ["quantize", model, output / "out.gguf", "q8_0", "--quant-all"],
+        "reference": ["reference", checkpoint, DEMO_SAMPLES[0], "-o", output / "out.gguf"],
         "transcribe": [
             *("transcribe", "-m", DEMO_MODEL, DEMO_SAMPLES[0], "--output-dir", output),
             *("-f", "json", "-f", "txt"),
@@ -58,7 +60,10 @@ def check_complete(output: Path) -> None:
     """Whatever stands under a final name is whole."""
     for path in output.iterdir():
         if path.suffix == ".gguf":
-            open_model_file(path)
+            if architecture(path) == ARCHITECTURE:
+                read_reference(path)
+            else:
+                open_model_file(path)
         elif path.suffix == ".json":
             assert path.read_text().rstrip().endswith("}")
         elif path.suffix == ".txt":
@@ -68,7 +73,7 @@ def check_complete(output: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize("name", ["convert", "quantize", "transcribe"])
+@pytest.mark.parametrize("name", ["convert", "quantize", "reference", "transcribe"])
 def test_a_signal_at_any_moment(
     checkpoints: dict[str, Path],
     f32_files: dict[str, Path],
@@ -76,6 +81,8 @@ def test_a_signal_at_any_moment(
     name: str,
     number: signal.Signals,
 ) -> None:
+    if name == "reference":
+        pytest.importorskip("torch")
     sources = [checkpoints["nle"], f32_files["nle"], DEMO_MODEL, DEMO_SAMPLES[0]]
     before = digest(sources)
     r = random.Random(f"{name} {number}")
@@ -85,7 +92,8 @@ def test_a_signal_at_any_moment(
         process = start(commands(checkpoints["nle"], f32_files["nle"], output)[name])
         assert process.stdout is not None
         process.stdout.readline()
-        time.sleep(r.uniform(0.02, 0.6))
+        # PyTorch is loaded in the first seconds of `reference`.
+        time.sleep(r.uniform(0.02, 3.0 if name == "reference" and attempt else 0.6))
         process.send_signal(number)
         _, stderr = process.communicate(timeout=60)
         check_complete_or_litter(output, killed=number is signal.SIGKILL)

@@ -87,6 +87,9 @@ def main() -> None:
     except GraniteError as error:
         print_error(str(error))
         sys.exit(EXIT_USAGE)
+    except MemoryError as error:  # of numpy or of Python itself
+        print_error(f"not enough memory: {error or 'an allocation was refused'}")
+        sys.exit(EXIT_USAGE)
     except KeyboardInterrupt:
         print_error("interrupted")
         sys.exit(EXIT_INTERRUPTED)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import NoReturn, TypeVar
 
 from granite_gguf.cli.console import print_error
+from granite_gguf.memory import starting_threads
 
 T = TypeVar("T")
 
@@ -33,7 +34,8 @@ def in_background(items: Iterable[T]) -> Iterator[T]:
         else:
             made.put(("end", None))
 
-    threading.Thread(target=work, daemon=True).start()
+    with starting_threads():
+        threading.Thread(target=work, daemon=True).start()
     try:
         while True:
             kind, value = made.get()

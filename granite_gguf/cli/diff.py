@@ -11,7 +11,7 @@ import typer
 from granite_gguf.audio import read_audio
 from granite_gguf.cli.console import print_note
 from granite_gguf.cli.model_names import local_model
-from granite_gguf.errors import ComparisonError, InputError
+from granite_gguf.errors import ComparisonError, InputError, brief
 from granite_gguf.gguf_file import DIALECTS
 from granite_gguf.gguf_writer import check_target
 from granite_gguf.model import load
@@ -178,8 +178,8 @@ def _reference(path: Path, audio: Path, threads: int | None, device: str) -> Rec
         return read_reference(path)
     if found not in DIALECTS:
         raise ComparisonError(
-            f"{path}: holds {found!r}, expected a reference file ({ARCHITECTURE!r}) or a model "
-            f"({' or '.join(map(repr, DIALECTS))})"
+            f"{path}: holds {brief(found)}, expected a reference file ({ARCHITECTURE!r}) or a "
+            f"model ({' or '.join(map(repr, DIALECTS))})"
         )
     with load(path, threads=threads, device=device) as model:
         return record(model, read_audio(audio, model.hparams.front_end.sample_rate))

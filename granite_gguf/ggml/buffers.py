@@ -16,7 +16,7 @@ import ggml as c
 import numpy as np
 import numpy.typing as npt
 
-from granite_gguf.errors import DeviceError
+from granite_gguf.errors import DeviceError, OutOfMemoryError
 from granite_gguf.ggml.build import amx_miscompiled
 from granite_gguf.ggml.runtime import Runtime
 from granite_gguf.ggml.tensor import Context, Tensor
@@ -112,17 +112,27 @@ class WeightBuffer:
                 raise DeviceError(f"tensor {name} ends beyond the mapped file")
             c.ggml_backend_tensor_alloc(buffer, tensor.handle, address + offsets[name])
 
+    def needed(self, buffer_type: int | None = None) -> int:
+        """How many bytes :meth:`allocate` will ask for."""
+        if not self.tensors:
+            return 0
+        if buffer_type is None:
+            buffer_type = c.ggml_backend_dev_buffer_type(self._device)
+        handle = self._context.handle
+        return int(c.ggml_backend_alloc_ctx_tensors_from_buft_size(handle, buffer_type))
+
     def allocate(self, buffer_type: int | None = None) -> None:
         """Make room for the tensors, of the device's own buffer type or of a packed one."""
         if not self.tensors:
             return
         if buffer_type is None:
             buffer_type = c.ggml_backend_dev_buffer_type(self._device)
-        needed = c.ggml_backend_alloc_ctx_tensors_from_buft_size(self._context.handle, buffer_type)
         buffer = c.ggml_backend_alloc_ctx_tensors_from_buft(self._context.handle, buffer_type)
         if not buffer:
-            raise DeviceError(
-                f"{self._device_name} has no room for {needed / 1e9:.2f} GB of weights"
+            needed = self.needed(buffer_type)
+            raise OutOfMemoryError(
+                f"{self._device_name} has no room for {needed / 1e9:.2f} GB of weights. Use a "
+                "file of a smaller type, or free some memory"
             )
         self._keep(buffer)
 

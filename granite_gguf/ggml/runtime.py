@@ -16,7 +16,8 @@ import ggml as c
 import numpy as np
 import numpy.typing as npt
 
-from granite_gguf.errors import DeviceError, InputError
+from granite_gguf import memory
+from granite_gguf.errors import DeviceError, InputError, OutOfMemoryError
 from granite_gguf.ggml.tensor import Context, Tensor
 from granite_gguf.ggml.types import F32, I32, GGMLType
 
@@ -32,6 +33,10 @@ _LOG_LEVELS = {
 _NUMPY_TYPES = {F32: np.dtype(np.float32), I32: np.dtype(np.int32)}
 
 MAX_GRAPH_NODES = 16384
+_PURPOSE = "This stretch of audio"
+_SHORTER = "Transcribe it in shorter pieces (--chunk-seconds), or free some memory"
+# What ggml's scheduler asks for and leaves empty, by node that a graph may have.
+_SCHEDULER_BYTES = 20_480
 
 Reader = Callable[[npt.NDArray[Any]], Any]
 """Takes what is wanted from an output, whose array is only lent."""
@@ -115,9 +120,14 @@ class Graph:
 
     ``taps`` names the intermediate results to keep besides the declared outputs. A graph whose
     taps are empty does no work for them.
+
+    Raises:
+        OutOfMemoryError: there is no room to describe it.
     """
 
     def __init__(self, taps: frozenset[str] = frozenset()) -> None:
+        room = Context.size(MAX_GRAPH_NODES, MAX_GRAPH_NODES)
+        memory.require(0, "Computing", memory.FREE_SOME, unfilled=room)
         self._stack = ExitStack()
         self._context = Context(MAX_GRAPH_NODES, MAX_GRAPH_NODES)
         self._stack.callback(self._context.close)
@@ -173,6 +183,7 @@ class Runtime:
 
     Raises:
         DeviceError: no such device, or it could not be opened.
+        OutOfMemoryError: there is no room for its threads.
         InputError: ``threads`` is out of range.
     """
 
@@ -183,6 +194,15 @@ class Runtime:
                 f"threads must be between 1 and {c.GGML_MAX_N_THREADS}, not {self.threads}"
             )
         self.device_handle, self.device = _choose(device)
+        self.threads_to_start = 2 * self.threads  # those that place weights, and ggml's own
+        self._work_bytes = 0
+        memory.require(
+            0,
+            f"Computing with {self.threads} threads",
+            "Use fewer threads, or raise the limit",
+            unfilled=MAX_GRAPH_NODES * _SCHEDULER_BYTES
+            + self.threads_to_start * memory.stack_bytes(),
+        )
         self._stack = ExitStack()
         # ggml configures a thread's AMX tiles once. PyTorch does that, too, and otherwise: in a
         # thread that both compute in, ggml's next product would be an illegal instruction.
@@ -192,6 +212,7 @@ class Runtime:
         if self.device.kind != "cpu":
             handles.append(self._open(c.ggml_backend_dev_by_type(c.GGML_BACKEND_DEVICE_TYPE_CPU)))
         c.ggml_backend_cpu_set_n_threads(handles[-1], self.threads)
+        self._backends = handles
         backends = (c.ggml_backend_t_ctypes * len(handles))(*handles)
         self.scheduler: Any = c.ggml_backend_sched_new(
             backends, None, len(handles), MAX_GRAPH_NODES, False, True
@@ -212,6 +233,21 @@ class Runtime:
         """Whether weights can be read where the file is mapped, without a copy."""
         return self.device.kind == "cpu"
 
+    def require(self, needed: int, purpose: str, remedy: str) -> None:
+        """Refuse what does not fit into the memory of this process, see :func:`memory.require`."""
+        stacks = self.threads_to_start * memory.stack_bytes()
+        memory.require(needed, purpose, remedy, unfilled=stacks)
+
+    def device_room(self, handle: Any) -> memory.Room | None:
+        """What is free on a device of its own memory; None where that is the process's."""
+        if c.ggml_backend_dev_type(handle) == c.GGML_BACKEND_DEVICE_TYPE_CPU:
+            return None
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        c.ggml_backend_dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
+        unknown = not total.value
+        name = c.ggml_backend_dev_name(handle).decode()
+        return memory.Room(1 << 62 if unknown else free.value, f"the device {name}")
+
     def compute(
         self,
         graph: Graph,
@@ -229,7 +265,8 @@ class Runtime:
         """
         if inputs.keys() != graph.inputs.keys():
             raise InputError(f"inputs {sorted(inputs)} given, {sorted(graph.inputs)} expected")
-        running = self._thread.submit(self._compute, graph, inputs, readers or {})
+        with memory.starting_threads():
+            running = self._thread.submit(self._compute, graph, inputs, readers or {})
         try:
             return running.result()
         finally:
@@ -246,20 +283,56 @@ class Runtime:
     ) -> dict[str, Any]:
         scheduler = self.scheduler
         try:
+            work = self.check_room(graph)
             # Reserving plans the memory anew. Without it ggml keeps the last graph's plan for any
             # graph with as many nodes, even where an input stands in the place of a weight.
             reserved = c.ggml_backend_sched_reserve(scheduler, graph.handle)
             if not reserved or not c.ggml_backend_sched_alloc_graph(scheduler, graph.handle):
-                raise DeviceError(f"{self.device.name} has not enough memory for this audio")
+                raise OutOfMemoryError(
+                    f"{self.device.name} refused the memory for this audio. {_SHORTER}"
+                )
             for name, tensor in graph.inputs.items():
                 _fill(name, tensor, inputs[name])
             status = c.ggml_backend_sched_graph_compute(scheduler, graph.handle)
+            self.threads_to_start = 0
+            self._work_bytes = max(work, self._work_bytes)
             if status != c.GGML_STATUS_SUCCESS:
                 message = c.ggml_status_to_string(status).decode()
                 raise DeviceError(f"{self.device.name}: {message}")
             return {n: readers.get(n, np.copy)(_look(t)) for n, t in graph.outputs.items()}
         finally:
             c.ggml_backend_sched_reset(scheduler)
+
+    def check_room(self, graph: Graph) -> int:
+        """Refuse a graph before any of its memory is asked for.
+
+        ggml aborts the process where the memory for an operation's intermediate results is refused.
+
+        Returns:
+            The bytes of those.
+
+        Raises:
+            OutOfMemoryError: it does not fit.
+        """
+        scheduler = self.scheduler
+        sizes = (ctypes.c_size_t * len(self._backends))()
+        c.ggml_backend_sched_reserve_size(scheduler, graph.handle, sizes)
+        c.ggml_backend_sched_reset(scheduler)
+        own = sum(tensor.byte_count for tensor in graph.outputs.values())
+        work = self._work_bytes
+        if len(self._backends) == 1:
+            work = int(c.ggml_graph_plan(graph.handle, self.threads, None).work_size)
+            own += max(0, work - self._work_bytes)
+        for backend, size in zip(self._backends, sizes, strict=True):
+            held = c.ggml_backend_sched_get_buffer_size(scheduler, backend)
+            needed = max(0, size - held)
+            room = self.device_room(c.ggml_backend_get_device(backend))
+            if room is None:
+                own += needed
+            else:
+                memory.require(needed, _PURPOSE, _SHORTER, room=room)
+        self.require(own, _PURPOSE, _SHORTER)
+        return work
 
     def close(self) -> None:
         self._stack.close()

@@ -38,13 +38,17 @@ class Context:
     """
 
     def __init__(self, tensors: int, graph_nodes: int = 0) -> None:
-        size = c.ggml_tensor_overhead() * tensors
-        if graph_nodes:
-            size += c.ggml_graph_overhead_custom(graph_nodes, False)
+        size = self.size(tensors, graph_nodes)
         self.handle: Any = c.ggml_init(c.ggml_init_params(mem_size=size, no_alloc=True))
         if not self.handle:
             raise MemoryError("ggml could not allocate a context")
         self._room = tensors
+
+    @staticmethod
+    def size(tensors: int, graph_nodes: int = 0) -> int:
+        """The bytes that a context takes."""
+        size = int(c.ggml_tensor_overhead()) * tensors
+        return size + (c.ggml_graph_overhead_custom(graph_nodes, False) if graph_nodes else 0)
 
     def take(self) -> Any:
         """Reserve room for one more tensor; returns the handle to create it with."""

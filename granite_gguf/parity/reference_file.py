@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from granite_gguf.errors import ModelFileError, UnsupportedModelError
+from granite_gguf.errors import ModelFileError, UnsupportedModelError, brief
 from granite_gguf.ggml.types import GGMLType
 from granite_gguf.gguf_container import (
     Container,
@@ -111,7 +111,8 @@ def read_reference(path: Path) -> Recorded:
     found = container.metadata.get(_ARCHITECTURE_KEY)
     if found is None or found.value != ARCHITECTURE:
         raise UnsupportedModelError(
-            f"{path}: holds {None if found is None else found.value!r}, expected {ARCHITECTURE!r}: "
+            f"{path}: holds {None if found is None else brief(found.value)}, expected "
+            f"{ARCHITECTURE!r}: "
             "a reference file, as `granite-gguf reference` makes it"
         )
     arrays = {
@@ -127,7 +128,7 @@ def read_reference(path: Path) -> Recorded:
     dtype = about.get(_DTYPE, "f32")
     if dtype not in DTYPES:
         raise ModelFileError(
-            f"{path}: {_OWN_PREFIX}{_DTYPE} is {dtype!r}, expected {', '.join(DTYPES)}"
+            f"{path}: {_OWN_PREFIX}{_DTYPE} is {brief(dtype)}, expected {', '.join(DTYPES)}"
         )
     return Recorded(
         source=str(path),
