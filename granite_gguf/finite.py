@@ -72,17 +72,19 @@ def check_stored(file: ModelFile, name: str) -> None:
         )
 
 
-def check_derived(file: ModelFile, arrays: Mapping[str, npt.NDArray[np.floating]]) -> None:
-    """Refuse weights that were computed from the file's and are not finite.
+def check_small(file: ModelFile, arrays: Mapping[str, npt.NDArray[np.floating]]) -> None:
+    """Refuse weights, the file's own or computed from them, that are not finite.
 
     Raises:
         ModelFileError: some are not.
     """
     for name, array in arrays.items():
         if not np.isfinite(array).all():
+            stored = name in file.specs
+            what = f"tensor {file.info(name).name}" if stored else f"{name}, computed from tensors,"
             raise ModelFileError(
-                f"{file.path}: {name}, computed from its tensors, holds NaN or infinity. The file "
-                "is damaged: fetch or convert it again"
+                f"{file.path}: {what} holds NaN or infinity. The file is damaged: fetch or "
+                "convert it again"
             )
 
 

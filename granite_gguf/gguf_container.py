@@ -106,12 +106,17 @@ class Container:
 
     def release(self, name: str) -> None:
         """Let go of the memory that reading a tensor has filled; it is read anew when needed."""
-        if hasattr(mmap, "MADV_DONTNEED"):
-            info = self.tensors[name]
-            start = -(-info.offset // mmap.PAGESIZE) * mmap.PAGESIZE
-            end = (info.offset + info.byte_count) // mmap.PAGESIZE * mmap.PAGESIZE
-            if end > start:
-                self.mapped.madvise(mmap.MADV_DONTNEED, start, end - start)
+        info = self.tensors[name]
+        start = -(-info.offset // mmap.PAGESIZE) * mmap.PAGESIZE
+        self._release(start, (info.offset + info.byte_count) // mmap.PAGESIZE * mmap.PAGESIZE)
+
+    def release_all(self) -> None:
+        """Let go of all that has been read."""
+        self._release(0, len(self.mapped))
+
+    def _release(self, start: int, end: int) -> None:
+        if hasattr(mmap, "MADV_DONTNEED") and end > start:
+            self.mapped.madvise(mmap.MADV_DONTNEED, start, end - start)
 
 
 class _Cursor:

@@ -2,7 +2,8 @@
 
 Matrices stay where the file is mapped, in the file's own type, when the CPU computes, unless a
 packed or another type's kernel is faster (:mod:`granite_gguf.kernels`); another device gets a
-copy. What the graphs read in float32 or in another order is small and converted once.
+copy. All the rest is small and copied once, as float32: a page of the file brings in the megabytes
+around it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from granite_gguf import memory
-from granite_gguf.finite import check_derived, check_stored
+from granite_gguf.finite import check_small, check_stored
 from granite_gguf.ggml import BF16, F16, F32, Runtime, Tensor, WeightBuffer, row_bytes
 from granite_gguf.ggml.quants import encode_rows, prepare_encoding
 from granite_gguf.gguf_file import ModelFile
@@ -80,12 +81,10 @@ class ModelWeights(Mapping[str, Tensor]):
                     mapped.append(spec)
                 else:
                     copied.setdefault(kernel, []).append(spec)
-            elif kind is F32 and runtime.maps_host_memory and spec.name != f"{HEAD}.bias":
-                mapped.append(spec)
             else:
                 converted[spec.name] = file.read(spec.name)
         converted[f"{HEAD}.bias"] = self._padded_bias(file.read(f"{HEAD}.bias"))
-        check_derived(file, converted)
+        check_small(file, converted)
         self._mapped = {spec.name for spec in mapped}
         try:
             plans = [
@@ -95,7 +94,7 @@ class ModelWeights(Mapping[str, Tensor]):
             for name, array in converted.items():
                 self._tensors[name] = plain.add(name, tuple(reversed(array.shape)), F32)
             self._check_room(plans, plain)
-            suspects = self._to_check(plans)
+            suspects = self._to_check(plans) - converted.keys()
             self._check_finite(suspects - {spec.name for plan in plans for spec in plan.specs})
             self._map(mapped)
             for plan in plans:
@@ -103,6 +102,7 @@ class ModelWeights(Mapping[str, Tensor]):
             plain.allocate()
             for name, array in converted.items():
                 plain.fill(name, array)
+            file.container.release_all()
         except BaseException:
             self.close()
             raise

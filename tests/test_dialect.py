@@ -24,7 +24,7 @@ from benchmarks.dialect_file import (
     mel_filterbank,
     write_dialect_file,
 )
-from benchmarks.fuzz import try_file
+from benchmarks.fuzz_targets import try_file
 from benchmarks.gguf_mutator import mutate, put_together, take_apart
 from granite_gguf import ModelFileError, UnsupportedModelError
 from granite_gguf.converters import convert, convert_gguf
