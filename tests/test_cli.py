@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from granite_gguf import Model, __version__
+from granite_gguf.cli import app
 
 
 def run(*arguments: object, **options: str) -> subprocess.CompletedProcess[str]:
@@ -32,6 +34,36 @@ def assert_refused(process: subprocess.CompletedProcess[str], code: int, *says: 
     assert "Traceback" not in process.stderr
     for part in says:
         assert part in process.stderr
+
+
+COMMANDS = (
+    *("bench", "convert", "diff", "doctor", "eval", "imatrix", "inspect", "models", "quantize"),
+    *("reference", "transcribe"),
+)
+
+
+@pytest.mark.parametrize(
+    "typed, offered",
+    [("granite-gguf tra", ["transcribe"]), ("granite-gguf bench --thr", ["--threads"])],
+)
+def test_the_shell_completes_commands_and_options(typed: str, offered: list[str]) -> None:
+    completed = subprocess.run(
+        [sys.executable, "-c", "import sys; from granite_gguf import cli\n"
+         "sys.argv = ['granite-gguf']; cli.main()"],
+        env={**os.environ, "_GRANITE_GGUF_COMPLETE": "complete_bash", "COMP_WORDS": typed,
+             "COMP_CWORD": str(len(typed.split()) - 1)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert completed.stdout.split() == offered
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_a_terminal(command: str) -> None:
+    shown = run(command, "--help", COLUMNS="80", NO_COLOR="1", TERM="dumb")
+    lines = shown.stdout.splitlines()
+    assert shown.returncode == 0 and len(lines) > 8
+    assert max(map(len, lines)) <= 80
+    assert not any("…" in line for line in lines), "something is cut off"
 
 
 def test_version_and_help() -> None:
@@ -152,3 +184,10 @@ def test_a_closed_pipe_is_no_error(f32_files: dict[str, Path]) -> None:
         ["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False
     )
     assert result.stdout == "{\n" and "Traceback" not in result.stderr
+
+
+def test_descriptions_are_not_wrapped_twice() -> None:
+    """Rich keeps the line breaks of a docstring, so longer lines would break again."""
+    for command in app.registered_commands:
+        lines = (inspect.getdoc(command.callback) or "").splitlines()
+        assert lines and max(map(len, lines)) <= 78, command.name

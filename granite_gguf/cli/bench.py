@@ -44,8 +44,9 @@ def bench(
 ) -> None:
     """Time a model, stage by stage.
 
-    The floor is the time that a stage's matrix products take by themselves, each in the fastest
-    kernel that is as exact as the file; the ratio says how far a stage is above it.
+    The floor is the time that a stage's matrix products take by themselves, each
+    in the fastest kernel that is as exact as the file; the ratio says how far a
+    stage is above it.
     """
     file = local_model(model)
     with counting_progress("timing products", 1) as progress:

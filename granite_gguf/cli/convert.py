@@ -52,10 +52,10 @@ def convert(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
-    """Convert a Granite Speech NAR checkpoint to GGUF, or a GGUF file of another dialect.
+    """Convert a checkpoint, or a GGUF file of another dialect, to GGUF.
 
-    All three published layouts are recognised from their config.json. The file appears under its
-    name only when it is complete.
+    All three published layouts are recognised from their config.json. The file
+    appears under its name only when it is complete.
     """
     if target is not None and output is not None:
         raise InputError(f"both {target} and --output {output} name the file to write; give one")

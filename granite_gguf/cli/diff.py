@@ -96,10 +96,11 @@ def diff(
 ) -> None:  # fmt: skip
     """Compare models with a reference, every stage from the reference's own inputs.
 
-    The reference is a file of recorded stages, or another model that computes them here. A fault
-    shows at its own stage and not in those behind it; `transcribe` alone runs end to end. Default
-    thresholds follow from what the stage's weights are stored as. The exit code is 0 when all
-    stages pass, 1 when one fails, 2 when the files cannot be compared.
+    The reference is a file of recorded stages, or another model that computes
+    them here. A fault shows at its own stage and not in those behind it;
+    `transcribe` alone runs end to end. Default thresholds follow from what the
+    stage's weights are stored as. The exit code is 0 when all stages pass, 1
+    when one fails, 2 when the files cannot be compared.
     """
     if as_json and markdown:
         raise InputError("--json and --markdown are two forms of the same output: choose one")

@@ -73,7 +73,7 @@ def advice(build: BuildInfo) -> list[tuple[str, str]]:
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
 ) -> None:
-    """Report versions, the kernels of this build of ggml, devices, and what to improve."""
+    """Report versions, ggml's kernels, devices, and what to improve."""
     build = build_info()
     versions = {
         "granite-gguf": __version__,

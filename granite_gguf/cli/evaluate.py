@@ -90,8 +90,9 @@ def evaluate(
 ) -> None:
     """Word and character error rates over a set of recordings.
 
-    Texts are compared after Whisper's normalisers. A recording that fails is named on stderr,
-    counts as an empty transcript, and makes the exit code 1. Needs the extra `eval`.
+    Texts are compared after Whisper's normalisers. A recording that fails is
+    named on stderr, counts as an empty transcript, and makes the exit code 1.
+    Needs the extra `eval`.
     """
     scorer = Scorer()
     items = read_items(manifest)

@@ -39,7 +39,7 @@ def imatrix(
     ] = "auto",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
-    """Collect an importance matrix: the mean squared input of every column of every matrix."""
+    """Collect an importance matrix: the mean squares of every matrix's inputs."""
     with (
         load(local_model(model), threads=threads, device=device) as loaded,
         counting_progress("observing", len(audio)) as progress,

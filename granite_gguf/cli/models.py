@@ -28,7 +28,8 @@ def models(
 ) -> None:
     """List the published models that are known, and those in the Hub's cache.
 
-    Names are what `-m` takes. Sizes are those that the publishers state. Asks the network nothing.
+    Names are what `-m` takes. Sizes are those that the publishers state. Asks
+    the network nothing.
     """
     from granite_gguf.hub.cached import cached_files  # noqa: PLC0415 - takes long to import
 

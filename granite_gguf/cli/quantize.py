@@ -37,7 +37,10 @@ _TYPES_PANEL = "What becomes of encoder and projector"
 
 
 def quantize(
-    source: Annotated[Path, typer.Argument(help="The file to quantize: F32, F16 or BF16.")],
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="SOURCE.gguf", help="The file to quantize: F32, F16 or BF16."),
+    ],
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
@@ -103,7 +106,8 @@ def quantize(
 ) -> None:
     """Quantize a model.
 
-    By default the editor's matrices become Q4_K, while encoder and projector stay as they are.
+    By default the editor's matrices become Q4_K, while encoder and projector
+    stay as they are.
     """
     output, name = _output_and_type(arguments or [])
     scope = _scope(

@@ -64,8 +64,9 @@ def reference(
 ) -> None:
     """Record every stage of a checkpoint in PyTorch, for `granite-gguf diff`.
 
-    All three published layouts are recognised. The stages are loaded one after the other; the
-    editor's weights, the largest, are 6.5 GB in float32. Needs the extra `reference`.
+    All three published layouts are recognised. The stages are loaded one after
+    the other; the editor's weights, the largest, are 6.5 GB in float32. Needs
+    the extra `reference`.
     """
     started = time.monotonic()
     check_target(output, force=force)
