@@ -9,17 +9,14 @@ READY = $(VENV)/.ready
 GGML = ggml-python==0.0.45
 # More flags for a GPU build, such as make demo GGML_FLAGS=-DGGML_CUDA=ON
 GGML_FLAGS ?=
-# GCC before 14 breaks ggml's AMX kernels unless told to keep all stores.
-OLD_GCC = $(shell g++ -dumpversion 2>/dev/null | awk -F. '$$1 < 14')
-CXX_FLAGS = $(if $(OLD_GCC),-fno-tree-dse -fno-dse -frecord-gcc-switches)
 
 .PHONY: demo test reference clean
 
 # The default build of ggml-python lacks the llamafile kernels, and a cached wheel may be one.
-$(READY): pyproject.toml
+$(READY): pyproject.toml granite_gguf/ggml/native/tiles.c
 	$(PYTHON) -m venv $(VENV) || (echo "On Debian and Ubuntu: apt install python3-venv"; exit 1)
 	$(BIN)/pip install --quiet --upgrade pip
-	CMAKE_ARGS="-DGGML_LLAMAFILE=ON -DCMAKE_CXX_FLAGS='$(CXX_FLAGS)' $(GGML_FLAGS)" \
+	CMAKE_ARGS="-DGGML_LLAMAFILE=ON $(GGML_FLAGS)" \
 		$(BIN)/pip install --no-cache-dir --no-binary ggml-python $(GGML)
 	$(BIN)/pip install --quiet --editable '.[test]'
 	touch $@

@@ -64,6 +64,7 @@ class ModelWeights(Mapping[str, Tensor]):
         self._stack = ExitStack()
         self._tensors: dict[str, Tensor] = {}
         self.kernels: dict[Stage, Counter[str]] = {}
+        self._used: dict[str, Kernel] = {}
         choice = Kernels(runtime, precision)
         mapped: list[TensorSpec] = []
         copied: dict[Kernel, list[TensorSpec]] = {}
@@ -73,17 +74,18 @@ class ModelWeights(Mapping[str, Tensor]):
                 continue
             kind = file.info(spec.name).type
             if spec.role in _PRODUCT_ROLES:
-                width, rows = spec.shape[-2], self._rows(spec)
-                kernel = choice.choose(kind, width, rows)
+                kernel = choice.choose(kind, spec.shape[-2], _padded_rows(spec))
                 self.kernels.setdefault(spec.stage, Counter())[str(kernel)] += 1
-                in_place = runtime.maps_host_memory and rows == spec.shape[-1]
-                if in_place and kernel == Kernel(kind):
+                self._used[spec.name] = kernel
+                in_place = runtime.maps_host_memory and self._rows(spec) == spec.shape[-1]
+                if in_place and kernel.type is kind and kernel.packing is None:
                     mapped.append(spec)
                 else:
                     copied.setdefault(kernel, []).append(spec)
             else:
                 converted[spec.name] = file.read(spec.name)
-        converted[f"{HEAD}.bias"] = self._padded_bias(file.read(f"{HEAD}.bias"))
+        bias, rows = file.read(f"{HEAD}.bias"), self._rows(file.specs[f"{HEAD}.weight"])
+        converted[f"{HEAD}.bias"] = np.pad(bias, (0, rows - len(bias)))
         check_small(file, converted)
         self._mapped = {spec.name for spec in mapped}
         try:
@@ -94,11 +96,14 @@ class ModelWeights(Mapping[str, Tensor]):
             for name, array in converted.items():
                 self._tensors[name] = plain.add(name, tuple(reversed(array.shape)), F32)
             self._check_room(plans, plain)
-            suspects = self._to_check(plans) - converted.keys()
+            suspects = self._to_check() - converted.keys()
             self._check_finite(suspects - {spec.name for plan in plans for spec in plan.specs})
             self._map(mapped)
             for plan in plans:
                 self._copy(plan, suspects)
+            multiply = choice.tiles().multiply
+            for name, kernel in self._used.items():
+                self._tensors[name].multiplier = multiply if kernel.tiles else None
             plain.allocate()
             for name, array in converted.items():
                 plain.fill(name, array)
@@ -107,11 +112,13 @@ class ModelWeights(Mapping[str, Tensor]):
             self.close()
             raise
 
-    def _to_check(self, plans: list[_Plan]) -> set[str]:
+    def _to_check(self) -> set[str]:
         """The tensors whose damaged numbers the outputs would not show."""
-        kinds = {(spec.stage, self._file.info(spec.name).type) for spec in self._products()}
-        kinds |= {(spec.stage, plan.kernel.type) for plan in plans for spec in plan.specs}
-        integer = {stage for stage, kind in kinds if kind not in (F32, F16, BF16)}
+        integer = {
+            spec.stage
+            for spec in self._products()
+            if not (kernel := self._used[spec.name]).tiles and kernel.type not in (F32, F16, BF16)
+        }
         return {
             name
             for name, spec in self._file.specs.items()
@@ -125,15 +132,9 @@ class ModelWeights(Mapping[str, Tensor]):
     def _products(self) -> Iterator[TensorSpec]:
         return (spec for spec in self._file.specs.values() if spec.role in _PRODUCT_ROLES)
 
-    @staticmethod
-    def _rows(spec: TensorSpec) -> int:
-        """Rows of a matrix in memory: those of the head are filled up with zeros."""
-        rows = spec.shape[-1]
-        return rows if spec.name != f"{HEAD}.weight" else rows + -rows % HEAD_ROW_MULTIPLE
-
-    @staticmethod
-    def _padded_bias(bias: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        return np.pad(bias, (0, -len(bias) % HEAD_ROW_MULTIPLE))
+    def _rows(self, spec: TensorSpec) -> int:
+        """Rows of a matrix in memory: ggml needs those of the head filled up with zeros."""
+        return spec.shape[-1] if self._used[spec.name].tiles else _padded_rows(spec)
 
     def _buffer(self, capacity: int) -> WeightBuffer:
         buffer = WeightBuffer(self._runtime, capacity)
@@ -242,6 +243,11 @@ class ModelWeights(Mapping[str, Tensor]):
         """Give the memory back; the tensors must not be used any more."""
         self._tensors.clear()
         self._stack.close()
+
+
+def _padded_rows(spec: TensorSpec) -> int:
+    rows = spec.shape[-1]
+    return rows if spec.name != f"{HEAD}.weight" else rows + -rows % HEAD_ROW_MULTIPLE
 
 
 def _wait_for(results: Iterable[None]) -> None:

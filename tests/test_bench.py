@@ -65,7 +65,7 @@ def test_measurement(f32_files: dict[str, Path], audio_file: Path) -> None:
     assert found.stages["features"].floor is None
     assert found.duration == pytest.approx(3.0)
     assert found.peak_memory > found.file_size
-    assert found.kernels["encoder"].keys() == {"F32"}
+    assert all(name.startswith("F32") for name in found.kernels["encoder"])
 
 
 def test_nothing_to_time(f32_files: dict[str, Path]) -> None:

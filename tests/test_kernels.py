@@ -1,4 +1,4 @@
-"""The choice of kernels, and the packed ones against decoded weights."""
+"""The choice among ggml's kernels, and the packed ones against decoded weights."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import granite_gguf
+from granite_gguf import kernels
 from granite_gguf.errors import InputError
 from granite_gguf.ggml import F32, GGMLType, Graph, Packings, Runtime, WeightBuffer, mul_mat
-from granite_gguf.ggml.build import amx_miscompiled
 from granite_gguf.ggml.quants import encode_rows, prepare_encoding
 from granite_gguf.kernels import Kernel, Kernels, Precision
 from granite_gguf.quantize import quantize
@@ -25,6 +25,12 @@ QUANTIZED = [
         *("Q5_0", "Q5_1", "Q4_0", "Q4_1", "IQ4_NL", "IQ4_XS"),
     )
 ]
+
+
+@pytest.fixture(autouse=True)
+def without_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ggml's kernels are tested here, wherever that is."""
+    monkeypatch.setattr(kernels, "tiles_available", lambda: False)
 
 
 @pytest.fixture(scope="module")
@@ -61,27 +67,6 @@ def test_the_chosen_kernel_multiplies_the_decoded_weight(
     assert np.corrcoef(y.ravel(), expected.ravel())[0, 1] > 0.9999
 
 
-def test_products_beside_pytorch(runtime: Runtime) -> None:
-    """PyTorch's bfloat16 products use the same matrix unit of the processor in another way."""
-    torch = pytest.importorskip("torch")
-    kind, width, rows = GGMLType.Q4_K, 512, 96
-    kernel = Kernels(runtime).choose(kind, width, rows)
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((64, width), dtype=np.float32)
-    buffer = WeightBuffer(runtime, 1)
-    tensor = buffer.add("w", [width, rows], kind)
-    buffer.allocate(kernel.packing and Packings(runtime).types[kernel.packing])
-    buffer.fill("w", encode_rows(kind, rng.standard_normal((rows, width), dtype=np.float32)))
-    with Graph() as graph:
-        graph.output("y", mul_mat(tensor, graph.input("x", [width, 64])))
-        before = runtime.compute(graph, {"x": x})["y"]
-        for _ in range(3):
-            square = torch.ones(256, 256, dtype=torch.bfloat16)
-            assert (square @ square)[0, 0] == 256
-            np.testing.assert_array_equal(runtime.compute(graph, {"x": x})["y"], before)
-    buffer.close()
-
-
 def test_matrices_that_no_packed_kernel_fits_stay_plain(runtime: Runtime) -> None:
     choice = Kernels(runtime)
     assert choice.choose(GGMLType.Q4_K, 512, 7) == Kernel(GGMLType.Q4_K)
@@ -89,7 +74,7 @@ def test_matrices_that_no_packed_kernel_fits_stay_plain(runtime: Runtime) -> Non
     for kind in (GGMLType.F32, GGMLType.F16, GGMLType.BF16):
         assert choice.choose(kind, 512, 96) == Kernel(kind)
     packings = Packings(runtime)
-    assert not packings.supports("AMX", GGMLType.Q4_K, 160, 32)  # no whole block
+    assert not packings.supports("CPU_REPACK", GGMLType.Q4_K, 160, 32)  # no whole block
     assert not packings.supports("no such packing", GGMLType.Q4_K, 256, 32)
 
 
@@ -112,36 +97,17 @@ def test_a_quantized_model_says_what_multiplies(
     path = tmp_path / "q8.gguf"
     quantize(f32_files["nle"], path, "q8_0")
     with granite_gguf.load(path, device="cpu", threads=1) as model:
-        kernels = model.kernels
-        assert all(name.startswith("Q8_0") for name in kernels["editor"])
-        assert kernels["encoder"].keys() == {"F32"}
+        counts = model.kernels
+        assert all(name.startswith("Q8_0") for name in counts["editor"])
+        assert counts["encoder"].keys() == {"F32"}
         matrices = [spec for spec in model.file.specs.values() if spec.name.startswith("llm.blk.")]
         count = sum(1 for spec in matrices if len(spec.shape) == 2) + 1  # and the embedding
-        assert sum(kernels["editor"].values()) == count
+        assert sum(counts["editor"].values()) == count
 
 
 def test_an_unknown_precision(f32_files: dict[str, Path]) -> None:
     with pytest.raises(InputError, match="'exact' or 'fast'"):
         granite_gguf.load(f32_files["nle"], precision="double")
-
-
-@pytest.mark.parametrize(
-    ("content", "broken"),
-    [
-        (b"\0GCC: (Debian 12.2.0-14+deb12u1) 12.2.0\0", True),
-        (b"\0GCC: (GNU) 13.2.1 20231205\0", True),
-        (b"\0GCC: (Debian 12.2.0) 12.2.0\0GNU C++17 -O3 -fno-tree-dse -fno-dse\0", False),
-        (b"\0GCC: (Ubuntu 14.2.0-4ubuntu2) 14.2.0\0", False),
-        (b"\0clang version 17.0.6\0", False),
-    ],
-)
-def test_amx_kernels_of_old_compilers_are_not_trusted(
-    tmp_path: Path, content: bytes, broken: bool
-) -> None:
-    library = tmp_path / "libggml-cpu.so"
-    library.write_bytes(b"\x7fELF" + content)
-    assert amx_miscompiled(library) is broken
-    assert not amx_miscompiled(tmp_path / "missing.so")
 
 
 def test_precision_is_a_word() -> None:

@@ -11,7 +11,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from granite_gguf.bench.products import Product
-from granite_gguf.ggml import BF16, F16, F32, GGMLType, Packings, ProductShape, Runtime
+from granite_gguf.ggml import (
+    BF16,
+    F16,
+    F32,
+    GGMLType,
+    Packings,
+    ProductShape,
+    Runtime,
+    tiles_available,
+)
 from granite_gguf.kernels import Kernel
 
 
@@ -37,7 +46,7 @@ def candidates(kind: GGMLType, packings: Packings, width: int, rows: int) -> lis
     packed = [
         Kernel(kind, name) for name in packings.types if packings.supports(name, kind, width, rows)
     ]
-    return plain + packed
+    return plain + packed + ([Kernel(kind, tiles=True)] if tiles_available() else [])
 
 
 def measure_floor(

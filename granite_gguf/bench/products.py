@@ -8,7 +8,7 @@ from types import TracebackType
 
 import numpy as np
 
-from granite_gguf.ggml import Graph, Packings, Runtime, WeightBuffer, mul_mat
+from granite_gguf.ggml import Graph, Packings, Runtime, Tiles, WeightBuffer, mul_mat
 from granite_gguf.ggml.quants import encode_rows, prepare_encoding
 from granite_gguf.kernels import Kernel
 
@@ -42,6 +42,8 @@ class Product:
         weights.allocate(None if kernel.packing is None else types[kernel.packing])
         for name in names:
             weights.fill(name, content)
+            if kernel.tiles:
+                tensors[name].multiplier = Tiles(runtime.threads, split=True).multiply
             self._graph.output(name, mul_mat(tensors[name], x))
         self._inputs = {"x": rng.standard_normal((columns, width), dtype=np.float32)}
 

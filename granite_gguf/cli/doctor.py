@@ -16,13 +16,13 @@ from rich.table import Table
 from granite_gguf._version import __version__
 from granite_gguf.cli.console import stdout
 from granite_gguf.ggml.build import (
-    AMX_FLAGS,
     BuildInfo,
-    amx_miscompiled,
     build_info,
+    processor_has,
     unused_cpu_features,
 )
 from granite_gguf.ggml.runtime import default_threads
+from granite_gguf.ggml.tiles import tiles_available, tiles_compiled
 from granite_gguf.sizes import megabytes
 
 _PACKAGES = ("gguf", "numpy", "soundfile", "soxr", "tokenizers", "safetensors", "huggingface_hub")
@@ -56,11 +56,11 @@ def advice(build: BuildInfo) -> list[tuple[str, str]]:
             (f"ggml was built for another processor: it leaves out {', '.join(unused)}",
              rebuild_command(build, "-DGGML_NATIVE=ON"))
         )  # fmt: skip
-    if build.has("AMX_INT8") and amx_miscompiled():
+    if processor_has("amx_bf16") and not tiles_compiled():
         found.append(
-            ("ggml was compiled by a GCC before 14 that breaks its AMX kernels, which are left "
-             "unused: quantized models take two to four times as long",
-             rebuild_command(build, f"-DCMAKE_CXX_FLAGS='{AMX_FLAGS}'"))
+            ("granite-gguf was installed without its kernels for AMX, for want of a C compiler: "
+             "models take two to four times as long",
+             "pip install --force-reinstall --no-deps --no-cache-dir granite-gguf")
         )  # fmt: skip
     if shutil.which("nvidia-smi") and "CUDA" not in build.features:
         found.append(
@@ -68,6 +68,14 @@ def advice(build: BuildInfo) -> list[tuple[str, str]]:
              rebuild_command(build, "-DGGML_CUDA=ON"))
         )  # fmt: skip
     return found
+
+
+def _own_kernels() -> str:
+    if tiles_available():
+        return "bfloat16 tiles (AMX)"
+    if not tiles_compiled():
+        return "none, for they were not compiled"
+    return "none, for they need AMX with bfloat16"
 
 
 def doctor(
@@ -87,6 +95,7 @@ def doctor(
         report = {
             "versions": versions,
             "features": build.features,
+            "tiles": {"compiled": tiles_compiled(), "available": tiles_available()},
             "devices": [asdict(device) for device in build.devices],
             "threads": default_threads(),
             "advice": [{"problem": problem, "command": command} for problem, command in remedies],
@@ -100,6 +109,7 @@ def doctor(
     for backend, features in build.features.items():
         names = [name if value == "1" else f"{name}={value}" for name, value in features.items()]
         stdout.print(f"\n{backend} kernels: {escape(' '.join(names)) or 'none named'}")
+    stdout.print(f"\nkernels of granite-gguf: {_own_kernels()}")
     stdout.print("\ndevices:")
     for device in build.devices:
         memory = f"{megabytes(device.free_bytes)} free of {megabytes(device.total_bytes)}"

@@ -29,6 +29,7 @@ from granite_gguf.ggml.tensor import (
     mul_mat,
     swiglu,
 )
+from granite_gguf.ggml.tiles import Tiles, tiles_available
 from granite_gguf.ggml.types import BF16, BLOCK_SIZES, F16, F32, I32, GGMLType, row_bytes
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "Runtime",
     "ShapeError",
     "Tensor",
+    "Tiles",
     "WeightBuffer",
     "concat",
     "default_threads",
@@ -58,4 +60,5 @@ __all__ = [
     "observe_products",
     "row_bytes",
     "swiglu",
+    "tiles_available",
 ]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import re
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -67,25 +67,6 @@ def build_info() -> BuildInfo:
     )
 
 
-# Compilers before this one drop the stores to a tile configuration, of which they take only the
-# first eight bytes to be read: the AMX kernels then crash (GCC bug 114098).
-_SOUND_GCC = 14
-# With these flags the older ones keep the stores; the last records the flags in the library.
-AMX_FLAGS = "-fno-tree-dse -fno-dse -frecord-gcc-switches"
-
-
-CPU_LIBRARY = Path(c.__file__).parent / "lib" / "libggml-cpu.so"
-
-
-def amx_miscompiled(library: Path = CPU_LIBRARY) -> bool:
-    """Whether a build's AMX kernels cannot be used, because its compiler broke them."""
-    if not library.exists():  # not Linux
-        return False
-    content = library.read_bytes()
-    compilers = re.findall(rb"GCC: \([^)]*\) (\d+)\.", content)
-    return any(int(major) < _SOUND_GCC for major in compilers) and b"-fno-dse" not in content
-
-
 # Flags of /proc/cpuinfo and the features of a build that uses them.
 _CPU_FLAGS = {
     "avx2": "AVX2",
@@ -93,15 +74,26 @@ _CPU_FLAGS = {
     "avx512f": "AVX512",
     "avx512_vnni": "AVX512_VNNI",
     "avx512_bf16": "AVX512_BF16",
-    "amx_int8": "AMX_INT8",
 }
+
+
+def processor_has(flag: str) -> bool:
+    """Whether Linux names a flag of this machine's processor."""
+    return flag in _processor_flags()
+
+
+@cache
+def _processor_flags() -> frozenset[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return frozenset()
+    flags = (line.partition(":")[2].split() for line in lines if line.startswith("flags"))
+    return frozenset(next(flags, ()))
 
 
 def unused_cpu_features(build: BuildInfo) -> list[str]:
     """Features that this machine's processor has and the build leaves out; Linux on x86 only."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
-    return [name for flag, name in _CPU_FLAGS.items() if flag in flags and not build.has(name)]
+    return [
+        name for flag, name in _CPU_FLAGS.items() if processor_has(flag) and not build.has(name)
+    ]

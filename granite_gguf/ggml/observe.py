@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,11 @@ import numpy.typing as npt
 from granite_gguf.ggml.runtime import Runtime
 from granite_gguf.ggml.types import F32, GGMLType
 
-Observed = dict[str, tuple[npt.NDArray[np.float64], int]]
+_PRODUCTS = (c.GGML_OP_MUL_MAT, c.GGML_OP_CUSTOM)  # the latter are those of the tiles
+
+_Squares = tuple[npt.NDArray[np.float64], int]
+
+Observed = dict[str, _Squares]
 """By weight: the sum of squares of each input column ``(width,)``, and how many rows."""
 
 
@@ -32,16 +37,25 @@ def observe_inputs(runtime: Runtime, weights: Collection[str]) -> Iterator[Obser
     # ggml cuts names to 63 characters, so a weight is known by its beginning.
     names = {name.encode()[: c.GGML_MAX_NAME - 1]: name for name in weights}
 
+    # What is packed for products is read then: its memory may be another's when they come.
+    packed: dict[int, _Squares] = {}
+
     def on_node(node: Any, asking: bool, _user_data: Any) -> bool:
         fields = node.contents
-        if fields.op != c.GGML_OP_MUL_MAT:
+        if fields.op not in _PRODUCTS:
             return not asking
         name = names.get(bytes(fields.src[0].contents.name))
-        if name is None:
+        packs = fields.op == c.GGML_OP_CUSTOM and not fields.src[1]
+        if name is None and not packs:
             return not asking
         if not asking:
             try:
-                _add(observed, name, _read(fields.src[1]))
+                if name is None:
+                    packed[_address(node)] = _squares(_read(fields.src[0]))
+                elif fields.op == c.GGML_OP_CUSTOM:
+                    _add(observed, name, packed[_address(fields.src[1])])
+                else:
+                    _add(observed, name, _squares(_read(fields.src[1])))
             except Exception as error:  # an exception cannot cross ggml
                 errors.append(error)
         return True
@@ -67,10 +81,17 @@ def _read(handle: Any) -> npt.NDArray[np.float32]:
     return array
 
 
-def _add(observed: Observed, name: str, rows: npt.NDArray[np.float32]) -> None:
-    sums, count = observed.get(name, (np.zeros(rows.shape[1]), 0))
-    squares = np.einsum("ij,ij->j", rows, rows, dtype=np.float64)
-    observed[name] = (sums + squares, count + len(rows))
+def _address(handle: Any) -> int:
+    return ctypes.addressof(handle.contents)
+
+
+def _squares(rows: npt.NDArray[np.float32]) -> _Squares:
+    return np.einsum("ij,ij->j", rows, rows, dtype=np.float64), len(rows)
+
+
+def _add(observed: Observed, name: str, squares: _Squares) -> None:
+    sums, count = observed.get(name, (0.0, 0))
+    observed[name] = (sums + squares[0], count + squares[1])
 
 
 class ProductShape(NamedTuple):
@@ -108,7 +129,12 @@ def observe_products(runtime: Runtime, weights: Collection[str]) -> Iterator[Cou
 
 
 def _count(counted: Counter[ProductShape], node: Any, names: Collection[bytes]) -> None:
-    if node.op == c.GGML_OP_MUL_MAT:
+    if node.op == c.GGML_OP_CUSTOM and node.src[1]:
+        matrix, ne = node.src[0].contents, node.src[1].contents.src[0].contents.ne
+        kind = GGMLType(matrix.type)
+        shape = ProductShape(True, kind, matrix.ne[0], matrix.ne[1], ne[1])
+        counted[shape] += ne[2] * ne[3]
+    elif node.op == c.GGML_OP_MUL_MAT:
         matrix, ne = node.src[0].contents, node.ne
         weight = bytes(matrix.name) in names
         kind = GGMLType(matrix.type)

@@ -204,8 +204,7 @@ class Runtime:
             + self.threads_to_start * memory.stack_bytes(),
         )
         self._stack = ExitStack()
-        # ggml configures a thread's AMX tiles once. PyTorch does that, too, and otherwise: in a
-        # thread that both compute in, ggml's next product would be an illegal instruction.
+        # Whoever waits for a thread of its own hears signals meanwhile.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="granite-gguf")
         self._stack.callback(self._thread.shutdown)
         handles = [self._open(self.device_handle)]

@@ -9,7 +9,7 @@ of shape ``[in, out]`` multiplies activations ``[in, T]`` into ``[out, T]``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ggml as c
@@ -23,7 +23,8 @@ class ShapeError(AssertionError):
     """An operation was given tensors it cannot combine."""
 
 
-def _check(condition: bool, operation: str, *operands: object) -> None:
+def check(condition: bool, operation: str, *operands: object) -> None:
+    """Raise ShapeError where an operation's condition does not hold."""
     if not condition:
         raise ShapeError(f"{operation}: cannot combine {', '.join(map(repr, operands))}")
 
@@ -43,6 +44,7 @@ class Context:
         if not self.handle:
             raise MemoryError("ggml could not allocate a context")
         self._room = tensors
+        self._kept: list[object] = []
 
     @staticmethod
     def size(tensors: int, graph_nodes: int = 0) -> int:
@@ -56,6 +58,10 @@ class Context:
             raise MemoryError("more tensors than the context was made for")
         self._room -= 1
         return self.handle
+
+    def keep(self, thing: object) -> None:
+        """Hold on to something whose address a tensor has."""
+        self._kept.append(thing)
 
     def new_tensor(self, name: str, ne: Sequence[int], kind: GGMLType) -> Tensor:
         handle = c.ggml_new_tensor_4d(self.take(), int(kind), *_four(ne))
@@ -75,27 +81,32 @@ class Tensor:
         ne: the four dimensions, contiguous one first.
         nb: the four strides in bytes.
         type: the element type.
+        context: where it is described.
+        multiplier: what multiplies with this weight in place of ggml, or None.
+        packed: forms of these activations that a multiplier has made, to be used again.
     """
 
-    __slots__ = ("_context", "handle", "nb", "ne", "type")
+    __slots__ = ("context", "handle", "multiplier", "nb", "ne", "packed", "type")
 
     def __init__(self, context: Context, handle: Any) -> None:
         fields = handle.contents
-        self._context = context
+        self.context = context
         self.handle = handle
         self.ne: tuple[int, ...] = tuple(fields.ne)
         self.nb: tuple[int, ...] = tuple(fields.nb)
         self.type = GGMLType(fields.type)
+        self.multiplier: Multiplier | None = None
+        self.packed: dict[int, Tensor] = {}
 
     def __repr__(self) -> str:
         return f"{self.type.name}{list(self.ne)}"
 
     def _new(self, handle: Any) -> Tensor:
-        return Tensor(self._context, handle)
+        return Tensor(self.context, handle)
 
     def beside(self, other: Tensor) -> Tensor:
         """This tensor as an operand in the graph of ``other``: a weight that is to be viewed."""
-        return Tensor(other._context, self.handle)
+        return Tensor(other.context, self.handle)
 
     @property
     def element_count(self) -> int:
@@ -124,7 +135,7 @@ class Tensor:
         return all(a % b == 0 for a, b in zip(self.ne, other.ne, strict=True))
 
     def _binary(self, operation: Any, other: Tensor) -> Tensor:
-        _check(
+        check(
             self.type == other.type == F32
             and self._broadcasts(other)
             and self.rows_contiguous
@@ -133,7 +144,7 @@ class Tensor:
             self,
             other,
         )
-        return self._new(operation(self._context.take(), self.handle, other.handle))
+        return self._new(operation(self.context.take(), self.handle, other.handle))
 
     def __add__(self, other: Tensor) -> Tensor:
         return self._binary(c.ggml_add, other)
@@ -149,17 +160,17 @@ class Tensor:
     def scale_shift(self, scale: float, shift: float) -> Tensor:
         """``scale * x + shift``."""
         even = self.nb[2] == self.nb[1] * self.ne[1] and self.nb[3] == self.nb[2] * self.ne[2]
-        _check(self.type == F32 and self.contiguous and even, "scale_shift", self)
-        return self._new(c.ggml_scale_bias(self._context.take(), self.handle, scale, shift))
+        check(self.type == F32 and self.contiguous and even, "scale_shift", self)
+        return self._new(c.ggml_scale_bias(self.context.take(), self.handle, scale, shift))
 
     def _unary(self, operation: Any) -> Tensor:
         # ggml's element-wise kernels read dimension 1 and above as one contiguous block of rows.
-        _check(
+        check(
             self.type == F32 and self.rows_contiguous and self._rows_evenly_spaced,
             operation.__name__,
             self,
         )
-        return self._new(operation(self._context.take(), self.handle))
+        return self._new(operation(self.context.take(), self.handle))
 
     @property
     def _rows_evenly_spaced(self) -> bool:
@@ -179,27 +190,27 @@ class Tensor:
 
     def norm(self, eps: float) -> Tensor:
         """Zero mean and unit variance over dimension 0."""
-        _check(self.type == F32 and self.rows_contiguous, "norm", self)
-        return self._new(c.ggml_norm(self._context.take(), self.handle, eps))
+        check(self.type == F32 and self.rows_contiguous, "norm", self)
+        return self._new(c.ggml_norm(self.context.take(), self.handle, eps))
 
     def rms_norm(self, eps: float) -> Tensor:
         """Unit mean square over dimension 0."""
-        _check(self.type == F32 and self.rows_contiguous, "rms_norm", self)
-        return self._new(c.ggml_rms_norm(self._context.take(), self.handle, eps))
+        check(self.type == F32 and self.rows_contiguous, "rms_norm", self)
+        return self._new(c.ggml_rms_norm(self.context.take(), self.handle, eps))
 
     def softmax(self, scale: float = 1.0) -> Tensor:
         """Softmax of ``scale * x`` over dimension 0."""
-        _check(self.type == F32 and self.contiguous, "softmax", self)
-        return self._new(c.ggml_soft_max_ext(self._context.take(), self.handle, None, scale, 0.0))
+        check(self.type == F32 and self.contiguous, "softmax", self)
+        return self._new(c.ggml_soft_max_ext(self.context.take(), self.handle, None, scale, 0.0))
 
     def sum_rows(self) -> Tensor:
         """The sum of each row, ``[1, ...]``."""
-        _check(self.type == F32 and self.nb[0] == self._item_size, "sum_rows", self)
-        return self._new(c.ggml_sum_rows(self._context.take(), self.handle))
+        check(self.type == F32 and self.nb[0] == self._item_size, "sum_rows", self)
+        return self._new(c.ggml_sum_rows(self.context.take(), self.handle))
 
     def rope_neox(self, positions: Tensor, theta: float) -> Tensor:
         """Half-split rotary positions over dimension 0 of ``[head_dim, heads, N]``."""
-        _check(
+        check(
             self.type == F32
             and self.rows_contiguous
             and self.ne[0] % 2 == 0
@@ -211,7 +222,7 @@ class Tensor:
         )
         return self._new(
             c.ggml_rope_ext(
-                self._context.take(),
+                self.context.take(),
                 self.handle,
                 positions.handle,
                 None,
@@ -231,8 +242,8 @@ class Tensor:
 
     def reshape(self, *ne: int) -> Tensor:
         full = _four(ne)
-        _check(self.contiguous and _product(full) == self.element_count, f"reshape to {ne}", self)
-        return self._new(c.ggml_reshape_4d(self._context.take(), self.handle, *full))
+        check(self.contiguous and _product(full) == self.element_count, f"reshape to {ne}", self)
+        return self._new(c.ggml_reshape_4d(self.context.take(), self.handle, *full))
 
     def view(self, ne: Sequence[int], nb: Sequence[int], offset: int = 0) -> Tensor:
         """A window of ``ne`` elements, with strides ``nb`` of dimensions 1, 2, ... in bytes."""
@@ -244,7 +255,7 @@ class Tensor:
             strides.append(inner * (full[len(strides)] if strides else full[0] // block.elements))
         last = offset + full[0] // block.elements * block.bytes
         last += sum((n - 1) * s for n, s in zip(full[1:], strides, strict=True))
-        _check(
+        check(
             full[0] % block.elements == 0
             and min(full) > 0
             and offset >= 0
@@ -253,38 +264,42 @@ class Tensor:
             f"view {full} strides {strides} offset {offset}",
             self,
         )
-        return self._new(c.ggml_view_4d(self._context.take(), self.handle, *full, *strides, offset))
+        return self._new(c.ggml_view_4d(self.context.take(), self.handle, *full, *strides, offset))
 
     def rows(self, start: int, count: int) -> Tensor:
         """Rows ``start`` to ``start + count`` (dimension 1) of a matrix."""
-        _check(self.ne[2] == self.ne[3] == 1, "rows", self)
+        check(self.ne[2] == self.ne[3] == 1, "rows", self)
         return self.view([self.ne[0], count], [self.nb[1]], start * self.nb[1])
 
     def columns(self, start: int, count: int) -> Tensor:
         """Elements ``start`` to ``start + count`` of every row of a matrix."""
-        _check(self.ne[2] == self.ne[3] == 1, "columns", self)
+        check(self.ne[2] == self.ne[3] == 1, "columns", self)
         return self.view([count, self.ne[1]], [self.nb[1]], start * self.nb[0])
 
     def every(self, step: int, start: int = 0) -> Tensor:
         """Rows ``start``, ``start + step``, ... of a matrix whose row count ``step`` divides."""
-        _check(self.ne[2] == self.ne[3] == 1 and self.ne[1] % step == 0, f"every {step}", self)
+        check(self.ne[2] == self.ne[3] == 1 and self.ne[1] % step == 0, f"every {step}", self)
         return self.view([self.ne[0], self.ne[1] // step], [step * self.nb[1]], start * self.nb[1])
 
     def permute(self, *axes: int) -> Tensor:
         """Dimension ``i`` becomes dimension ``axes[i]``."""
-        _check(sorted(axes) == [0, 1, 2, 3], f"permute {axes}", self)
-        return self._new(c.ggml_permute(self._context.take(), self.handle, *axes))
+        check(sorted(axes) == [0, 1, 2, 3], f"permute {axes}", self)
+        return self._new(c.ggml_permute(self.context.take(), self.handle, *axes))
 
     def contiguous_copy(self) -> Tensor:
-        _check(self.type == F32, "contiguous_copy", self)
-        return self._new(c.ggml_cont(self._context.take(), self.handle))
+        check(self.type == F32, "contiguous_copy", self)
+        return self._new(c.ggml_cont(self.context.take(), self.handle))
 
     def pad_rows(self, count: int) -> Tensor:
         """Append ``count`` rows of zeros in dimension 1."""
-        _check(self.type == F32 and count >= 0 and self.contiguous, f"pad_rows {count}", self)
+        check(self.type == F32 and count >= 0 and self.contiguous, f"pad_rows {count}", self)
         if count == 0:
             return self
-        return self._new(c.ggml_pad(self._context.take(), self.handle, 0, count, 0, 0))
+        return self._new(c.ggml_pad(self.context.take(), self.handle, 0, count, 0, 0))
+
+
+Multiplier = Callable[[Tensor, Tensor], Tensor]
+"""Multiplies a weight with activations, as :func:`mul_mat`."""
 
 
 def _four(ne: Sequence[int]) -> tuple[int, int, int, int]:
@@ -304,7 +319,7 @@ def mul_mat(weight: Tensor, x: Tensor) -> Tensor:
 
     Dimensions 2 and 3 are batches; those of ``weight`` are repeated to those of ``x``.
     """
-    _check(
+    check(
         weight.ne[0] == x.ne[0]
         and x.ne[2] % weight.ne[2] == 0
         and x.ne[3] % weight.ne[3] == 0
@@ -315,7 +330,9 @@ def mul_mat(weight: Tensor, x: Tensor) -> Tensor:
         weight,
         x,
     )
-    return x._new(c.ggml_mul_mat(x._context.take(), weight.handle, x.handle))
+    if weight.multiplier is not None:
+        return weight.multiplier(weight, x)
+    return x._new(c.ggml_mul_mat(x.context.take(), weight.handle, x.handle))
 
 
 def flash_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -329,7 +346,7 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     Returns:
         ``[head_dim, heads, queries, batch]``.
     """
-    _check(
+    check(
         q.type == k.type == v.type == F32
         and q.ne[0] == k.ne[0] == v.ne[0]
         and k.ne == v.ne
@@ -344,9 +361,7 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         v,
     )
     return q._new(
-        c.ggml_flash_attn_ext(
-            q._context.take(), q.handle, k.handle, v.handle, None, scale, 0.0, 0.0
-        )
+        c.ggml_flash_attn_ext(q.context.take(), q.handle, k.handle, v.handle, None, scale, 0.0, 0.0)
     )
 
 
@@ -354,7 +369,7 @@ def concat(tensors: Sequence[Tensor], dim: int) -> Tensor:
     """Join tensors that differ only in dimension ``dim``."""
     result = tensors[0]
     for other in tensors[1:]:
-        _check(
+        check(
             result.type == other.type == F32
             and all(
                 a == b for i, (a, b) in enumerate(zip(result.ne, other.ne, strict=True)) if i != dim
@@ -363,21 +378,19 @@ def concat(tensors: Sequence[Tensor], dim: int) -> Tensor:
             result,
             other,
         )
-        result = result._new(
-            c.ggml_concat(result._context.take(), result.handle, other.handle, dim)
-        )
+        result = result._new(c.ggml_concat(result.context.take(), result.handle, other.handle, dim))
     return result
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """``silu(gate) * up``."""
-    _check(
+    check(
         gate.ne == up.ne and gate.type == up.type == F32 and gate.contiguous and up.contiguous,
         "swiglu",
         gate,
         up,
     )
-    return gate._new(c.ggml_swiglu_split(gate._context.take(), gate.handle, up.handle))
+    return gate._new(c.ggml_swiglu_split(gate.context.take(), gate.handle, up.handle))
 
 
 def depthwise_conv(kernel: Tensor, x: Tensor) -> Tensor:
@@ -387,7 +400,7 @@ def depthwise_conv(kernel: Tensor, x: Tensor) -> Tensor:
     direct kernel runs over contiguous channels without transposing anything.
     """
     channels, taps = kernel.ne[:2]
-    _check(
+    check(
         kernel.type == x.type == F32
         and kernel.contiguous
         and x.contiguous
@@ -409,9 +422,9 @@ def depthwise_conv(kernel: Tensor, x: Tensor) -> Tensor:
     frames_high = frames_high.permute(2, 0, 1, 3)
     convolved = x._new(
         c.ggml_conv_2d_dw_direct(
-            x._context.take(), taps_high.handle, frames_high.handle, 1, 1, 0, taps // 2, 1, 1
+            x.context.take(), taps_high.handle, frames_high.handle, 1, 1, 0, taps // 2, 1, 1
         )
     )
     result = convolved.permute(2, 1, 0, 3)  # ne = [channels, T]
-    _check(result.ne == x.ne and result.contiguous, "depthwise_conv", result, x)
+    check(result.ne == x.ne and result.contiguous, "depthwise_conv", result, x)
     return result

@@ -1,0 +1,251 @@
+"""Products in bfloat16 tiles, against the decoded weights and hand-made bfloat16 numbers.
+
+They run where the processor has AMX; elsewhere that they are left out is what can be tested.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import granite_gguf
+from granite_gguf import kernels
+from granite_gguf.ggml import (
+    F32,
+    GGMLType,
+    Graph,
+    Runtime,
+    ShapeError,
+    Tiles,
+    WeightBuffer,
+    mul_mat,
+    tiles_available,
+)
+from granite_gguf.ggml.quants import encode_rows, prepare_encoding
+from granite_gguf.kernels import Kernel, Kernels
+from tests.signals import synthetic_audio
+
+SOURCE = Path(__file__).parent.parent / "granite_gguf" / "ggml" / "native" / "tiles.c"
+FLOATS = ("F32", "F16", "BF16")
+QUANTIZED = (
+    *("Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K"),
+    *("Q5_0", "Q5_1", "Q4_0", "Q4_1", "IQ4_NL", "IQ4_XS"),
+)
+Array = npt.NDArray[np.float32]
+
+needs_tiles = pytest.mark.skipif(not tiles_available(), reason="no AMX here")
+
+
+@pytest.fixture(scope="module")
+def runtime() -> Iterator[Runtime]:
+    runtime = Runtime("cpu", 2)
+    yield runtime
+    runtime.close()
+
+
+def multiply(
+    runtime: Runtime, kind: str, stored: npt.NDArray[np.uint8], x: Array, *, split: bool = True
+) -> Array:
+    """``x`` times the transposed weight of these bytes, in tiles."""
+    rows, width = len(stored), x.shape[-1]
+    buffer = WeightBuffer(runtime, 1)
+    weight = buffer.add("w", [width, rows], GGMLType[kind])
+    weight.multiplier = Tiles(runtime.threads, split=split).multiply
+    buffer.allocate()
+    buffer.fill("w", stored)
+    with Graph() as graph:
+        given = graph.input("x", list(reversed(x.shape)))
+        graph.output("y", mul_mat(weight, given))
+        y: Array = runtime.compute(graph, {"x": x})["y"]
+    buffer.close()
+    return y.reshape(*x.shape[:-1], rows)
+
+
+def stored_and_decoded(kind: str, rows: int, width: int) -> tuple[npt.NDArray[np.uint8], Array]:
+    weight = np.random.default_rng(rows).standard_normal((rows, width), dtype=np.float32)
+    prepare_encoding(GGMLType[kind])
+    stored = encode_rows(GGMLType[kind], weight)
+    if kind == "F32":
+        return stored, weight
+    return stored, gguf.quants.dequantize(stored, gguf.GGMLQuantizationType[kind])
+
+
+def nearest_bfloat16(x: Array) -> npt.NDArray[np.float64]:
+    """Rounded to nearest, ties to even."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32).astype(np.uint64)
+    bits = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16 << 16
+    return bits.astype(np.uint32).view(np.float32).astype(np.float64)
+
+
+@needs_tiles
+@pytest.mark.parametrize("kind", [*QUANTIZED, "BF16"])
+@pytest.mark.parametrize(("rows", "columns"), [(96, 40), (7, 1), (45, 17), (33, 16)])
+def test_the_product_is_that_of_numbers_rounded_to_bfloat16(
+    runtime: Runtime, kind: str, rows: int, columns: int
+) -> None:
+    stored, weight = stored_and_decoded(kind, rows, 512)
+    x = np.random.default_rng(columns).standard_normal((columns, 512), dtype=np.float32)
+    expected = nearest_bfloat16(x) @ nearest_bfloat16(weight).T
+    y = multiply(runtime, kind, stored, x)
+    assert np.abs(y - expected).max() < 2e-6 * np.abs(expected).max()
+
+
+@needs_tiles
+@pytest.mark.parametrize("kind", ["F32", "F16"])
+@pytest.mark.parametrize(
+    ("rows", "width", "columns"), [(96, 512, 40), (7, 256, 1), (45, 160, 17), (9, 37, 3), (1, 5, 1)]
+)
+def test_longer_floats_keep_sixteen_bits(
+    runtime: Runtime, kind: str, rows: int, width: int, columns: int
+) -> None:
+    stored, weight = stored_and_decoded(kind, rows, width)
+    x = np.random.default_rng(columns).standard_normal((columns, width), dtype=np.float32)
+    expected = x.astype(np.float64) @ weight.T.astype(np.float64)
+    most = (np.abs(x) @ np.abs(weight).T).max()
+    # Two parts of eight bits each; a product of two second parts, 2**-18 of it, is left out.
+    assert np.abs(multiply(runtime, kind, stored, x) - expected).max() < 2**-15 * most
+    rounded = nearest_bfloat16(x) @ nearest_bfloat16(weight).T
+    y = multiply(runtime, kind, stored, x, split=False)
+    assert np.abs(y - rounded).max() < 1e-6 * most
+
+
+@needs_tiles
+def test_weights_that_are_bfloat16_lose_nothing_in_float32(runtime: Runtime) -> None:
+    weight = nearest_bfloat16(stored_and_decoded("F32", 64, 256)[1]).astype(np.float32)
+    x = nearest_bfloat16(np.random.default_rng(0).standard_normal((20, 256))).astype(np.float32)
+    y = multiply(runtime, "F32", weight.view(np.uint8), x)
+    expected = x.astype(np.float64) @ weight.T.astype(np.float64)
+    assert np.abs(y - expected).max() < 1e-6 * np.abs(expected).max()
+
+
+@needs_tiles
+@pytest.mark.parametrize("kind", ["Q4_K", "F16"])
+def test_any_number_of_threads_gives_the_same_bits(kind: str) -> None:
+    """More rows and columns than a thread takes at once, and more threads than there are panels."""
+    stored, _ = stored_and_decoded(kind, 200, 1024)
+    x = np.random.default_rng(0).standard_normal((600, 1024), dtype=np.float32)
+    found = []
+    for threads in (1, 2, 3, 9):
+        runtime = Runtime("cpu", threads)
+        found.append(multiply(runtime, kind, stored, x))
+        runtime.close()
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
+
+
+@needs_tiles
+def test_batches_and_rows_apart(runtime: Runtime) -> None:
+    """Activations of three dimensions, and rows that are part of longer ones."""
+    stored, weight = stored_and_decoded("BF16", 32, 64)
+    x = np.random.default_rng(0).standard_normal((3, 5, 64), dtype=np.float32)
+    expected = nearest_bfloat16(x) @ nearest_bfloat16(weight).T
+    np.testing.assert_allclose(multiply(runtime, "BF16", stored, x), expected, atol=1e-5)
+    buffer = WeightBuffer(runtime, 1)
+    tensor = buffer.add("w", [64, 32], GGMLType.BF16)
+    tensor.multiplier = Tiles(2, split=True).multiply
+    buffer.allocate()
+    buffer.fill("w", stored)
+    with Graph() as graph:
+        wide = graph.input("x", [192, 5])
+        graph.output("y", mul_mat(tensor, wide.columns(64, 64)))
+        with pytest.raises(ShapeError, match="multiply in tiles"):
+            mul_mat(tensor, graph.input("bad", [64, 2, 2]).permute(0, 2, 1, 3))
+        with pytest.raises(ShapeError):
+            mul_mat(tensor, wide)
+    with Graph() as graph:
+        wide = graph.input("x", [192, 5])
+        graph.output("y", mul_mat(tensor, wide.columns(64, 64)))
+        y = runtime.compute(graph, {"x": x.transpose(1, 0, 2).reshape(5, 192)})["y"]
+    buffer.close()
+    np.testing.assert_allclose(y.reshape(5, 32), expected[1], atol=1e-5)
+
+
+@needs_tiles
+def test_one_packing_serves_several_weights_and_the_memory_is_shared(runtime: Runtime) -> None:
+    """A chain as long as a model, so that results and packed activations take turns in memory."""
+    rng = np.random.default_rng(0)
+    weights = [rng.standard_normal((64, 64)).astype(np.float32) / 8 for _ in range(24)]
+    buffer = WeightBuffer(runtime, len(weights))
+    for n in range(len(weights)):
+        tensor = buffer.add(f"w{n}", [64, 64], F32)
+        tensor.multiplier = Tiles(2, split=True).multiply
+    buffer.allocate()
+    for n, weight in enumerate(weights):
+        buffer.fill(f"w{n}", weight)
+    x = rng.standard_normal((33, 64), dtype=np.float32)
+    expected = x.astype(np.float64)
+    with Graph() as graph:
+        y = graph.input("x", [64, 33])
+        for n in range(0, len(weights), 2):
+            y = mul_mat(buffer.tensors[f"w{n}"], y) + mul_mat(buffer.tensors[f"w{n + 1}"], y)
+            expected = expected @ weights[n].T + expected @ weights[n + 1].T
+        graph.output("y", y)
+        found = runtime.compute(graph, {"x": x})["y"]
+    buffer.close()
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+@needs_tiles
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_stay_so(runtime: Runtime, number: float) -> None:
+    stored, weight = stored_and_decoded("F32", 40, 64)
+    x = np.random.default_rng(0).standard_normal((20, 64), dtype=np.float32)
+    x[3, 5] = number
+    y = multiply(runtime, "F32", stored, x)
+    assert not np.isfinite(y[3]).any() and np.isfinite(np.delete(y, 3, 0)).all()
+    weight[7, 9] = number
+    y = multiply(runtime, "F32", weight.view(np.uint8), np.delete(x, 3, 0))
+    assert not np.isfinite(y[:, 7]).any() and np.isfinite(np.delete(y, 7, 1)).all()
+
+
+@needs_tiles
+def test_products_beside_pytorch(runtime: Runtime) -> None:
+    """PyTorch's bfloat16 products use the same matrix unit of the processor in another way."""
+    torch = pytest.importorskip("torch")
+    stored, _ = stored_and_decoded("Q4_K", 96, 512)
+    x = np.random.default_rng(0).standard_normal((64, 512), dtype=np.float32)
+    before = multiply(runtime, "Q4_K", stored, x)
+    for _ in range(3):
+        square = torch.ones(256, 256, dtype=torch.bfloat16)
+        assert (square @ square)[0, 0] == 256
+        np.testing.assert_array_equal(multiply(runtime, "Q4_K", stored, x), before)
+
+
+def test_the_choice_where_there_are_no_tiles(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, f32_files: dict[str, Path]
+) -> None:
+    audio = synthetic_audio(32_000, seed=3)
+    with granite_gguf.load(f32_files["nle"], device="cpu", threads=1) as model:
+        expected = model.transcribe(audio)
+    monkeypatch.setattr(kernels, "tiles_available", lambda: False)
+    assert Kernels(runtime).choose(F32, 512, 96) == Kernel(F32)
+    with granite_gguf.load(f32_files["nle"], device="cpu", threads=1) as model:
+        assert model.kernels["encoder"].keys() == {"F32"}
+        found = model.transcribe(audio)
+    assert (found.text, found.token_ids) == (expected.text, expected.token_ids)
+
+
+@needs_tiles
+def test_the_choice_where_there_are(runtime: Runtime) -> None:
+    for kind in (*FLOATS, *QUANTIZED):
+        kernel = Kernels(runtime).choose(GGMLType[kind], 512, 96)
+        assert kernel == Kernel(GGMLType[kind], tiles=True)
+        assert str(kernel) == f"{kind} by bfloat16 tiles"
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
+@pytest.mark.parametrize("flags", [[], ["-U__linux__"]], ids=["here", "elsewhere"])
+def test_the_source_compiles_without_a_warning(tmp_path: Path, flags: list[str]) -> None:
+    command = ["cc", "-O2", "-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-shared"]
+    done = subprocess.run(
+        [*command, "-fPIC", *flags, "-o", tmp_path / "tiles.so", SOURCE],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
