@@ -86,14 +86,18 @@ class Kernel:
 
 
 class Kernels:
-    """Chooses a kernel for each matrix, by what a device's processor and build can do."""
+    """Chooses a kernel for each matrix, by what a device's processor and build can do.
+
+    Attributes:
+        tiles: what multiplies in tiles, or None.
+    """
 
     def __init__(self, runtime: Runtime, precision: Precision = Precision.EXACT) -> None:
         self._packings = Packings(runtime)
         on_cpu = runtime.device.kind == "cpu"
         self._fast = precision is Precision.FAST and on_cpu
-        self._tiles = on_cpu and tiles_available()
-        self._threads = runtime.threads
+        usable = on_cpu and tiles_available()
+        self.tiles = Tiles(runtime.threads, split=not self._fast) if usable else None
         self._bfloat16 = self._fast and build_info().has("AVX512_BF16")
 
     @property
@@ -101,13 +105,9 @@ class Kernels:
         """ggml's packed buffer types, by name."""
         return self._packings.types
 
-    def tiles(self) -> Tiles:
-        """What multiplies in tiles."""
-        return Tiles(self._threads, split=not self._fast)
-
     def choose(self, kind: GGMLType, width: int, rows: int) -> Kernel:
         """The kernel of a matrix ``[width, rows]`` that its file holds as ``kind``."""
-        if self._tiles:
+        if self.tiles:
             return Kernel(kind, tiles=True)
         if kind not in _FLOATS and self._packings.supports(_PACKING, kind, width, rows):
             return Kernel(kind, _PACKING)

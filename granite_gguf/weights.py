@@ -22,7 +22,7 @@ from granite_gguf.finite import check_small, check_stored
 from granite_gguf.ggml import BF16, F16, F32, Runtime, Tensor, WeightBuffer, row_bytes
 from granite_gguf.ggml.quants import encode_rows, prepare_encoding
 from granite_gguf.gguf_file import ModelFile
-from granite_gguf.graph.encoder import derived_weights
+from granite_gguf.graph.encoder import DISTANCE, derived_weights
 from granite_gguf.graph.hypothesis import HEAD, HEAD_ROW_MULTIPLE
 from granite_gguf.kernels import Kernel, Kernels, Precision
 from granite_gguf.tensors import Role, Stage, TensorSpec
@@ -101,9 +101,10 @@ class ModelWeights(Mapping[str, Tensor]):
             self._map(mapped)
             for plan in plans:
                 self._copy(plan, suspects)
-            multiply = choice.tiles().multiply
-            for name, kernel in self._used.items():
-                self._tensors[name].multiplier = multiply if kernel.tiles else None
+            if choice.tiles is not None:
+                products = [name for name, kernel in self._used.items() if kernel.tiles]
+                for name in (*products, *(n for n in converted if n.endswith(DISTANCE))):
+                    self._tensors[name].multiplier = choice.tiles.multiply
             plain.allocate()
             for name, array in converted.items():
                 plain.fill(name, array)

@@ -106,7 +106,11 @@ class Tensor:
 
     def beside(self, other: Tensor) -> Tensor:
         """This tensor as an operand in the graph of ``other``: a weight that is to be viewed."""
-        return Tensor(other.context, self.handle)
+        return self._multiplied_alike(Tensor(other.context, self.handle))
+
+    def _multiplied_alike(self, other: Tensor) -> Tensor:
+        other.multiplier = self.multiplier
+        return other
 
     @property
     def element_count(self) -> int:
@@ -269,7 +273,8 @@ class Tensor:
     def rows(self, start: int, count: int) -> Tensor:
         """Rows ``start`` to ``start + count`` (dimension 1) of a matrix."""
         check(self.ne[2] == self.ne[3] == 1, "rows", self)
-        return self.view([self.ne[0], count], [self.nb[1]], start * self.nb[1])
+        some = self.view([self.ne[0], count], [self.nb[1]], start * self.nb[1])
+        return self._multiplied_alike(some)
 
     def columns(self, start: int, count: int) -> Tensor:
         """Elements ``start`` to ``start + count`` of every row of a matrix."""

@@ -34,7 +34,7 @@ class _Job(ctypes.Structure):
             for name in (
                 *("data_offset", "source_offset", "width", "rows", "columns", "x_stride"),
                 *("x_parts", "weight_parts", "weight_type", "row_bytes"),
-                *("panel_bytes", "scratch_bytes", "threads"),
+                *("panel_bytes", "threads"),
             )
         ),
         ("to_float", ctypes.c_void_p),
@@ -108,13 +108,11 @@ class Tiles:
             weight_parts=parts,
             threads=self._threads,
         )
-        job.scratch_bytes = parts * job.panel_bytes
         if weight.type not in _DECODED_HERE:
             traits = c.ggml_get_type_traits(int(weight.type)).contents
             job.to_float = ctypes.cast(traits.to_float, ctypes.c_void_p)
-            job.scratch_bytes += -(-width * 4 // 64) * 64
         # Threads decode weights behind the result: its memory is theirs, and is there in time.
-        size = rows * columns + (64 + self._threads * job.scratch_bytes) // 4
+        size = rows * columns + (64 + self._threads * parts * together * panel) // 4
         whole = _custom(x, F32, size, [weight, packed], "tiles_multiply", job)
         strides = [4 * rows, 4 * rows * x.ne[1], 4 * rows * x.ne[1] * x.ne[2]]
         return whole.view([rows, *x.ne[1:]], strides)

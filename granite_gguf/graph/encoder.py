@@ -23,6 +23,7 @@ from granite_gguf.ggml import Graph, Tensor, concat, depthwise_conv, mul_mat
 from granite_gguf.graph.layers import ReadWeight, Weights, layer_norm, linear
 from granite_gguf.hparams import LAYER_NORM_EPS, Encoder
 
+DISTANCE = "attn_distance"
 _ROW_MULTIPLE = 16  # rows of a weight that ggml's fastest float kernels work on at a time
 
 
@@ -49,7 +50,7 @@ def _derive_block(
     rows = _round_up(2 * e.context_size - 1) + _ROW_MULTIPLE
     distance = np.zeros((rows, e.head_dim), np.float32)
     distance[: len(near)] = near[::-1]
-    derived[f"{p}attn_distance"] = distance
+    derived[f"{p}{DISTANCE}"] = distance
 
     variance = read(f"{p}conv_bn.running_var").astype(np.float64)
     scale = read(f"{p}conv_bn.weight") / np.sqrt(variance + LAYER_NORM_EPS)
@@ -116,7 +117,7 @@ def block_attention(w: Weights, p: str, e: Encoder, x: Tensor) -> Tensor:
     x = layer_norm(w, f"{p}attn_norm", x, LAYER_NORM_EPS)
     q = linear(w, f"{p}attn_q", x)  # [heads * head_dim, T]
     kv = linear(w, f"{p}attn_kv", x)  # [2 * heads * head_dim, T], keys then values
-    distances = w[f"{p}attn_distance"].beside(x)
+    distances = w[f"{p}{DISTANCE}"].beside(x)
     attended = [
         _attend(
             _heads(q, e, block, 0),

@@ -39,9 +39,8 @@ typedef struct {
     int64_t weight_parts;
     int64_t weight_type;
     int64_t row_bytes;     /* of the weight */
-    int64_t panel_bytes;   /* of the panels that a thread decodes at once, a part */
-    int64_t scratch_bytes; /* of a thread, behind the result */
-    int64_t threads;       /* that have scratch */
+    int64_t panel_bytes;   /* that a thread decodes at once, a part, behind the result */
+    int64_t threads;       /* that have room there */
     to_float_fn to_float;  /* decodes what is not decoded here */
 } Job;
 
@@ -55,7 +54,7 @@ typedef struct {
 #define VECTOR __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,f16c")))
 #define INLINE VECTOR static inline __attribute__((always_inline))
 
-enum { TILE = 512, PANEL = 2 * TILE, PANEL_ROWS = 32 }; /* in elements of two bytes; rows */
+enum { TILE = 512, PANEL = 2 * TILE, PANEL_ROWS = 32, SPAN = 256 }; /* elements of two bytes, rows */
 
 /* Compilers differ in what they know of these instructions' effects on memory; assembly says it. */
 #define TILE_LOAD(tile, from) \
@@ -195,7 +194,7 @@ VECTOR void tiles_pack(void *result, int thread, int threads, const Job *job) {
     }
 }
 
-/* Rows of weights become rows of tiles: every 32 numbers one line of 64 bytes, a panel apart.
+/* Weights of a row become rows of tiles: every 32 numbers one line of 64 bytes, a panel apart.
  * Returns whether any second part is other than zero. */
 
 INLINE int put_parts(uint16_t *to, uint16_t *to_rest, __m512 first, __m512 second) {
@@ -329,26 +328,56 @@ INLINE void put_q6_k(const uint8_t *block, int64_t width, uint16_t *to) {
     }
 }
 
-VECTOR static int put_row(const Job *job, const void *row, uint16_t *to, uint16_t *to_rest,
-                          float *floats) {
+INLINE int put_span(const Job *job, const void *row, int64_t width, uint16_t *to,
+                    uint16_t *to_rest) {
+    float floats[SPAN];
     switch (job->weight_type) {
-    case F32: return put_floats(row, job->width, to, to_rest);
-    case F16: return put_halves(row, job->width, to, to_rest);
-    case BF16: put_bfloat16(row, job->width, to); return 0;
-    case Q8_0: put_q8_0(row, job->width, to); return 0;
-    case Q4_K: put_q45_k(row, job->width, to, 0); return 0;
-    case Q5_K: put_q45_k(row, job->width, to, 1); return 0;
-    case Q6_K: put_q6_k(row, job->width, to); return 0;
+    case F32: return put_floats(row, width, to, to_rest);
+    case F16: return put_halves(row, width, to, to_rest);
+    case BF16: put_bfloat16(row, width, to); return 0;
+    case Q8_0: put_q8_0(row, width, to); return 0;
+    case Q4_K: put_q45_k(row, width, to, 0); return 0;
+    case Q5_K: put_q45_k(row, width, to, 1); return 0;
+    case Q6_K: put_q6_k(row, width, to); return 0;
     default:
-        job->to_float(row, floats, job->width);
-        return put_floats(floats, job->width, to, NULL);
+        job->to_float(row, floats, width);
+        return put_floats(floats, width, to, NULL);
     }
 }
 
-/* Adds two panels' worth of weights times two blocks of x to the four tiles of sums. */
-INLINE void multiply_pair(const uint16_t *w, const uint16_t *x, int64_t depth) {
+/* Decodes a panel, up to 32 rows. Columns go in spans, so that what is written stays in the first
+ * cache until its lines are full. */
+VECTOR static int put_panel(const Job *job, const char *row, int64_t rows, uint16_t *to,
+                            uint16_t *to_rest) {
+    const int64_t span_bytes = job->row_bytes * SPAN / job->width;
+    int rest = 0;
+    for (int64_t k = 0; k < job->width; k += SPAN, row += span_bytes) {
+        const int64_t place = k / 32 * PANEL;
+        for (int64_t i = 0; i < rows; i++) {
+            rest |= put_span(job, row + i * job->row_bytes, at_most(SPAN, job->width - k),
+                             to + place + i * 32, to_rest ? to_rest + place + i * 32 : NULL);
+        }
+    }
+    return rest;
+}
+
+/* Weights that come next, fetched from memory while others are multiplied. */
+typedef struct {
+    const char *from, *end;
+    int64_t lines; /* at each step */
+} Ahead;
+
+INLINE void fetch(Ahead *ahead) {
+    for (int64_t i = 0; i < ahead->lines && ahead->from < ahead->end; i++, ahead->from += 64) {
+        _mm_prefetch(ahead->from, _MM_HINT_T1);
+    }
+}
+
+/* Adds a panel of weights times two blocks of x to the four tiles of sums. */
+INLINE void multiply_pair(const uint16_t *w, const uint16_t *x, int64_t depth, Ahead *ahead) {
     const uint16_t *x_next = x + depth * TILE;
     for (int64_t k = 0; k < depth; k++, w += PANEL, x += TILE, x_next += TILE) {
+        fetch(ahead);
         TILE_LOAD(4, w);
         TILE_LOAD(6, x);
         TILE_LOAD(7, x_next);
@@ -360,8 +389,9 @@ INLINE void multiply_pair(const uint16_t *w, const uint16_t *x, int64_t depth) {
     }
 }
 
-INLINE void multiply_single(const uint16_t *w, const uint16_t *x, int64_t depth) {
+INLINE void multiply_single(const uint16_t *w, const uint16_t *x, int64_t depth, Ahead *ahead) {
     for (int64_t k = 0; k < depth; k++, w += PANEL, x += TILE) {
+        fetch(ahead);
         TILE_LOAD(4, w);
         TILE_LOAD(6, x);
         TILE_LOAD(5, w + TILE);
@@ -390,7 +420,8 @@ INLINE void put_sums(const float *tile, float *y, int64_t stride, int64_t rows, 
 }
 
 VECTOR static void multiply_panel(const Job *job, const uint16_t *w, const uint16_t *w_rest,
-                                  const uint16_t *x, float *y, int64_t block, int64_t row) {
+                                  const uint16_t *x, float *y, int64_t block, int64_t row,
+                                  Ahead *ahead) {
     float sums[4][256] __attribute__((aligned(64)));
     const int64_t depth = blocks_of(job->width, 32), blocks = blocks_of(job->columns, 16);
     const int pair = block + 1 < blocks;
@@ -400,20 +431,20 @@ VECTOR static void multiply_panel(const Job *job, const uint16_t *w, const uint1
     TILE_ZERO(2);
     TILE_ZERO(3);
     if (pair) {
-        multiply_pair(w, x_first, depth);
+        multiply_pair(w, x_first, depth, ahead);
         if (job->x_parts > 1) {
-            multiply_pair(w, x_rest, depth);
+            multiply_pair(w, x_rest, depth, ahead);
         }
         if (w_rest) {
-            multiply_pair(w_rest, x_first, depth);
+            multiply_pair(w_rest, x_first, depth, ahead);
         }
     } else {
-        multiply_single(w, x_first, depth);
+        multiply_single(w, x_first, depth, ahead);
         if (job->x_parts > 1) {
-            multiply_single(w, x_rest, depth);
+            multiply_single(w, x_rest, depth, ahead);
         }
         if (w_rest) {
-            multiply_single(w_rest, x_first, depth);
+            multiply_single(w_rest, x_first, depth, ahead);
         }
     }
     TILE_STORE(0, sums[0]);
@@ -441,9 +472,8 @@ VECTOR void tiles_multiply(void *result, int thread, int threads, const Job *job
     float *y = (float *)data_of(job, result);
     const int64_t depth = blocks_of(job->width, 32), blocks = blocks_of(job->columns, 16);
     const uintptr_t behind = ((uintptr_t)(y + job->rows * job->columns) + 63) & ~(uintptr_t)63;
-    uint16_t *w = (uint16_t *)(behind + thread * job->scratch_bytes);
+    uint16_t *w = (uint16_t *)(behind + thread * job->weight_parts * job->panel_bytes);
     uint16_t *w_rest = job->weight_parts > 1 ? w + job->panel_bytes / 2 : NULL;
-    float *floats = (float *)(w + job->weight_parts * job->panel_bytes / 2);
     const int64_t panel = depth * PANEL, together = job->panel_bytes / (panel * 2);
 
     Configuration before, own = {.palette = 1};
@@ -456,21 +486,25 @@ VECTOR void tiles_multiply(void *result, int thread, int threads, const Job *job
 
     const int64_t panels = blocks_of(job->rows, PANEL_ROWS);
     const int64_t end = panels * (thread + 1) / working;
+    const int64_t last_row = at_most(end * PANEL_ROWS, job->rows);
     for (int64_t first = panels * thread / working; first < end; first += together) {
         const int64_t count = at_most(together, end - first);
         int rest = 0;
-        for (int64_t i = 0; i < count * PANEL_ROWS; i++) {
-            const int64_t row = first * PANEL_ROWS + i;
-            const int64_t place = i / PANEL_ROWS * panel + i % PANEL_ROWS * 32;
-            if (row < job->rows) {
-                rest |= put_row(job, weight + row * job->row_bytes, w + place,
-                                w_rest ? w_rest + place : NULL, floats);
-            } /* what lies behind the last row comes into sums that are not stored */
+        for (int64_t i = 0; i < count; i++) {
+            /* What lies behind the last row comes into sums that are not stored. */
+            const int64_t row = (first + i) * PANEL_ROWS;
+            rest |= put_panel(job, weight + row * job->row_bytes,
+                              at_most(PANEL_ROWS, job->rows - row), w + i * panel,
+                              w_rest ? w_rest + i * panel : NULL);
         }
+        const int64_t next = at_most((first + count) * PANEL_ROWS, last_row);
+        const int64_t after = at_most((first + 2 * count) * PANEL_ROWS, last_row);
+        Ahead ahead = {weight + next * job->row_bytes, weight + after * job->row_bytes, 0};
+        ahead.lines = blocks_of((ahead.end - ahead.from) / 64, blocks_of(blocks, 2) * count * depth);
         for (int64_t block = 0; block < blocks; block += 2) {
             for (int64_t i = 0; i < count; i++) {
                 multiply_panel(job, w + i * panel, rest ? w_rest + i * panel : NULL, x, y, block,
-                               (first + i) * PANEL_ROWS);
+                               (first + i) * PANEL_ROWS, &ahead);
             }
         }
     }
