@@ -161,7 +161,7 @@ class Model(Stages):
         options = pipeline.Options(chunk_seconds, word_times)
         pipeline.check_options(self.hparams, options)
         yield from pipeline.transcribe_source(
-            self, source, options, sample_rate=sample_rate, channel=channel
+            self, pipeline.Source(source, sample_rate, channel), options
         )
 
     def transcribe_many(

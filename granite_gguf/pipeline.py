@@ -11,18 +11,18 @@ in one of that length fits. A piece that does not fit is cut again.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import numpy as np
-import numpy.typing as npt
 
 from granite_gguf import audio, decoding, features
 from granite_gguf.chunks import Samples, chunks
 from granite_gguf.errors import AudioError, InputError
 from granite_gguf.hparams import HParams
-from granite_gguf.stage_results import EncoderResult
+from granite_gguf.stage_results import EncoderResult, FloatArray, IntArray
 from granite_gguf.stages import AudioInput, Stages
 from granite_gguf.transcript import Segment, Word
 from granite_gguf.words import time_words, token_probabilities
@@ -30,6 +30,21 @@ from granite_gguf.words import time_words, token_probabilities
 CHUNK_SECONDS = 60.0
 SHORTEST_CHUNK_SECONDS = 5.0  # the second half of a piece should have a pause between words
 _UNSPLITTABLE_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Part of a recording.
+
+    Attributes:
+        start: its first sample's number in the recording.
+        samples: mono, at the model's rate.
+        timings: seconds spent on it by stage, which are filled in.
+    """
+
+    start: int
+    samples: Samples
+    timings: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,27 +85,66 @@ def check_options(h: HParams, options: Options) -> None:
         )
 
 
-def transcribe_source(
-    model: Stages,
-    source: AudioInput,
-    options: Options,
-    *,
-    sample_rate: float | None = None,
-    channel: int | None = None,
-) -> Iterator[Segment]:
+@dataclass(frozen=True)
+class Source:
+    """A recording, and how to read it; the fields are arguments of ``Model.transcribe``."""
+
+    audio: AudioInput
+    sample_rate: float | None = None
+    channel: int | None = None
+
+
+def transcribe_source(model: Stages, source: Source, options: Options) -> Iterator[Segment]:
     """Transcribe a recording of any length; files are decoded as the work goes on.
 
-    Arguments and errors are those of :meth:`granite_gguf.Model.transcribe`.
+    Errors are those of :meth:`granite_gguf.Model.transcribe`.
     """
-    if isinstance(source, np.ndarray):
-        samples = model.load_audio(source, sample_rate=sample_rate, channel=channel)
-        yield from transcribe_blocks(model, iter([samples]), options)
+    with _blocks(model, source) as blocks:
+        yield from transcribe_blocks(model, blocks, options)
+
+
+def read_whole(model: Stages, source: Source, options: Options) -> Piece | None:
+    """Read a recording that is a single piece; None where it is not.
+
+    Raises:
+        AudioError: the recording cannot be read.
+    """
+    timings: dict[str, float] = {}
+    with _timing(timings, "audio"), _blocks(model, source) as blocks:
+        pieces = list(islice(_pieces(model, blocks, options), 2))
+    return Piece(*pieces[0], timings) if len(pieces) == 1 else None
+
+
+@contextmanager
+def _blocks(model: Stages, source: Source) -> Iterator[Iterator[Samples]]:
+    """A recording's mono samples at the model's rate, block by block."""
+    if isinstance(source.audio, np.ndarray):
+        rate, channel = source.sample_rate, source.channel
+        yield iter([model.load_audio(source.audio, sample_rate=rate, channel=channel)])
         return
-    if sample_rate is not None:
+    if source.sample_rate is not None:
         raise InputError("sample_rate belongs to samples; a file has its own")
     wanted = model.hparams.front_end.sample_rate
-    with audio.open_audio(source, wanted, channel=channel) as stream:
-        yield from transcribe_blocks(model, stream.blocks, options)
+    with audio.open_audio(source.audio, wanted, channel=source.channel) as stream:
+        yield stream.blocks
+
+
+def _pieces(
+    model: Stages, blocks: Iterator[Samples], options: Options
+) -> Iterator[tuple[int, Samples]]:
+    """The pieces of a stream, and the samples before each."""
+    rate = model.hparams.front_end.sample_rate
+    whole = longest_pass(model.hparams)
+    if options.chunk_seconds is not None:
+        whole = int(rate * options.chunk_seconds)
+    return chunks(blocks, rate=rate, longest=_longest_piece(model.hparams, options), whole=whole)
+
+
+def _longest_piece(h: HParams, options: Options) -> int:
+    """Samples of a piece where a recording is several."""
+    if options.chunk_seconds is not None:
+        return int(h.front_end.sample_rate * options.chunk_seconds)
+    return min(longest_pass(h), int(h.front_end.sample_rate * CHUNK_SECONDS))
 
 
 def transcribe_blocks(
@@ -103,122 +157,159 @@ def transcribe_blocks(
         InputError: an option is out of range.
         OutOfMemoryError: a piece needs more memory than there is.
     """
-    h = model.hparams
-    check_options(h, options)
-    rate, whole = h.front_end.sample_rate, longest_pass(h)
-    longest = min(whole, int(rate * CHUNK_SECONDS))
-    if options.chunk_seconds is not None:
-        whole = longest = int(rate * options.chunk_seconds)
+    check_options(model.hparams, options)
+    longest = _longest_piece(model.hparams, options)
+    pieces = _pieces(model, blocks, options)
     index = 0
-    pieces = chunks(blocks, rate=rate, longest=longest, whole=whole)
     while True:
         timings: dict[str, float] = {}
-        with _timed(timings, "audio"):
+        with _timing(timings, "audio"):
             piece = next(pieces, None)
         if piece is None:
             return
-        start, samples = piece
-        for segment in _transcribe_piece(model, start, samples, longest, options, timings):
+        for segment in _transcribe_piece(model, Piece(*piece, timings), longest, options):
             yield replace(segment, index=index)
             index += 1
 
 
 def _transcribe_piece(
-    model: Stages,
-    start: int,
-    samples: Samples,
-    longest: int,
-    options: Options,
-    timings: dict[str, float],
+    model: Stages, piece: Piece, longest: int, options: Options
 ) -> Iterator[Segment]:
     """One pass, or several where the piece needs more positions than there are."""
     rate = model.hparams.front_end.sample_rate
-    segment = _one_pass(model, start, samples, options, timings)
+    (segment,) = one_pass(model, [piece], options)
     if segment is not None:
         yield segment
         return
+    samples = piece.samples
     longest = min(longest, len(samples) // 2)
     if longest < _UNSPLITTABLE_SECONDS * rate:
         raise AudioError(
             f"{len(samples) / rate:.2f} s of audio need more than the model's "
             f"{model.hparams.editor.max_positions} positions"
         )
+    timings = piece.timings
     for offset, part in chunks(iter([samples]), rate=rate, longest=longest):
-        yield from _transcribe_piece(model, start + offset, part, longest, options, timings)
+        yield from _transcribe_piece(
+            model, Piece(piece.start + offset, part, timings), longest, options
+        )
         timings = {}
 
 
-def _one_pass(
-    model: Stages, start: int, samples: Samples, options: Options, timings: dict[str, float]
-) -> Segment | None:
-    """All stages on one piece; None where it needs too many positions."""
-    h = model.hparams
-    rate, limit = h.front_end.sample_rate, h.editor.max_positions
-    begin, end = start / rate, (start + len(samples)) / rate
+def one_pass(model: Stages, pieces: Sequence[Piece], options: Options) -> list[Segment | None]:
+    """All stages on pieces of one or several recordings, together.
+
+    Each gets what it would get alone; seconds are shared out by its length.
+
+    Returns:
+        A segment of index 0 for each piece, or None where it needs too many positions.
+
+    Raises:
+        AudioError: a piece cannot be transcribed.
+    """
+    found: list[Segment | None] = [None] * len(pieces)
+    work = []
+    for n, piece in enumerate(pieces):
+        mel = _features(model, piece)
+        if mel is not None and not len(mel):
+            found[n] = _segment(model, piece, options)
+        elif mel is not None:
+            work.append(_Work(n, piece, mel))
+    if work:
+        _run_stages(model, work, options, found)
+    return found
+
+
+@dataclass
+class _Work:
+    """A piece on its way through the stages."""
+
+    index: int
+    piece: Piece
+    mel: FloatArray
+    encoded: EncoderResult = field(init=False)
+    hypothesis: IntArray = field(init=False)
+    text_ids: IntArray = field(init=False)
+
+
+def _features(model: Stages, piece: Piece) -> FloatArray | None:
+    """Log-mel frames; none where nothing sounds, and None where they are too many."""
+    h, samples = model.hparams, piece.samples
     frames = features.frame_count(h.front_end, len(samples))
     # What the editor could not take whatever was said does not reach the encoder.
-    if frames // h.projector.downsample_rate + h.editor.min_edit_length > limit:
+    if frames // h.projector.downsample_rate + h.editor.min_edit_length > h.editor.max_positions:
         return None
-    if len(samples) > CHUNK_SECONDS * rate:
+    if len(samples) > CHUNK_SECONDS * h.front_end.sample_rate:
         model.check_room(frames)
-    with _timed(timings, "features"):
+    with _timing(piece.timings, "features"):
         mel = model.compute_mel(samples)
     # Where nothing sounds nothing is said, whatever a model would make of it.
-    if not len(mel) or samples.min() == samples.max():
-        words: tuple[Word, ...] | None = () if options.word_times else None
-        return Segment(0, begin, end, "", "", timings=timings, words=words)
-    with _timed(timings, "encoder"):
-        encoded = model.run_encoder(mel)
-    with _timed(timings, "hypothesis"):
-        tokens = model.run_hypothesis(encoded.final, encoded.blank)
-        text_ids = decoding.insert_slots(h.editor, tokens)
-    if len(mel) // h.projector.downsample_rate + len(text_ids) > limit:
-        return None
-    with _timed(timings, "projector"):
-        audio_tokens = model.run_projector(encoded.captured)
+    return mel if len(mel) and samples.min() != samples.max() else mel[:0]
+
+
+def _run_stages(
+    model: Stages, work: list[_Work], options: Options, found: list[Segment | None]
+) -> None:
+    """Fill in what is found of each piece."""
+    editor, rate = model.hparams.editor, model.hparams.projector.downsample_rate
+    with _timed(work, "encoder"):
+        for one, encoded in zip(work, model.run_encoders([one.mel for one in work]), strict=True):
+            one.encoded = encoded
+    with _timed(work, "hypothesis"):
+        states = [(one.encoded.final, one.encoded.blank) for one in work]
+        for one, tokens in zip(work, model.run_hypotheses(states), strict=True):
+            one.hypothesis, one.text_ids = tokens, decoding.insert_slots(editor, tokens)
+    work = [w for w in work if len(w.mel) // rate + len(w.text_ids) <= editor.max_positions]
+    if not work:
+        return
+    with _timed(work, "projector"):
+        audio_tokens = model.run_projectors([one.encoded.captured for one in work])
     taps = frozenset({"editing_logits"}) if options.word_times else frozenset()
-    with _timed(timings, "editor"):
-        edited = model.run_editor(audio_tokens, text_ids, taps)
-        final = decoding.edited_tokens(h.editor, edited.ids)
-    words = None
-    if options.word_times:
-        with _timed(timings, "words"):
-            sure = token_probabilities(h.editor, edited.ids, edited.taps["editing_logits"])
-            words = _time_words(model, begin, mel, encoded, final, sure)
-    return Segment(
-        index=0,
-        start=begin,
-        end=end,
-        text=model.detokenize(final),
-        hypothesis=model.detokenize(tokens),
-        token_ids=tuple(int(i) for i in final),
-        timings=timings,
-        words=words,
-    )
+    with _timed(work, "editor"):
+        text_ids = [one.text_ids for one in work]
+        results = model.run_editors(list(zip(audio_tokens, text_ids, strict=True)), taps)
+    for one, result in zip(work, results, strict=True):
+        final = decoding.edited_tokens(editor, result.ids)
+        words = None
+        if options.word_times:
+            with _timed([one], "words"):
+                sure = token_probabilities(editor, result.ids, result.taps["editing_logits"])
+                words = _time_words(model, one, final, sure)
+        found[one.index] = replace(
+            _segment(model, one.piece, options),
+            text=model.detokenize(final),
+            hypothesis=model.detokenize(one.hypothesis),
+            token_ids=tuple(int(i) for i in final),
+            words=words,
+        )
+
+
+def _segment(model: Stages, piece: Piece, options: Options) -> Segment:
+    """The segment of a piece in which nothing is said."""
+    rate = model.hparams.front_end.sample_rate
+    end = piece.start + len(piece.samples)
+    words: tuple[Word, ...] | None = () if options.word_times else None
+    return Segment(0, piece.start / rate, end / rate, "", "", timings=piece.timings, words=words)
 
 
 def _time_words(
-    model: Stages,
-    begin: float,
-    mel: npt.NDArray[np.float32],
-    encoded: EncoderResult,
-    tokens: npt.NDArray[np.int64],
-    probabilities: npt.NDArray[np.float32],
+    model: Stages, work: _Work, tokens: IntArray, probabilities: FloatArray
 ) -> tuple[Word, ...]:
-    front = model.hparams.front_end
+    front, encoded = model.hparams.front_end, work.encoded
 
-    def head(first: int, last: int) -> npt.NDArray[np.float32]:
+    def head(first: int, last: int) -> FloatArray:
         part = slice(first, last)
         taps = frozenset({"bpe_logits"})
         result = model.run_hypothesis_head(encoded.final[part], encoded.blank[part], taps)
         return result.taps["bpe_logits"]
 
+    begin = work.piece.start / front.sample_rate
     words = time_words(
         model.hparams.hypothesis,
         model.tokenizer,
         tokens,
         probabilities,
-        mel,
+        work.mel,
         encoded.blank,
         head,
         front.stride / front.sample_rate,
@@ -227,7 +318,19 @@ def _time_words(
 
 
 @contextmanager
-def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
+def _timing(timings: dict[str, float], stage: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     timings[stage] = timings.get(stage, 0.0) + time.perf_counter() - start
+
+
+@contextmanager
+def _timed(work: Sequence[_Work], stage: str) -> Iterator[None]:
+    """Share out what a stage of several pieces takes by their frames."""
+    spent: dict[str, float] = {}
+    with _timing(spent, stage):
+        yield
+    frames = sum(len(one.mel) for one in work)
+    for one in work:
+        timings = one.piece.timings
+        timings[stage] = timings.get(stage, 0.0) + spent[stage] * len(one.mel) / frames

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -55,3 +55,16 @@ def check_rows(name: str, array: FloatArray, width: int) -> None:
 def rows(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """A matrix without ggml's two outer dimensions of length 1."""
     return array.reshape(array.shape[-2:])
+
+
+Array = TypeVar("Array", bound=npt.NDArray[Any])
+
+
+def joined(arrays: Sequence[Array]) -> Array:
+    """Arrays one after another; a single one is itself."""
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)  # type: ignore[return-value]
+
+
+def divided(array: Array, counts: Sequence[int]) -> list[Array]:
+    """Rows of an array in parts of these lengths."""
+    return [array] if len(counts) == 1 else np.split(array, np.cumsum(counts)[:-1])

@@ -26,7 +26,7 @@ from granite_gguf.ggml import (
     observe_products,
 )
 from granite_gguf.gguf_file import ModelFile
-from granite_gguf.graph.editor import build_editor, build_editor_head
+from granite_gguf.graph.editor import EditorRows, build_editor, build_editor_head
 from granite_gguf.graph.encoder import build_encoder
 from granite_gguf.graph.hypothesis import build_hypothesis
 from granite_gguf.graph.projector import build_projector
@@ -37,6 +37,8 @@ from granite_gguf.stage_results import (
     IntArray,
     TokenResult,
     check_rows,
+    divided,
+    joined,
     rows,
 )
 from granite_gguf.tokenizer import SpeechTokenizer
@@ -133,20 +135,34 @@ class Stages:
 
         ``taps`` may name ``encoder_layer_K`` for each captured K and ``encoder_logits``.
         """
+        (result,) = self.run_encoders([mel], taps)
+        return result
+
+    def run_encoders(
+        self, mels: Sequence[FloatArray], taps: frozenset[str] = NO_TAPS
+    ) -> list[EncoderResult]:
+        """Encode recordings in one pass; each as :meth:`run_encoder` does it."""
         e = self.hparams.encoder
-        check_rows("mel", mel, e.input_dim)
+        for mel in mels:
+            check_rows("mel", mel, e.input_dim)
+        lengths = [len(mel) for mel in mels]
         out = self._run(
             taps,
-            lambda graph: build_encoder(graph, self._weights, e, len(mel)),
-            {"mel": mel},
+            lambda graph: build_encoder(graph, self._weights, e, lengths),
+            {"mel": joined(mels)},
         )
         check_results(self._file, "encoder", *out.values())
-        return EncoderResult(
-            captured=rows(out.pop("captured")),
-            final=rows(out.pop("final")),
-            blank=rows(out.pop("blank"))[:, 0],
-            taps={name: rows(array) for name, array in out.items()},
-        )
+        parts = {name: divided(rows(array), lengths) for name, array in out.items()}
+        captured, final, blank = (parts.pop(name) for name in ("captured", "final", "blank"))
+        return [
+            EncoderResult(
+                captured=captured[n],
+                final=final[n],
+                blank=blank[n][:, 0],
+                taps={name: arrays[n] for name, arrays in parts.items()},
+            )
+            for n in range(len(mels))
+        ]
 
     def run_hypothesis_head(
         self, final: FloatArray, blank: FloatArray, taps: frozenset[str] = NO_TAPS
@@ -158,10 +174,39 @@ class Stages:
             blank: ``(T,)``.
             taps: may name ``pooled`` and ``bpe_logits``.
         """
+        (result,) = self.run_hypothesis_heads([(final, blank)], taps)
+        return result
+
+    def run_hypothesis_heads(
+        self, states: Sequence[tuple[FloatArray, FloatArray]], taps: frozenset[str] = NO_TAPS
+    ) -> list[TokenResult]:
+        """The heads of recordings in one pass; each as :meth:`run_hypothesis_head` does it."""
+        window = self.hparams.hypothesis.pooling_window
+        padded = [self._whole_windows(final, blank) for final, blank in states]
+        result = self._run_hypothesis_head(
+            joined([final for final, _ in padded]), joined([blank for _, blank in padded]), taps
+        )
+        return _divided_tokens(result, [len(final) // window for final, _ in padded])
+
+    def _whole_windows(self, final: FloatArray, blank: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """States with frames that weigh nothing, up to whole windows."""
         e, h = self.hparams.encoder, self.hparams.hypothesis
         check_rows("final", final, e.d_model)
         if blank.shape != (len(final),):
             raise InputError(f"blank has the shape {blank.shape}, expected ({len(final)},)")
+        missing = -len(final) % h.pooling_window
+        if not missing:
+            return final, blank
+        return (
+            np.pad(final, ((0, missing), (0, 0))),
+            np.pad(blank, (0, missing), constant_values=1.0),
+        )
+
+    def _run_hypothesis_head(
+        self, final: FloatArray, blank: FloatArray, taps: frozenset[str]
+    ) -> TokenResult:
+        """The head on states of whole windows, as many rows at a time as logits may take."""
+        e, h = self.hparams.encoder, self.hparams.hypothesis
 
         def head(part: slice) -> TokenResult:
             return self._run_head(
@@ -173,31 +218,44 @@ class Stages:
                 {"final": final[part], "blank": blank[part]},
             )
 
-        windows = -(-len(final) // h.pooling_window)
-        return _joined([head(part) for part in _even_slices(windows, h.pooling_window)])
+        windows = len(final) // h.pooling_window
+        return _joined_tokens([head(part) for part in _even_slices(windows, h.pooling_window)])
 
     def run_hypothesis(self, final: FloatArray, blank: FloatArray) -> IntArray:
         """Token ids ``(n,)`` of the first hypothesis, from the encoder's results.
 
         Where the model was so trained, they are the tokens of its text stripped and lower-cased.
         """
-        ids = self.run_hypothesis_head(final, blank).ids
-        tokens = decoding.hypothesis_tokens(self.hparams.hypothesis, ids)
-        if self.hparams.hypothesis.retokenize:
-            return self._tokenizer.normalise_hypothesis(tokens)
+        (tokens,) = self.run_hypotheses([(final, blank)])
+        return tokens
+
+    def run_hypotheses(self, states: Sequence[tuple[FloatArray, FloatArray]]) -> list[IntArray]:
+        """Token ids of recordings in one pass; each as :meth:`run_hypothesis` does it."""
+        h = self.hparams.hypothesis
+        heads = self.run_hypothesis_heads(states)
+        tokens = [decoding.hypothesis_tokens(h, head.ids) for head in heads]
+        if h.retokenize:
+            return [self._tokenizer.normalise_hypothesis(ids) for ids in tokens]
         return tokens
 
     def run_projector_windows(self, captured: FloatArray) -> FloatArray:
         """Everything the projector makes of ``(T, captures * D)``: ``(3 * ceil(T / 15), 2048)``."""
+        (projected,) = self._run_projector_windows([captured])
+        return projected
+
+    def _run_projector_windows(self, recordings: Sequence[FloatArray]) -> list[FloatArray]:
         p = self.hparams.projector
-        check_rows("captured", captured, p.num_encoder_layers * p.encoder_dim)
+        for captured in recordings:
+            check_rows("captured", captured, p.num_encoder_layers * p.encoder_dim)
+        lengths = [len(captured) for captured in recordings]
         out = self._run(
             NO_TAPS,
-            lambda graph: build_projector(graph, self._weights, p, len(captured)),
-            {"captured": captured},
+            lambda graph: build_projector(graph, self._weights, p, lengths),
+            {"captured": joined(recordings)},
         )
         check_results(self._file, "projector", *out.values())
-        return rows(out["projected"])
+        counts = [-(-length // p.block_size) * p.n_queries for length in lengths]
+        return divided(rows(out["projected"]), counts)
 
     def scale_audio_tokens(self, projected: FloatArray, frames: int) -> FloatArray:
         """The audio tokens ``(T // 5, 2048)`` of the projector's windows, for ``frames`` T.
@@ -213,7 +271,17 @@ class Stages:
         """Audio tokens ``(T // 5, 2048)`` of captured states ``(T, captures * D)``, T at least 1,
         cut and scaled as :meth:`scale_audio_tokens` does it.
         """
-        return self.scale_audio_tokens(self.run_projector_windows(captured), len(captured))
+        (tokens,) = self.run_projectors([captured])
+        return tokens
+
+    def run_projectors(self, recordings: Sequence[FloatArray]) -> list[FloatArray]:
+        """Audio tokens of recordings in one pass; each as :meth:`run_projector` does it."""
+        return [
+            self.scale_audio_tokens(projected, len(captured))
+            for projected, captured in zip(
+                self._run_projector_windows(recordings), recordings, strict=True
+            )
+        ]
 
     def run_editor(
         self,
@@ -225,20 +293,32 @@ class Stages:
 
         ``taps`` may name ``editing_logits`` ``(n, vocabulary)``, not divided by the logits scale.
         """
+        (result,) = self.run_editors([(audio_tokens, text_ids)], taps)
+        return result
+
+    def run_editors(
+        self,
+        recordings: Sequence[tuple[FloatArray, npt.NDArray[np.integer]]],
+        taps: frozenset[str] = NO_TAPS,
+    ) -> list[TokenResult]:
+        """Edit recordings in one pass; each as :meth:`run_editor` does it."""
         e = self.hparams.editor
-        if len(audio_tokens):
-            check_rows("audio_tokens", audio_tokens, e.d_model)
-        text_ids = np.asarray(text_ids, dtype=np.int64)
-        if text_ids.ndim != 1 or not len(text_ids):
-            raise InputError(f"text_ids have the shape {text_ids.shape}, expected (n,), n > 0")
-        if text_ids.min() < 0 or text_ids.max() >= e.vocab_size:
-            raise InputError(f"text_ids are not all below the vocabulary size {e.vocab_size}")
-        text = self._weights.read_rows("llm.token_embd.weight", text_ids)
-        embedded = np.concatenate([audio_tokens.reshape(-1, e.d_model), text])
+        embedded, counts = [], []
+        for audio_tokens, text_ids in recordings:
+            text = self._embed(audio_tokens, np.asarray(text_ids, dtype=np.int64))
+            embedded += [audio_tokens.reshape(-1, e.d_model), text]
+            counts.append(EditorRows(len(audio_tokens), len(text)))
+        positions = [np.arange(count.count, dtype=np.int32) for count in counts]
         out = self._run(
             NO_TAPS,
-            lambda graph: build_editor(graph, self._weights, e, len(audio_tokens), len(text_ids)),
-            {"rows": embedded, "positions": np.arange(len(embedded), dtype=np.int32)},
+            lambda graph: build_editor(graph, self._weights, e, counts),
+            {
+                "rows": joined(embedded),
+                "positions": joined(positions),
+                "text_positions": joined(
+                    [p[c.audio :] for p, c in zip(positions, counts, strict=True)]
+                ),
+            },
         )
         state = rows(out["state"])
 
@@ -250,14 +330,27 @@ class Stages:
                 {"state": state[part]},
             )
 
-        return _joined([head(part) for part in _even_slices(len(text_ids))])
+        result = _joined_tokens([head(part) for part in _even_slices(len(state))])
+        return _divided_tokens(result, [count.text for count in counts])
+
+    def _embed(self, audio_tokens: FloatArray, text_ids: IntArray) -> FloatArray:
+        """The rows of text ids, after a look at what is to be edited."""
+        e = self.hparams.editor
+        if len(audio_tokens):
+            check_rows("audio_tokens", audio_tokens, e.d_model)
+        if text_ids.ndim != 1 or not len(text_ids):
+            raise InputError(f"text_ids have the shape {text_ids.shape}, expected (n,), n > 0")
+        if text_ids.min() < 0 or text_ids.max() >= e.vocab_size:
+            raise InputError(f"text_ids are not all below the vocabulary size {e.vocab_size}")
+        return self._weights.read_rows("llm.token_embd.weight", text_ids)
 
     def check_room(self, frames: int) -> None:
         """Raise OutOfMemoryError if ``frames`` frames cannot be edited, whatever is said."""
         e = self.hparams.editor
         tokens = frames // self.hparams.projector.downsample_rate
         with self._graph(NO_TAPS) as graph:
-            build_editor(graph, self._weights, e, tokens, max(1, e.min_edit_length))
+            shortest = EditorRows(tokens, max(1, e.min_edit_length))
+            build_editor(graph, self._weights, e, [shortest])
             self._runtime.check_room(graph)
 
     def tokenize(self, text: str) -> IntArray:
@@ -340,8 +433,16 @@ def _even_slices(rows: int, step: int = 1) -> list[slice]:
     return [slice(*ends_of) for ends_of in pairwise(ends)]
 
 
-def _joined(parts: Sequence[TokenResult]) -> TokenResult:
+def _joined_tokens(parts: Sequence[TokenResult]) -> TokenResult:
     return TokenResult(
-        np.concatenate([part.ids for part in parts]),
-        {name: np.concatenate([part.taps[name] for part in parts]) for name in parts[0].taps},
+        joined([part.ids for part in parts]),
+        {name: joined([part.taps[name] for part in parts]) for name in parts[0].taps},
     )
+
+
+def _divided_tokens(result: TokenResult, counts: Sequence[int]) -> list[TokenResult]:
+    taps = {name: divided(array, counts) for name, array in result.taps.items()}
+    return [
+        TokenResult(ids, {name: arrays[n] for name, arrays in taps.items()})
+        for n, ids in enumerate(divided(result.ids, counts))
+    ]

@@ -83,12 +83,12 @@ def test_speech_too_dense_for_a_pass_is_cut_again(
     limited: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ten seconds fit by their length; with 100 tokens for them, only shorter pieces do."""
-    dense = lambda final, _blank: np.arange(len(final) // 5) % 50 + 100  # noqa: E731
-    monkeypatch.setattr(limited, "run_hypothesis", dense)
+    dense = lambda states: [np.arange(len(s[0]) // 5) % 50 + 100 for s in states]  # noqa: E731
+    monkeypatch.setattr(limited, "run_hypotheses", dense)
     segments = list(limited.transcribe_stream(with_pauses(10), chunk_seconds=15))
     assert len(segments) >= 2
     assert segments[-1].end == 10.0 and all(s.hypothesis for s in segments)
-    monkeypatch.setattr(limited, "run_hypothesis", lambda _f, _b: np.full(200, 100))
+    monkeypatch.setattr(limited, "run_hypotheses", lambda _: [np.full(200, 100)])
     with pytest.raises(AudioError, match="200 positions"):
         limited.transcribe(with_pauses(3))
 

@@ -13,10 +13,12 @@ import pytest
 import soundfile
 
 import granite_gguf
-from granite_gguf import AudioError, InputError, Model, Segment, Transcript
+from granite_gguf import AudioError, InputError, Model, OutOfMemoryError, Segment, Transcript
+from granite_gguf.decoding import insert_slots
 from granite_gguf.demo import DEMO_MODEL
 from granite_gguf.many import SHORT_SECONDS
-from granite_gguf.pipeline import Options
+from granite_gguf.pipeline import Options, Piece, one_pass
+from granite_gguf.stages import Stages
 from tests.signals import SAMPLE_RATE, synthetic_audio
 
 LENGTHS = (0.3, 2.0, 0.001, 3.1, 0.5, 1.0, 2.5, 0.2, 4.0, 1.7)
@@ -50,17 +52,84 @@ def test_short_ones_run_at_the_same_time(model: Model, clips: list[np.ndarray]) 
     taken = []
 
     def sources() -> Iterator[np.ndarray]:
-        for clip in clips:
+        for clip in clips * 4:
             taken.append(clip)
             yield clip
 
     results = model.transcribe_many(sources())
     next(results)
     assert len(taken) > 2  # what comes next was begun before the first was finished
-    assert len(taken) < len(clips)  # but not everything is taken at once
+    assert len(taken) < len(clips) * 4  # but not everything is taken at once
     results.close()
     assert facts(model.transcribe(clips[0]))  # nothing is left in disorder
     assert [lane.threads for lane in model._lanes] == [1, 1]
+
+
+def test_several_go_through_one_pass(
+    clips: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each with its own attention, convolution, windows, positions and words."""
+    sizes = []
+    with granite_gguf.load(DEMO_MODEL, threads=1) as model:
+        alone = [model.transcribe(clip, word_times=True) for clip in clips]
+        pieces = [Piece(0, clip) for clip in clips]
+        encode = model.run_encoders
+        monkeypatch.setattr(model, "run_encoders", lambda m: (sizes.append(len(m)), encode(m))[1])
+        together = one_pass(model, pieces, Options(word_times=True))
+    assert sizes == [len(clips) - 1]  # one is shorter than a frame
+    for transcript, segment in zip(alone, together, strict=True):
+        assert segment is not None
+        (expected,) = transcript.segments
+        assert (segment.token_ids, segment.hypothesis) == (expected.token_ids, expected.hypothesis)
+        assert segment.end == expected.end
+        assert segment.words is not None and expected.words is not None
+        for word, other in zip(segment.words, expected.words, strict=True):
+            assert (word.text, word.start, word.end) == (other.text, other.start, other.end)
+            assert word.probability == pytest.approx(other.probability, rel=1e-3)
+
+
+def test_the_stages_keep_recordings_apart(models: dict[str, Model]) -> None:
+    """Also where a recording has several blocks of attention, and in all three layouts."""
+    lengths = (4.7, 0.5, 9.0)  # one and a part, a part, and two and a part of 4 s
+    clips = [synthetic_audio(int(s * SAMPLE_RATE), seed=k) for k, s in enumerate(lengths)]
+    for model in models.values():
+        mels = [model.compute_mel(clip) for clip in clips]
+        encoded = model.run_encoders(mels)
+        tokens = model.run_hypotheses([(one.final, one.blank) for one in encoded])
+        audio = model.run_projectors([one.captured for one in encoded])
+        texts = [insert_slots(model.hparams.editor, ids) for ids in tokens]
+        taps = frozenset({"editing_logits"})
+        edited = model.run_editors(list(zip(audio, texts, strict=True)), taps)
+        for n, mel in enumerate(mels):
+            one = model.run_encoder(mel)
+            for name in ("captured", "final", "blank"):
+                np.testing.assert_allclose(
+                    getattr(encoded[n], name), getattr(one, name), rtol=1e-4, atol=1e-5
+                )
+            np.testing.assert_array_equal(model.run_hypothesis(one.final, one.blank), tokens[n])
+            np.testing.assert_allclose(
+                audio[n], model.run_projector(one.captured), rtol=1e-3, atol=1e-4
+            )
+            alone = model.run_editor(audio[n], texts[n], taps)
+            np.testing.assert_array_equal(edited[n].ids, alone.ids)
+            np.testing.assert_allclose(
+                edited[n].taps["editing_logits"], alone.taps["editing_logits"], rtol=1e-3, atol=1e-3
+            )
+
+
+def test_where_one_pass_is_refused_each_goes_alone(
+    model: Model, clips: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = [facts(model.transcribe(clip)) for clip in clips]
+    encode = Stages.run_encoders
+
+    def refuse(self: Stages, mels: list[np.ndarray], *rest: object) -> object:
+        if len(mels) > 1:
+            raise OutOfMemoryError("too much")
+        return encode(self, mels, *rest)
+
+    monkeypatch.setattr(Stages, "run_encoders", refuse)
+    assert [facts(t) for t in model.transcribe_many(clips)] == expected
 
 
 def test_failures_stay_in_their_place(

@@ -236,13 +236,13 @@ def test_interruption_ends_at_once_and_keeps_what_is_finished(
     """Interrupted inside a computation that takes many seconds and hears no signal."""
     script = (
         "import hashlib, sys; from granite_gguf import cli, stages\n"
-        "run, calls = stages.Stages.run_encoder, []\n"
+        "run, calls = stages.Stages.run_encoders, []\n"
         "def slow(*a, **k):\n"
         "    calls.append(1)\n"
         "    if len(calls) == 2:\n"
         "        print('busy', flush=True); hashlib.pbkdf2_hmac('sha256', b'', b'', 2 * 10**7)\n"
         "    return run(*a, **k)\n"
-        "stages.Stages.run_encoder = slow; sys.argv[0] = 'granite-gguf'; cli.main()"
+        "stages.Stages.run_encoders = slow; sys.argv[0] = 'granite-gguf'; cli.main()"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", script, "transcribe", "-m", model, "talks", "-o", "out",

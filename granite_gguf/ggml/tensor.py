@@ -10,6 +10,7 @@ of shape ``[in, out]`` multiplies activations ``[in, T]`` into ``[out, T]``.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import ggml as c
@@ -276,6 +277,14 @@ class Tensor:
         some = self.view([self.ne[0], count], [self.nb[1]], start * self.nb[1])
         return self._multiplied_alike(some)
 
+    def divided(self, counts: Sequence[int]) -> list[Tensor]:
+        """The rows of a matrix in parts, one after another."""
+        check(sum(counts) == self.ne[1], f"divided {counts}", self)
+        if len(counts) == 1:
+            return [self]
+        starts = accumulate(counts, initial=0)
+        return [self.rows(start, count) for start, count in zip(starts, counts, strict=False)]
+
     def columns(self, start: int, count: int) -> Tensor:
         """Elements ``start`` to ``start + count`` of every row of a matrix."""
         check(self.ne[2] == self.ne[3] == 1, "columns", self)
@@ -371,7 +380,7 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
 
 def concat(tensors: Sequence[Tensor], dim: int) -> Tensor:
-    """Join tensors that differ only in dimension ``dim``."""
+    """Join tensors that differ only in dimension ``dim``; a single one is itself."""
     result = tensors[0]
     for other in tensors[1:]:
         check(

@@ -13,7 +13,7 @@ CTC (Nozaki and Komatsu 2021), as in transformers' ``granite_speech``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,17 +64,17 @@ def _round_up(n: int) -> int:
     return -(-n // _ROW_MULTIPLE) * _ROW_MULTIPLE
 
 
-def build_encoder(graph: Graph, w: Weights, e: Encoder, frames: int) -> None:
-    """Declare the encoder over ``frames`` frames.
+def build_encoder(graph: Graph, w: Weights, e: Encoder, lengths: Sequence[int]) -> None:
+    """Declare the encoder over recordings of these numbers of frames, T in total.
 
-    Input: ``mel`` ``[input_dim, T]``. Outputs: ``captured`` ``[captures * D, T]``, ``final``
-    ``[D, T]`` and ``blank`` ``[1, T]``, the blank's probability. Taps: ``encoder_layer_K`` and
-    ``encoder_logits``, the character head on the final state.
+    Input: ``mel`` ``[input_dim, T]``, one recording after another. Outputs: ``captured``
+    ``[captures * D, T]``, ``final`` ``[D, T]`` and ``blank`` ``[1, T]``, the blank's probability.
+    Taps: ``encoder_layer_K`` and ``encoder_logits``, the character head on the final state.
     """
-    x = linear(w, "enc.input", graph.input("mel", [e.input_dim, frames]))
+    x = linear(w, "enc.input", graph.input("mel", [e.input_dim, sum(lengths)]))
     captures = {0: x}
     for n in range(1, e.n_layers + 1):
-        x = conformer_block(w, f"enc.blk.{n - 1}.", e, x)
+        x = conformer_block(w, f"enc.blk.{n - 1}.", e, x, lengths)
         captures[n] = x
         if n == e.self_conditioning_layer:
             posterior = linear(w, "enc.ctc_out", x).softmax()  # [characters, T]
@@ -88,11 +88,14 @@ def build_encoder(graph: Graph, w: Weights, e: Encoder, frames: int) -> None:
     graph.output("blank", posterior.columns(0, 1))
 
 
-def conformer_block(w: Weights, p: str, e: Encoder, x: Tensor) -> Tensor:
-    """One block: half a feed-forward, attention, convolution, half a feed-forward, norm."""
+def conformer_block(w: Weights, p: str, e: Encoder, x: Tensor, lengths: Sequence[int]) -> Tensor:
+    """One block: half a feed-forward, attention, convolution, half a feed-forward, norm.
+
+    Attention and convolution know where a recording ends; all the rest is frame by frame.
+    """
     x = x + feed_forward(w, f"{p}ff1", x) * 0.5
-    x = x + block_attention(w, p, e, x)
-    x = x + convolution(w, p, x)
+    x = x + block_attention(w, p, e, x, lengths)
+    x = x + convolution(w, p, x, lengths)
     x = x + feed_forward(w, f"{p}ff2", x) * 0.5
     return layer_norm(w, f"{p}post_norm", x, LAYER_NORM_EPS)
 
@@ -103,16 +106,18 @@ def feed_forward(w: Weights, name: str, x: Tensor) -> Tensor:
     return linear(w, f"{name}_down", linear(w, f"{name}_up", x).silu())
 
 
-def convolution(w: Weights, p: str, x: Tensor) -> Tensor:
+def convolution(w: Weights, p: str, x: Tensor, lengths: Sequence[int]) -> Tensor:
     """Norm, gated pointwise, depthwise with BatchNorm and SiLU, pointwise."""
     x = linear(w, f"{p}conv_up", layer_norm(w, f"{p}conv_norm", x, LAYER_NORM_EPS))
     channels = x.ne[0] // 2
     x = x.columns(0, channels) * x.columns(channels, channels).sigmoid()  # [conv_dim, T]
-    x = depthwise_conv(w[f"{p}conv_taps"], x) + w[f"{p}conv_shift"]
+    taps = w[f"{p}conv_taps"]
+    x = concat([depthwise_conv(taps, part) for part in x.divided(lengths)], 1)
+    x = x + w[f"{p}conv_shift"]
     return linear(w, f"{p}conv_down", x.silu())
 
 
-def block_attention(w: Weights, p: str, e: Encoder, x: Tensor) -> Tensor:
+def block_attention(w: Weights, p: str, e: Encoder, x: Tensor, lengths: Sequence[int]) -> Tensor:
     """Attention inside independent blocks of frames, with relative positions."""
     x = layer_norm(w, f"{p}attn_norm", x, LAYER_NORM_EPS)
     q = linear(w, f"{p}attn_q", x)  # [heads * head_dim, T]
@@ -125,7 +130,7 @@ def block_attention(w: Weights, p: str, e: Encoder, x: Tensor) -> Tensor:
             _heads(kv, e, block, 1),
             _distances(distances, e.context_size, block.length),
         )
-        for block in _blocks(frames=x.ne[1], context=e.context_size)
+        for block in _blocks(lengths, e.context_size)
     ]
     return linear(w, f"{p}attn_out", concat(attended, 1))
 
@@ -161,13 +166,16 @@ class _Blocks:
     count: int
 
 
-def _blocks(frames: int, context: int) -> Iterator[_Blocks]:
-    """The full blocks together, then the partial one at the end."""
-    full, rest = divmod(frames, context)
-    if full:
-        yield _Blocks(0, context, full)
-    if rest:
-        yield _Blocks(full * context, rest, 1)
+def _blocks(lengths: Sequence[int], context: int) -> Iterator[_Blocks]:
+    """Of each recording, the full blocks together, then the partial one at the end."""
+    start = 0
+    for frames in lengths:
+        full, rest = divmod(frames, context)
+        if full:
+            yield _Blocks(start, context, full)
+        if rest:
+            yield _Blocks(start + full * context, rest, 1)
+        start += frames
 
 
 def _heads(x: Tensor, e: Encoder, at: _Blocks, part: int) -> Tensor:

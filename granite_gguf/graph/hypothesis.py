@@ -19,18 +19,16 @@ HEAD_ROW_MULTIPLE = 32
 
 
 def build_hypothesis(graph: Graph, w: Weights, h: Hypothesis, width: int, frames: int) -> None:
-    """Declare pooling and head over ``frames`` frames of ``width`` channels.
+    """Declare pooling and head over ``frames`` frames of ``width`` channels, in whole windows.
 
-    Inputs: ``final`` ``[D, T]``, ``blank`` ``[1, T]``. Outputs: ``bpe_logits``, the vocabulary's
+    Inputs: ``final`` ``[D, T]``, ``blank`` ``[1, T]``; what fills up a window is zeros and surely
+    blank, so that it weighs nothing. Outputs: ``bpe_logits``, the vocabulary's
     and the zeros that fill up the head's rows; ``sums`` ``[1, windows]`` of the pooled states,
     finite where those are. Tap: ``pooled`` ``[D, windows]``.
     """
     window = h.pooling_window
-    missing = -frames % window
-    final = graph.input("final", [width, frames]).pad_rows(missing)
-    # Padded after the subtraction: frames that are not there weigh nothing.
-    speech = graph.input("blank", [1, frames]).scale_shift(-1.0, 1.0).pad_rows(missing)
-    weighted = final * speech
+    speech = graph.input("blank", [1, frames]).scale_shift(-1.0, 1.0)
+    weighted = graph.input("final", [width, frames]) * speech
     summed = total([weighted.every(window, k) for k in range(window)])
     weight = total([speech.every(window, k) for k in range(window)])
     pooled = graph.tap("pooled", summed / weight.scale_shift(1.0, POOLING_EPS))

@@ -11,18 +11,21 @@ Source: BLIP-2 (Li et al. 2023), simplified as in the released checkpoint.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from granite_gguf.ggml import Graph, Tensor, concat
 from granite_gguf.graph.layers import Weights, attend, layer_norm, linear, total
 from granite_gguf.hparams import Projector
 
 
-def build_projector(graph: Graph, w: Weights, p: Projector, frames: int) -> None:
-    """Declare the projector over ``frames`` frames.
+def build_projector(graph: Graph, w: Weights, p: Projector, lengths: Sequence[int]) -> None:
+    """Declare the projector over recordings of these numbers of frames, T in total.
 
     Input: ``captured`` ``[captures * encoder_dim, T]``. Output: ``projected``
-    ``[llm_dim, n_queries * ceil(T / block_size)]``, neither scaled nor cut.
+    ``[llm_dim, n_queries * W]``, of W windows, ``ceil(length / block_size)`` for each recording,
+    neither scaled nor cut.
     """
-    captured = graph.input("captured", [p.num_encoder_layers * p.encoder_dim, frames])
+    captured = graph.input("captured", [p.num_encoder_layers * p.encoder_dim, sum(lengths)])
     x = concat(
         [
             layer_norm(
@@ -36,7 +39,7 @@ def build_projector(graph: Graph, w: Weights, p: Projector, frames: int) -> None
         0,
     )
     x = linear(w, "proj.layer_proj", x).gelu_erf()
-    x = x.pad_rows(-frames % p.block_size)
+    x = concat([part.pad_rows(-part.ne[1] % p.block_size) for part in x.divided(lengths)], 1)
     windows = x.ne[1] // p.block_size
     queries = _queries(w, p, x, windows)
     keys = x.reshape(p.hidden_size, p.block_size, windows) + w["proj.window_positions"]
