@@ -168,6 +168,28 @@ def test_batches_and_rows_apart(runtime: Runtime) -> None:
 
 
 @needs_tiles
+@pytest.mark.parametrize(
+    ("heads", "sharing", "blocks"), [(3, 1, 2), (4, 2, 1), (6, 6, 3), (2, 1, 1)]
+)
+def test_a_product_for_each_head_and_block(
+    runtime: Runtime, heads: int, sharing: int, blocks: int
+) -> None:
+    """Keys that lie between one another, times queries; several heads may share the keys."""
+    rng = np.random.default_rng(0)
+    keys = rng.standard_normal((blocks, 37, heads // sharing, 72), dtype=np.float32)
+    queries = rng.standard_normal((blocks, heads, 21, 72), dtype=np.float32)
+    with Graph() as graph:
+        k = graph.input("keys", [72, heads // sharing, 37, blocks]).permute(0, 2, 1, 3)
+        k.multiplier = Tiles(2, split=True).multiply
+        graph.output("y", mul_mat(k, graph.input("queries", [72, 21, heads, blocks])))
+        y = runtime.compute(graph, {"keys": keys, "queries": queries})["y"]
+    repeated = np.repeat(keys.transpose(0, 2, 3, 1), sharing, axis=1)
+    expected = (queries.astype(np.float64) @ repeated).reshape(y.shape)
+    most = (np.abs(queries) @ np.abs(repeated)).max()
+    assert np.abs(y - expected).max() < 2**-15 * most
+
+
+@needs_tiles
 def test_one_packing_serves_several_weights_and_the_memory_is_shared(runtime: Runtime) -> None:
     """A chain as long as a model, so that results and packed activations take turns in memory."""
     rng = np.random.default_rng(0)

@@ -9,7 +9,7 @@ of shape ``[in, out]`` multiplies activations ``[in, T]`` into ``[out, T]``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -97,7 +97,7 @@ class Tensor:
         self.nb: tuple[int, ...] = tuple(fields.nb)
         self.type = GGMLType(fields.type)
         self.multiplier: Multiplier | None = None
-        self.packed: dict[int, Tensor] = {}
+        self.packed: dict[Hashable, Tensor] = {}
 
     def __repr__(self) -> str:
         return f"{self.type.name}{list(self.ne)}"
@@ -107,11 +107,12 @@ class Tensor:
 
     def beside(self, other: Tensor) -> Tensor:
         """This tensor as an operand in the graph of ``other``: a weight that is to be viewed."""
-        return self._multiplied_alike(Tensor(other.context, self.handle))
+        return Tensor(other.context, self.handle).multiplying_as(self)
 
-    def _multiplied_alike(self, other: Tensor) -> Tensor:
-        other.multiplier = self.multiplier
-        return other
+    def multiplying_as(self, weight: Tensor) -> Tensor:
+        """This tensor, which multiplies activations in the way of a weight."""
+        self.multiplier = weight.multiplier
+        return self
 
     @property
     def element_count(self) -> int:
@@ -275,7 +276,7 @@ class Tensor:
         """Rows ``start`` to ``start + count`` (dimension 1) of a matrix."""
         check(self.ne[2] == self.ne[3] == 1, "rows", self)
         some = self.view([self.ne[0], count], [self.nb[1]], start * self.nb[1])
-        return self._multiplied_alike(some)
+        return some.multiplying_as(self)
 
     def divided(self, counts: Sequence[int]) -> list[Tensor]:
         """The rows of a matrix in parts, one after another."""

@@ -8,6 +8,7 @@ a few rows at a time while it is multiplied.
 from __future__ import annotations
 
 import ctypes
+from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -16,10 +17,11 @@ from typing import Any
 import ggml as c
 
 from granite_gguf.ggml.tensor import Tensor, check
-from granite_gguf.ggml.types import BF16, F16, F32, GGMLType
+from granite_gguf.ggml.types import BF16, BLOCK_SIZES, F16, F32, GGMLType
 
 _DECODED_HERE = {F32, F16, BF16, GGMLType.Q8_0, GGMLType.Q6_K, GGMLType.Q5_K, GGMLType.Q4_K}
 
+_SPAN = 256  # numbers of a row that are decoded at once
 _PANEL_ROWS = 32  # rows of a weight that are multiplied at once
 _CACHED_BYTES = 1 << 20  # of packed activations, that stay in a core's second cache
 _PANELS_BYTES = 512 << 10  # of decoded weights that share them where they do not
@@ -32,8 +34,10 @@ class _Job(ctypes.Structure):
         *(
             (name, ctypes.c_int64)
             for name in (
-                *("data_offset", "source_offset", "width", "rows", "columns", "x_stride"),
-                *("x_parts", "weight_parts", "weight_type", "row_bytes"),
+                *("data_offset", "source_offset", "width", "rows", "columns"),
+                *("batches", "inner", "group"),
+                *("x_stride", "x_step", "x_outer_step", "weight_step", "weight_outer_step"),
+                *("x_parts", "weight_parts", "weight_type", "row_bytes", "span_bytes"),
                 *("panel_bytes", "threads"),
             )
         ),
@@ -75,34 +79,44 @@ class Tiles:
         self._threads, self._split = threads, split
 
     def multiply(self, weight: Tensor, x: Tensor) -> Tensor:
-        """``weight [in, out]`` times ``x [in, ...]``, as :func:`granite_gguf.ggml.mul_mat`."""
+        """``weight [in, out]`` times ``x [in, T]``, as :func:`granite_gguf.ggml.mul_mat`."""
         check(
             weight.ne[0] == x.ne[0]
-            and weight.ne[2] == weight.ne[3] == 1
+            and x.ne[2] % weight.ne[2] == 0
+            and x.ne[3] in (weight.ne[3], x.ne[3] * weight.ne[3])
             and x.type == F32
-            and weight.contiguous
-            and (x.rows_contiguous if x.ne[2] == x.ne[3] == 1 else x.contiguous),
+            and weight.rows_contiguous
+            and x.rows_contiguous
+            and (weight.type == F32 or weight.contiguous),
             "multiply in tiles",
             weight,
             x,
         )
         width, rows = weight.ne[:2]
-        columns = x.ne[1] * x.ne[2] * x.ne[3]
-        wide = self._split and weight.type in (F32, F16)
-        packed = self._pack(x, columns, 2 if wide else 1)
+        batched = weight.ne[2] * weight.ne[3] > 1
+        check(batched or x.contiguous or x.ne[2] == x.ne[3] == 1, "multiply in tiles", weight, x)
+        parts = 2 if self._split and weight.type in (F32, F16) else 1
+        shape = _Shape.of(x, batched=batched)
+        packed = _pack(x, shape, parts)
         panel = -(-width // 32) * _PANEL_ROWS * 64
         together = 1
-        if packed.byte_count > _CACHED_BYTES:
+        if packed.byte_count > _CACHED_BYTES and not batched:
             share = -(-rows // (_PANEL_ROWS * self._threads))
             together = max(1, min(share, _PANELS_BYTES // panel))
-        parts = 2 if wide else 1
+        block = BLOCK_SIZES[weight.type]
         job = _Job(
             **_offsets(),
             width=width,
             rows=rows,
-            columns=columns,
+            columns=shape.columns,
+            batches=shape.batches,
+            inner=shape.inner,
+            group=x.ne[2] // weight.ne[2] if batched else 1,
             weight_type=int(weight.type),
+            weight_step=weight.nb[2],
+            weight_outer_step=weight.nb[3] if weight.ne[3] > 1 else 0,
             row_bytes=weight.nb[1],
+            span_bytes=_SPAN // block.elements * block.bytes,
             panel_bytes=together * panel,
             x_parts=parts,
             weight_parts=parts,
@@ -112,21 +126,46 @@ class Tiles:
             traits = c.ggml_get_type_traits(int(weight.type)).contents
             job.to_float = ctypes.cast(traits.to_float, ctypes.c_void_p)
         # Threads decode weights behind the result: its memory is theirs, and is there in time.
-        size = rows * columns + (64 + self._threads * parts * together * panel) // 4
-        whole = _custom(x, F32, size, [weight, packed], "tiles_multiply", job)
+        size = shape.batches * rows * shape.columns
+        room = (64 + self._threads * parts * together * panel) // 4
+        whole = _custom(x, F32, size + room, [weight, packed], "tiles_multiply", job)
         strides = [4 * rows, 4 * rows * x.ne[1], 4 * rows * x.ne[1] * x.ne[2]]
         return whole.view([rows, *x.ne[1:]], strides)
 
-    @staticmethod
-    def _pack(x: Tensor, columns: int, parts: int) -> Tensor:
-        """The activations in tiles, made once however many weights they are multiplied with."""
-        if parts not in x.packed:
-            width = x.ne[0]
-            tiles = -(-columns // 16) * -(-width // 32)
-            job = _Job(**_offsets(), width=width, columns=columns, x_stride=x.nb[1], x_parts=parts)
-            size = parts * tiles * 1024
-            x.packed[parts] = _custom(x, GGMLType.I8, size, [x], "tiles_pack", job)
-        return x.packed[parts]
+
+@dataclass(frozen=True)
+class _Shape:
+    """Activations as so many matrices with so many columns of the result."""
+
+    columns: int
+    batches: int
+    inner: int
+
+    @classmethod
+    def of(cls, x: Tensor, *, batched: bool) -> _Shape:
+        if batched:
+            return cls(x.ne[1], x.ne[2] * x.ne[3], x.ne[2])
+        return cls(x.ne[1] * x.ne[2] * x.ne[3], 1, 1)
+
+
+def _pack(x: Tensor, shape: _Shape, parts: int) -> Tensor:
+    """The activations in tiles, made once however many weights they are multiplied with."""
+    key = (shape, parts)
+    if key not in x.packed:
+        job = _Job(
+            **_offsets(),
+            width=x.ne[0],
+            columns=shape.columns,
+            batches=shape.batches,
+            inner=shape.inner,
+            x_stride=x.nb[1],
+            x_step=x.nb[2],
+            x_outer_step=x.nb[3],
+            x_parts=parts,
+        )
+        tiles = shape.batches * -(-shape.columns // 16) * -(-x.ne[0] // 32)
+        x.packed[key] = _custom(x, GGMLType.I8, parts * tiles * 1024, [x], "tiles_pack", job)
+    return x.packed[key]
 
 
 def _offsets() -> dict[str, int]:

@@ -150,9 +150,11 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, distances: Tensor) -> Tensor:
     head_dim, frames, heads, blocks = q.ne
     # Contiguous queries and transposed values let ggml's fast kernels take both products.
     q = q.contiguous_copy()
-    scores = mul_mat(k, q) + _position_scores(distances, q)  # [keys, queries, heads, blocks]
+    scores = mul_mat(k.multiplying_as(distances), q) + _position_scores(distances, q)
+    # [keys, queries, heads, blocks]
     v = v.permute(1, 0, 2, 3).contiguous_copy()  # [keys, head_dim, heads, blocks]
-    out = mul_mat(v, scores.softmax(head_dim**-0.5))  # [head_dim, queries, heads, blocks]
+    out = mul_mat(v.multiplying_as(distances), scores.softmax(head_dim**-0.5))
+    # [head_dim, queries, heads, blocks]
     out = out.permute(0, 2, 1, 3).contiguous_copy()  # [head_dim, heads, queries, blocks]
     return out.reshape(head_dim * heads, frames * blocks)
 

@@ -9,7 +9,7 @@
  *
  * Layouts, each tile 16 rows of 64 bytes:
  *   weights   [panel of 32 rows][width / 32][32 rows][32 columns]
- *   x         [part][16 columns of y][width / 32][16 pairs of the width][16 columns of y][2]
+ *   x         [batch][part][16 columns of y][width / 32][16 pairs of the width][16 columns of y][2]
  *
  * A float with more bits than bfloat16 is the sum of two parts, the nearest bfloat16 and the nearest
  * to what that leaves: 16 bits of significand together. Products of two second parts are left out.
@@ -34,11 +34,19 @@ typedef struct {
     int64_t width;         /* of a row of the weight and of x */
     int64_t rows;          /* of the weight */
     int64_t columns;       /* of y */
+    int64_t batches;       /* products, each with a weight, an x and a y of its own */
+    int64_t inner;         /* how many of them are a step apart; the next ones, an outer step */
+    int64_t group;         /* that share a weight */
     int64_t x_stride;      /* bytes from a row of x to the next */
+    int64_t x_step;        /* and from an x to the next, in either way */
+    int64_t x_outer_step;
+    int64_t weight_step;
+    int64_t weight_outer_step;
     int64_t x_parts;
     int64_t weight_parts;
     int64_t weight_type;
-    int64_t row_bytes;     /* of the weight */
+    int64_t row_bytes;     /* from a row of the weight to the next */
+    int64_t span_bytes;    /* of 256 numbers of a row */
     int64_t panel_bytes;   /* that a thread decodes at once, a part, behind the result */
     int64_t threads;       /* that have room there */
     to_float_fn to_float;  /* decodes what is not decoded here */
@@ -168,9 +176,12 @@ VECTOR void tiles_pack(void *result, int thread, int threads, const Job *job) {
     const char *x = data_of(job, source_of(job, result, 0));
     uint16_t *packed = (uint16_t *)data_of(job, result);
     const int64_t depth = blocks_of(job->width, 32), blocks = blocks_of(job->columns, 16);
-    const int64_t tiles = blocks * depth;
-    for (int64_t t = tiles * thread / threads; t < tiles * (thread + 1) / threads; t++) {
+    const int64_t tiles = blocks * depth, all = job->batches * tiles;
+    for (int64_t n = all * thread / threads; n < all * (thread + 1) / threads; n++) {
+        const int64_t batch = n / tiles, t = n % tiles;
         const int64_t column = t / depth * 16, start = t % depth * 32;
+        const char *matrix =
+            x + batch % job->inner * job->x_step + batch / job->inner * job->x_outer_step;
         const int64_t count = job->width - start;
         __m512i nearest[16], rest[16];
         for (int i = 0; i < 16; i++) {
@@ -178,14 +189,14 @@ VECTOR void tiles_pack(void *result, int thread, int threads, const Job *job) {
                 nearest[i] = rest[i] = _mm512_setzero_si512();
                 continue;
             }
-            const float *row = (const float *)(x + (column + i) * job->x_stride) + start;
+            const float *row = (const float *)(matrix + (column + i) * job->x_stride) + start;
             const __m512 first = load_floats(row, count), second = load_floats(row + 16, count - 16);
             nearest[i] = to_bfloat16(first, second);
             rest[i] = rest_in_bfloat16(nearest[i], first, second);
         }
         for (int64_t part = 0; part < job->x_parts; part++) {
             __m512i *rows = part ? rest : nearest;
-            uint16_t *to = packed + (part * tiles + t) * TILE;
+            uint16_t *to = packed + ((batch * job->x_parts + part) * tiles + t) * TILE;
             transpose(rows);
             for (int i = 0; i < 16; i++) {
                 _mm512_storeu_si512(to + i * 32, rows[i]);
@@ -349,9 +360,8 @@ INLINE int put_span(const Job *job, const void *row, int64_t width, uint16_t *to
  * cache until its lines are full. */
 VECTOR static int put_panel(const Job *job, const char *row, int64_t rows, uint16_t *to,
                             uint16_t *to_rest) {
-    const int64_t span_bytes = job->row_bytes * SPAN / job->width;
     int rest = 0;
-    for (int64_t k = 0; k < job->width; k += SPAN, row += span_bytes) {
+    for (int64_t k = 0; k < job->width; k += SPAN, row += job->span_bytes) {
         const int64_t place = k / 32 * PANEL;
         for (int64_t i = 0; i < rows; i++) {
             rest |= put_span(job, row + i * job->row_bytes, at_most(SPAN, job->width - k),
@@ -462,32 +472,14 @@ VECTOR static void multiply_panel(const Job *job, const uint16_t *w, const uint1
     }
 }
 
-VECTOR void tiles_multiply(void *result, int thread, int threads, const Job *job) {
-    const int64_t working = at_most(threads, job->threads);
-    if (thread >= working) {
-        return;
-    }
-    const char *weight = data_of(job, source_of(job, result, 0));
-    const uint16_t *x = (const uint16_t *)data_of(job, source_of(job, result, 1));
-    float *y = (float *)data_of(job, result);
+/* Panels `first` to `end` of a weight times all of x; w has room for some decoded ones. */
+VECTOR static void multiply_panels(const Job *job, const char *weight, const uint16_t *x, float *y,
+                                   uint16_t *w, int64_t first, int64_t end) {
     const int64_t depth = blocks_of(job->width, 32), blocks = blocks_of(job->columns, 16);
-    const uintptr_t behind = ((uintptr_t)(y + job->rows * job->columns) + 63) & ~(uintptr_t)63;
-    uint16_t *w = (uint16_t *)(behind + thread * job->weight_parts * job->panel_bytes);
-    uint16_t *w_rest = job->weight_parts > 1 ? w + job->panel_bytes / 2 : NULL;
     const int64_t panel = depth * PANEL, together = job->panel_bytes / (panel * 2);
-
-    Configuration before, own = {.palette = 1};
-    for (int i = 0; i < 8; i++) {
-        own.column_bytes[i] = 64;
-        own.rows[i] = 16;
-    }
-    read_configuration(&before); /* PyTorch configures a thread once, for kernels of its own */
-    configure(&own);
-
-    const int64_t panels = blocks_of(job->rows, PANEL_ROWS);
-    const int64_t end = panels * (thread + 1) / working;
     const int64_t last_row = at_most(end * PANEL_ROWS, job->rows);
-    for (int64_t first = panels * thread / working; first < end; first += together) {
+    uint16_t *w_rest = job->weight_parts > 1 ? w + job->panel_bytes / 2 : NULL;
+    for (; first < end; first += together) {
         const int64_t count = at_most(together, end - first);
         int rest = 0;
         for (int64_t i = 0; i < count; i++) {
@@ -506,6 +498,44 @@ VECTOR void tiles_multiply(void *result, int thread, int threads, const Job *job
                 multiply_panel(job, w + i * panel, rest ? w_rest + i * panel : NULL, x, y, block,
                                (first + i) * PANEL_ROWS, &ahead);
             }
+        }
+    }
+}
+
+/* A single product is divided among the threads by rows of the weight, several are dealt out. */
+VECTOR void tiles_multiply(void *result, int thread, int threads, const Job *job) {
+    const int64_t working = at_most(threads, job->threads);
+    if (thread >= working) {
+        return;
+    }
+    const char *weight = data_of(job, source_of(job, result, 0));
+    const uint16_t *x = (const uint16_t *)data_of(job, source_of(job, result, 1));
+    float *y = (float *)data_of(job, result);
+    const int64_t y_step = job->rows * job->columns;
+    const uintptr_t behind = ((uintptr_t)(y + job->batches * y_step) + 63) & ~(uintptr_t)63;
+    uint16_t *w = (uint16_t *)(behind + thread * job->weight_parts * job->panel_bytes);
+
+    Configuration before, own = {.palette = 1};
+    for (int i = 0; i < 8; i++) {
+        own.column_bytes[i] = 64;
+        own.rows[i] = 16;
+    }
+    read_configuration(&before); /* PyTorch configures a thread once, for kernels of its own */
+    configure(&own);
+
+    const int64_t panels = blocks_of(job->rows, PANEL_ROWS);
+    if (job->batches == 1) {
+        multiply_panels(job, weight, x, y, w, panels * thread / working,
+                        panels * (thread + 1) / working);
+    } else {
+        const int64_t x_step =
+            job->x_parts * blocks_of(job->columns, 16) * blocks_of(job->width, 32) * TILE;
+        const int64_t end = job->batches * (thread + 1) / working;
+        for (int64_t n = job->batches * thread / working; n < end; n++) {
+            const int64_t step = n % job->inner / job->group, outer_step = n / job->inner;
+            multiply_panels(
+                job, weight + step * job->weight_step + outer_step * job->weight_outer_step,
+                x + n * x_step, y + n * y_step, w, 0, panels);
         }
     }
     configure(&before);
