@@ -19,12 +19,15 @@ import granite_gguf
 from granite_gguf import kernels
 from granite_gguf.ggml import (
     F32,
+    Activation,
     GGMLType,
     Graph,
     Runtime,
     ShapeError,
     Tiles,
     WeightBuffer,
+    gated_linear,
+    linear,
     mul_mat,
     tiles_available,
 )
@@ -165,6 +168,39 @@ def test_batches_and_rows_apart(runtime: Runtime) -> None:
         y = runtime.compute(graph, {"x": x.transpose(1, 0, 2).reshape(5, 192)})["y"]
     buffer.close()
     np.testing.assert_allclose(y.reshape(5, 32), expected[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("tiles", [False, pytest.param(True, marks=needs_tiles)])
+@pytest.mark.parametrize("kind", [None, Activation.NONE, Activation.SILU, "gate"], ids=str)
+def test_bias_and_activation(runtime: Runtime, tiles: bool, kind: Activation | str | None) -> None:
+    """In one with the product or behind it; half of the rows is no whole vector."""
+    rng = np.random.default_rng(0)
+    weight = 4 * nearest_bfloat16(rng.standard_normal((74, 64))).astype(np.float32)
+    bias = 30 * rng.standard_normal(74).astype(np.float32)
+    x = nearest_bfloat16(rng.standard_normal((21, 64))).astype(np.float32)
+    buffer = WeightBuffer(runtime, 2)
+    w = buffer.add("w", [64, 74], F32)
+    b = buffer.add("b", [74], F32) if kind else None
+    w.multiplier = Tiles(2, split=True).multiply if tiles else None
+    buffer.allocate()
+    buffer.fill("w", weight)
+    if b is not None:
+        buffer.fill("b", bias)
+    expected = x.astype(np.float64) @ weight.T + (bias if kind else 0)
+    with np.errstate(over="ignore"):
+        sigmoid = 1 / (1 + np.exp(-expected))
+    with Graph() as graph:
+        given = graph.input("x", [64, 21])
+        if kind == "gate":
+            graph.output("y", gated_linear(w, given, b))
+            expected = expected[:, :37] * sigmoid[:, 37:]
+        else:
+            activation = kind if isinstance(kind, Activation) else Activation.NONE
+            graph.output("y", linear(w, given, b, activation))
+            expected = expected * sigmoid if kind is Activation.SILU else expected
+        y = runtime.compute(graph, {"x": x})["y"].reshape(expected.shape)
+    buffer.close()
+    np.testing.assert_allclose(y, expected, rtol=3e-6, atol=3e-5)
 
 
 @needs_tiles

@@ -21,11 +21,14 @@ from granite_gguf.ggml.runtime import (
     list_devices,
 )
 from granite_gguf.ggml.tensor import (
+    Activation,
     ShapeError,
     Tensor,
     concat,
     depthwise_conv,
     flash_attention,
+    gated_linear,
+    linear,
     mul_mat,
     swiglu,
 )
@@ -38,6 +41,7 @@ __all__ = [
     "F16",
     "F32",
     "I32",
+    "Activation",
     "DeviceInfo",
     "GGMLType",
     "Graph",
@@ -54,6 +58,8 @@ __all__ = [
     "default_threads",
     "depthwise_conv",
     "flash_attention",
+    "gated_linear",
+    "linear",
     "list_devices",
     "mul_mat",
     "observe_inputs",

@@ -9,9 +9,10 @@ of shape ``[in, out]`` multiplies activations ``[in, T]`` into ``[out, T]``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
+from enum import Enum, auto
 from itertools import accumulate
-from typing import Any
+from typing import Any, Protocol
 
 import ggml as c
 
@@ -313,8 +314,21 @@ class Tensor:
         return self._new(c.ggml_pad(self.context.take(), self.handle, 0, count, 0, 0))
 
 
-Multiplier = Callable[[Tensor, Tensor], Tensor]
-"""Multiplies a weight with activations, as :func:`mul_mat`."""
+class Activation(Enum):
+    """What becomes of the elements of a product."""
+
+    NONE = auto()
+    SILU = auto()
+    GATE = auto()
+    """The sigmoid of the second half of each column; the first half stays."""
+
+
+class Multiplier(Protocol):
+    """Multiplies a weight with activations, as :func:`linear`."""
+
+    def __call__(
+        self, weight: Tensor, x: Tensor, bias: Tensor | None, activation: Activation
+    ) -> Tensor: ...
 
 
 def _four(ne: Sequence[int]) -> tuple[int, int, int, int]:
@@ -346,8 +360,30 @@ def mul_mat(weight: Tensor, x: Tensor) -> Tensor:
         x,
     )
     if weight.multiplier is not None:
-        return weight.multiplier(weight, x)
+        return weight.multiplier(weight, x, None, Activation.NONE)
     return x._new(c.ggml_mul_mat(x.context.take(), weight.handle, x.handle))
+
+
+def linear(
+    weight: Tensor, x: Tensor, bias: Tensor | None, activation: Activation = Activation.NONE
+) -> Tensor:
+    """``activation(weight x + bias)``, with ``weight [in, out]``, ``x [in, T]``, ``bias [out]``."""
+    check(activation is not Activation.GATE, "linear with a gate", weight)
+    if weight.multiplier is not None:
+        return weight.multiplier(weight, x, bias, activation)
+    y = mul_mat(weight, x)
+    y = y if bias is None else y + bias
+    return y.silu() if activation is Activation.SILU else y
+
+
+def gated_linear(weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+    """The first half of each column of ``weight x + bias`` times the sigmoid of the second."""
+    half = weight.ne[1] // 2
+    if weight.multiplier is not None:
+        y = weight.multiplier(weight, x, bias, Activation.GATE)
+        return y.columns(0, half) * y.columns(half, half)
+    y = linear(weight, x, bias)
+    return y.columns(0, half) * y.columns(half, half).sigmoid()
 
 
 def flash_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:

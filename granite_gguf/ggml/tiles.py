@@ -16,10 +16,12 @@ from typing import Any
 
 import ggml as c
 
-from granite_gguf.ggml.tensor import Tensor, check
+from granite_gguf.ggml.tensor import Activation, Tensor, check
 from granite_gguf.ggml.types import BF16, BLOCK_SIZES, F16, F32, GGMLType
 
 _DECODED_HERE = {F32, F16, BF16, GGMLType.Q8_0, GGMLType.Q6_K, GGMLType.Q5_K, GGMLType.Q4_K}
+
+_ACTIVATIONS = {Activation.NONE: 0, Activation.GATE: 1, Activation.SILU: 2}  # as in tiles.c
 
 _SPAN = 256  # numbers of a row that are decoded at once
 _PANEL_ROWS = 32  # rows of a weight that are multiplied at once
@@ -38,7 +40,7 @@ class _Job(ctypes.Structure):
                 *("batches", "inner", "group"),
                 *("x_stride", "x_step", "x_outer_step", "weight_step", "weight_outer_step"),
                 *("x_parts", "weight_parts", "weight_type", "row_bytes", "span_bytes"),
-                *("panel_bytes", "threads"),
+                *("panel_bytes", "threads", "biased", "activation", "active_from"),
             )
         ),
         ("to_float", ctypes.c_void_p),
@@ -78,8 +80,16 @@ class Tiles:
     def __init__(self, threads: int, *, split: bool) -> None:
         self._threads, self._split = threads, split
 
-    def multiply(self, weight: Tensor, x: Tensor) -> Tensor:
-        """``weight [in, out]`` times ``x [in, T]``, as :func:`granite_gguf.ggml.mul_mat`."""
+    def multiply(
+        self,
+        weight: Tensor,
+        x: Tensor,
+        bias: Tensor | None = None,
+        activation: Activation = Activation.NONE,
+    ) -> Tensor:
+        """``activation(weight x + bias)`` as :func:`granite_gguf.ggml.linear` of weights, and
+        products of batches as :func:`granite_gguf.ggml.mul_mat`, without a bias.
+        """
         check(
             weight.ne[0] == x.ne[0]
             and x.ne[2] % weight.ne[2] == 0
@@ -87,10 +97,12 @@ class Tiles:
             and x.type == F32
             and weight.rows_contiguous
             and x.rows_contiguous
-            and (weight.type == F32 or weight.contiguous),
+            and (weight.type == F32 or weight.contiguous)
+            and (bias is None or (bias.ne == (weight.ne[1], 1, 1, 1) and bias.type == F32)),
             "multiply in tiles",
             weight,
             x,
+            bias,
         )
         width, rows = weight.ne[:2]
         batched = weight.ne[2] * weight.ne[3] > 1
@@ -121,6 +133,9 @@ class Tiles:
             x_parts=parts,
             weight_parts=parts,
             threads=self._threads,
+            biased=bias is not None,
+            activation=_ACTIVATIONS[activation],
+            active_from=rows // 2 if activation is Activation.GATE else 0,
         )
         if weight.type not in _DECODED_HERE:
             traits = c.ggml_get_type_traits(int(weight.type)).contents
@@ -128,7 +143,8 @@ class Tiles:
         # Threads decode weights behind the result: its memory is theirs, and is there in time.
         size = shape.batches * rows * shape.columns
         room = (64 + self._threads * parts * together * panel) // 4
-        whole = _custom(x, F32, size + room, [weight, packed], "tiles_multiply", job)
+        sources = [weight, packed] if bias is None else [weight, packed, bias]
+        whole = _custom(x, F32, size + room, sources, "tiles_multiply", job)
         strides = [4 * rows, 4 * rows * x.ne[1], 4 * rows * x.ne[1] * x.ne[2]]
         return whole.view([rows, *x.ne[1:]], strides)
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from granite_gguf.ggml import Graph, Tensor, concat, depthwise_conv, mul_mat
-from granite_gguf.graph.layers import ReadWeight, Weights, layer_norm, linear
+from granite_gguf.ggml import Activation, Graph, Tensor, concat, depthwise_conv, mul_mat
+from granite_gguf.graph.layers import ReadWeight, Weights, gated_linear, layer_norm, linear
 from granite_gguf.hparams import LAYER_NORM_EPS, Encoder
 
 DISTANCE = "attn_distance"
@@ -103,14 +103,13 @@ def conformer_block(w: Weights, p: str, e: Encoder, x: Tensor, lengths: Sequence
 def feed_forward(w: Weights, name: str, x: Tensor) -> Tensor:
     """Norm, widen, SiLU, narrow."""
     x = layer_norm(w, f"{name}_norm", x, LAYER_NORM_EPS)
-    return linear(w, f"{name}_down", linear(w, f"{name}_up", x).silu())
+    return linear(w, f"{name}_down", linear(w, f"{name}_up", x, Activation.SILU))
 
 
 def convolution(w: Weights, p: str, x: Tensor, lengths: Sequence[int]) -> Tensor:
     """Norm, gated pointwise, depthwise with BatchNorm and SiLU, pointwise."""
-    x = linear(w, f"{p}conv_up", layer_norm(w, f"{p}conv_norm", x, LAYER_NORM_EPS))
-    channels = x.ne[0] // 2
-    x = x.columns(0, channels) * x.columns(channels, channels).sigmoid()  # [conv_dim, T]
+    x = layer_norm(w, f"{p}conv_norm", x, LAYER_NORM_EPS)
+    x = gated_linear(w, f"{p}conv_up", x)  # [conv_dim, T]
     taps = w[f"{p}conv_taps"]
     x = concat([depthwise_conv(taps, part) for part in x.divided(lengths)], 1)
     x = x + w[f"{p}conv_shift"]

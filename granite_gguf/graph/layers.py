@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from granite_gguf.ggml import Tensor, flash_attention, mul_mat
+from granite_gguf import ggml
+from granite_gguf.ggml import Activation, Tensor, flash_attention
 
 Weights = Mapping[str, Tensor]
 
@@ -19,11 +20,14 @@ ReadWeight = Callable[[str], npt.NDArray[np.float32]]
 """Reads a tensor of the file by name, decoded to float32, in numpy order."""
 
 
-def linear(w: Weights, name: str, x: Tensor) -> Tensor:
-    """``weight x + bias``, without the bias where the model has none."""
-    y = mul_mat(w[f"{name}.weight"], x)
-    bias = f"{name}.bias"
-    return y + w[bias] if bias in w else y
+def linear(w: Weights, name: str, x: Tensor, activation: Activation = Activation.NONE) -> Tensor:
+    """``activation(weight x + bias)``, without the bias where the model has none."""
+    return ggml.linear(w[f"{name}.weight"], x, w.get(f"{name}.bias"), activation)
+
+
+def gated_linear(w: Weights, name: str, x: Tensor) -> Tensor:
+    """The first half of ``weight x + bias`` times the sigmoid of the second half."""
+    return ggml.gated_linear(w[f"{name}.weight"], x, w.get(f"{name}.bias"))
 
 
 def layer_norm(w: Weights, name: str, x: Tensor, eps: float) -> Tensor:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from granite_gguf.ggml import Graph, Tensor, concat
+from granite_gguf.ggml import Activation, Graph, Tensor, concat
 from granite_gguf.graph.layers import Weights, attend, layer_norm, linear, total
 from granite_gguf.hparams import Projector
 
@@ -78,4 +78,4 @@ def _cross_attention(w: Weights, block: str, p: Projector, queries: Tensor, keys
 
 def _feed_forward(w: Weights, block: str, p: Projector, x: Tensor) -> Tensor:
     x = layer_norm(w, f"{block}mlp_norm", x, p.layernorm_eps)
-    return linear(w, f"{block}mlp_fc2", linear(w, f"{block}mlp_fc1", x).silu())
+    return linear(w, f"{block}mlp_fc2", linear(w, f"{block}mlp_fc1", x, Activation.SILU))

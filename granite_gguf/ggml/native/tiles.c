@@ -25,6 +25,8 @@
 
 enum { F32 = 0, F16 = 1, Q8_0 = 8, Q4_K = 12, Q5_K = 13, Q6_K = 14, BF16 = 30 };
 
+enum { NO_ACTIVATION = 0, SIGMOID = 1, SILU = 2 };
+
 typedef void (*to_float_fn)(const void *, float *, int64_t);
 
 /* What an operation is told besides its tensors; the same structure in ../tiles.py. */
@@ -49,6 +51,9 @@ typedef struct {
     int64_t span_bytes;    /* of 256 numbers of a row */
     int64_t panel_bytes;   /* that a thread decodes at once, a part, behind the result */
     int64_t threads;       /* that have room there */
+    int64_t biased;        /* whether there is a third source, added to every column of y */
+    int64_t activation;
+    int64_t active_from;   /* the row of y from which on that applies */
     to_float_fn to_float;  /* decodes what is not decoded here */
 } Job;
 
@@ -410,28 +415,64 @@ INLINE void multiply_single(const uint16_t *w, const uint16_t *x, int64_t depth,
     }
 }
 
+/* To about 2e-7 of itself; NaN stays NaN. */
+INLINE __m512 exponential(__m512 x) {
+    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
+    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693145752f), x); /* ln 2 in two parts */
+    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(1.42860677e-6f), r);
+    __m512 sum = _mm512_set1_ps(1.0f / 720);
+    sum = _mm512_fmadd_ps(sum, r, _mm512_set1_ps(1.0f / 120));
+    sum = _mm512_fmadd_ps(sum, r, _mm512_set1_ps(1.0f / 24));
+    sum = _mm512_fmadd_ps(sum, r, _mm512_set1_ps(1.0f / 6));
+    sum = _mm512_fmadd_ps(sum, r, _mm512_set1_ps(0.5f));
+    sum = _mm512_fmadd_ps(sum, r, _mm512_set1_ps(1.0f));
+    sum = _mm512_fmadd_ps(sum, r, _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(sum, n);
+}
+
+INLINE __m512 sigmoid(__m512 x) {
+    const __m512 most = _mm512_set1_ps(80.0f); /* beyond, nothing changes that float32 can tell */
+    const __m512 inner = _mm512_max_ps(_mm512_sub_ps(_mm512_setzero_ps(), most),
+                                       _mm512_min_ps(most, x));
+    const __m512 one = _mm512_set1_ps(1.0f), two = _mm512_set1_ps(2.0f);
+    const __m512 d = _mm512_add_ps(one, exponential(_mm512_sub_ps(_mm512_setzero_ps(), inner)));
+    const __m512 near = _mm512_rcp14_ps(d);
+    return _mm512_mul_ps(near, _mm512_fnmadd_ps(d, near, two)); /* Newton's step */
+}
+
+INLINE __m512 activate(const Job *job, __m512 x, __mmask16 active) {
+    switch (active ? job->activation : NO_ACTIVATION) {
+    case SIGMOID: return _mm512_mask_mov_ps(x, active, sigmoid(x));
+    case SILU: return _mm512_mask_mul_ps(x, active, x, sigmoid(x));
+    default: return x;
+    }
+}
+
+INLINE __mmask16 first_lanes(int64_t count) {
+    return count >= 16 ? 0xffff : count <= 0 ? 0 : (__mmask16)((1u << count) - 1);
+}
+
 /* A tile of sums [rows of the weight][columns] goes where y has its columns one after another. */
-INLINE void put_sums(const float *tile, float *y, int64_t stride, int64_t rows, int64_t columns) {
+INLINE void put_sums(const Job *job, const float *bias, const float *tile, float *y, int64_t row,
+                     int64_t columns) {
     __m512i sums[16];
     for (int i = 0; i < 16; i++) {
         sums[i] = _mm512_load_si512(tile + 16 * i);
     }
     transpose(sums);
-    if (rows >= 16 && columns >= 16) {
-        for (int i = 0; i < 16; i++) {
-            _mm512_storeu_si512(y + i * stride, sums[i]);
-        }
-    } else if (rows > 0) {
-        const __mmask16 mask = rows >= 16 ? 0xffff : (__mmask16)((1u << rows) - 1);
-        for (int64_t i = 0; i < at_most(columns, 16); i++) {
-            _mm512_mask_storeu_epi32(y + i * stride, mask, sums[i]);
-        }
+    const __mmask16 stored = first_lanes(job->rows - row);
+    const __mmask16 active = (__mmask16)~first_lanes(job->active_from - row);
+    const __m512 added =
+        bias ? _mm512_maskz_loadu_ps(stored, bias + row) : _mm512_setzero_ps();
+    for (int64_t i = 0; i < at_most(columns, 16); i++) {
+        const __m512 sum = _mm512_add_ps(_mm512_castsi512_ps(sums[i]), added);
+        _mm512_mask_storeu_ps(y + i * job->rows + row, stored, activate(job, sum, active));
     }
 }
 
-VECTOR static void multiply_panel(const Job *job, const uint16_t *w, const uint16_t *w_rest,
-                                  const uint16_t *x, float *y, int64_t block, int64_t row,
-                                  Ahead *ahead) {
+VECTOR static void multiply_panel(const Job *job, const float *bias, const uint16_t *w,
+                                  const uint16_t *w_rest, const uint16_t *x, float *y,
+                                  int64_t block, int64_t row, Ahead *ahead) {
     float sums[4][256] __attribute__((aligned(64)));
     const int64_t depth = blocks_of(job->width, 32), blocks = blocks_of(job->columns, 16);
     const int pair = block + 1 < blocks;
@@ -457,24 +498,25 @@ VECTOR static void multiply_panel(const Job *job, const uint16_t *w, const uint1
             multiply_single(w_rest, x_first, depth, ahead);
         }
     }
+    const int64_t columns = job->columns - block * 16;
+    y += block * 16 * job->rows;
     TILE_STORE(0, sums[0]);
     TILE_STORE(2, sums[2]);
-    float *to = y + block * 16 * job->rows + row;
-    const int64_t rows = job->rows - row, columns = job->columns - block * 16;
-    put_sums(sums[0], to, job->rows, rows, columns);
-    put_sums(sums[2], to + 16, job->rows, rows - 16, columns);
+    put_sums(job, bias, sums[0], y, row, columns);
+    put_sums(job, bias, sums[2], y, row + 16, columns);
     if (pair) {
         TILE_STORE(1, sums[1]);
         TILE_STORE(3, sums[3]);
-        to += 16 * job->rows;
-        put_sums(sums[1], to, job->rows, rows, columns - 16);
-        put_sums(sums[3], to + 16, job->rows, rows - 16, columns - 16);
+        y += 16 * job->rows;
+        put_sums(job, bias, sums[1], y, row, columns - 16);
+        put_sums(job, bias, sums[3], y, row + 16, columns - 16);
     }
 }
 
 /* Panels `first` to `end` of a weight times all of x; w has room for some decoded ones. */
-VECTOR static void multiply_panels(const Job *job, const char *weight, const uint16_t *x, float *y,
-                                   uint16_t *w, int64_t first, int64_t end) {
+VECTOR static void multiply_panels(const Job *job, const char *weight, const float *bias,
+                                   const uint16_t *x, float *y, uint16_t *w, int64_t first,
+                                   int64_t end) {
     const int64_t depth = blocks_of(job->width, 32), blocks = blocks_of(job->columns, 16);
     const int64_t panel = depth * PANEL, together = job->panel_bytes / (panel * 2);
     const int64_t last_row = at_most(end * PANEL_ROWS, job->rows);
@@ -495,8 +537,8 @@ VECTOR static void multiply_panels(const Job *job, const char *weight, const uin
         ahead.lines = blocks_of((ahead.end - ahead.from) / 64, blocks_of(blocks, 2) * count * depth);
         for (int64_t block = 0; block < blocks; block += 2) {
             for (int64_t i = 0; i < count; i++) {
-                multiply_panel(job, w + i * panel, rest ? w_rest + i * panel : NULL, x, y, block,
-                               (first + i) * PANEL_ROWS, &ahead);
+                multiply_panel(job, bias, w + i * panel, rest ? w_rest + i * panel : NULL, x, y,
+                               block, (first + i) * PANEL_ROWS, &ahead);
             }
         }
     }
@@ -510,6 +552,8 @@ VECTOR void tiles_multiply(void *result, int thread, int threads, const Job *job
     }
     const char *weight = data_of(job, source_of(job, result, 0));
     const uint16_t *x = (const uint16_t *)data_of(job, source_of(job, result, 1));
+    const float *bias =
+        job->biased ? (const float *)data_of(job, source_of(job, result, 2)) : NULL;
     float *y = (float *)data_of(job, result);
     const int64_t y_step = job->rows * job->columns;
     const uintptr_t behind = ((uintptr_t)(y + job->batches * y_step) + 63) & ~(uintptr_t)63;
@@ -525,7 +569,7 @@ VECTOR void tiles_multiply(void *result, int thread, int threads, const Job *job
 
     const int64_t panels = blocks_of(job->rows, PANEL_ROWS);
     if (job->batches == 1) {
-        multiply_panels(job, weight, x, y, w, panels * thread / working,
+        multiply_panels(job, weight, bias, x, y, w, panels * thread / working,
                         panels * (thread + 1) / working);
     } else {
         const int64_t x_step =
@@ -534,7 +578,7 @@ VECTOR void tiles_multiply(void *result, int thread, int threads, const Job *job
         for (int64_t n = job->batches * thread / working; n < end; n++) {
             const int64_t step = n % job->inner / job->group, outer_step = n / job->inner;
             multiply_panels(
-                job, weight + step * job->weight_step + outer_step * job->weight_outer_step,
+                job, weight + step * job->weight_step + outer_step * job->weight_outer_step, bias,
                 x + n * x_step, y + n * y_step, w, 0, panels);
         }
     }
