@@ -32,6 +32,7 @@ from granite_gguf.ggml import (
     tiles_available,
 )
 from granite_gguf.ggml.quants import encode_rows, prepare_encoding
+from granite_gguf.graph import layers
 from granite_gguf.kernels import Kernel, Kernels
 from tests.signals import synthetic_audio
 
@@ -157,17 +158,42 @@ def test_batches_and_rows_apart(runtime: Runtime) -> None:
     buffer.fill("w", stored)
     with Graph() as graph:
         wide = graph.input("x", [192, 5])
-        graph.output("y", mul_mat(tensor, wide.columns(64, 64)))
-        with pytest.raises(ShapeError, match="multiply in tiles"):
-            mul_mat(tensor, graph.input("bad", [64, 2, 2]).permute(0, 2, 1, 3))
-        with pytest.raises(ShapeError):
+        with pytest.raises(ShapeError, match="mul_mat"):
             mul_mat(tensor, wide)
+        with pytest.raises(ShapeError, match="multiply in tiles"):
+            linear(tensor, wide.columns(64, 64), wide)
     with Graph() as graph:
         wide = graph.input("x", [192, 5])
         graph.output("y", mul_mat(tensor, wide.columns(64, 64)))
         y = runtime.compute(graph, {"x": x.transpose(1, 0, 2).reshape(5, 192)})["y"]
     buffer.close()
     np.testing.assert_allclose(y.reshape(5, 32), expected[1], atol=1e-5)
+
+
+@needs_tiles
+@pytest.mark.parametrize("scores", [1, 1 << 23], ids=["some queries at a time", "all at once"])
+def test_attention_is_that_of_ggml(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, scores: int
+) -> None:
+    monkeypatch.setattr(layers, "_SCORES", scores)
+    monkeypatch.setattr(layers, "_FEWEST_QUERIES", 16)
+    rng = np.random.default_rng(0)
+    inputs = {
+        name: rng.standard_normal((n, heads, 64), dtype=np.float32)
+        for name, n, heads in (("q", 45, 6), ("k", 70, 2), ("v", 70, 2))
+    }
+    found = []
+    for multiplier in (None, Tiles(2, split=True).multiply):
+        with Graph() as graph:
+            q, k, v = (
+                graph.input(name, list(reversed(array.shape))).permute(0, 2, 1, 3)
+                for name, array in inputs.items()
+            )
+            k.multiplier = v.multiplier = multiplier
+            graph.output("y", layers.attend(q, k, v, 0.3))
+            found.append(runtime.compute(graph, inputs)["y"])
+    assert found[0].shape == found[1].shape
+    np.testing.assert_allclose(found[1], found[0], atol=3e-4)
 
 
 @pytest.mark.parametrize("tiles", [False, pytest.param(True, marks=needs_tiles)])
@@ -205,7 +231,7 @@ def test_bias_and_activation(runtime: Runtime, tiles: bool, kind: Activation | s
 
 @needs_tiles
 @pytest.mark.parametrize(
-    ("heads", "sharing", "blocks"), [(3, 1, 2), (4, 2, 1), (6, 6, 3), (2, 1, 1)]
+    ("heads", "sharing", "blocks"), [(3, 1, 2), (4, 2, 1), (6, 6, 3), (2, 1, 1), (2, 2, 1)]
 )
 def test_a_product_for_each_head_and_block(
     runtime: Runtime, heads: int, sharing: int, blocks: int
@@ -217,8 +243,10 @@ def test_a_product_for_each_head_and_block(
     with Graph() as graph:
         k = graph.input("keys", [72, heads // sharing, 37, blocks]).permute(0, 2, 1, 3)
         k.multiplier = Tiles(2, split=True).multiply
-        graph.output("y", mul_mat(k, graph.input("queries", [72, 21, heads, blocks])))
-        y = runtime.compute(graph, {"keys": keys, "queries": queries})["y"]
+        queries_between = graph.input("queries", [72, heads, 21, blocks])
+        graph.output("y", mul_mat(k, queries_between.permute(0, 2, 1, 3)))
+        between = queries.transpose(0, 2, 1, 3)
+        y = runtime.compute(graph, {"keys": keys, "queries": between})["y"]
     repeated = np.repeat(keys.transpose(0, 2, 3, 1), sharing, axis=1)
     expected = (queries.astype(np.float64) @ repeated).reshape(y.shape)
     most = (np.abs(queries) @ np.abs(repeated)).max()

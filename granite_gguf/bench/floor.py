@@ -46,7 +46,8 @@ def candidates(kind: GGMLType, packings: Packings, width: int, rows: int) -> lis
     packed = [
         Kernel(kind, name) for name in packings.types if packings.supports(name, kind, width, rows)
     ]
-    return plain + packed + ([Kernel(kind, tiles=True)] if tiles_available() else [])
+    tiles = [Kernel(k, tiles=True) for k in {kind, F32}] if tiles_available() else []
+    return plain + packed + tiles
 
 
 def measure_floor(
@@ -81,7 +82,7 @@ def measure_floor(
         fastest = min(times, key=times.__getitem__)
         seconds[shape] = times[fastest]
         best[shape.width, shape.rows] = str(fastest)
-        rate = max(rate, shape.flops / times[Kernel(F32)])
+        rate = max(rate, *(shape.flops / t for k, t in times.items() if k.type is F32))
     found = {}
     for stage, counts in stages.items():
         floor = sum(n * seconds.get(shape, shape.flops / rate) for shape, n in counts.items())

@@ -132,7 +132,8 @@ def _count(counted: Counter[ProductShape], node: Any, names: Collection[bytes]) 
     if node.op == c.GGML_OP_CUSTOM and node.src[1]:
         matrix, ne = node.src[0].contents, node.src[1].contents.src[0].contents.ne
         kind = GGMLType(matrix.type)
-        shape = ProductShape(True, kind, matrix.ne[0], matrix.ne[1], ne[1])
+        weight = bytes(matrix.name) in names
+        shape = ProductShape(weight, kind, matrix.ne[0], matrix.ne[1], ne[1])
         counted[shape] += ne[2] * ne[3]
     elif node.op == c.GGML_OP_MUL_MAT:
         matrix, ne = node.src[0].contents, node.ne

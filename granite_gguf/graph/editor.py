@@ -98,8 +98,14 @@ def self_attention(
     q = heads("attn_q", asking.of(x), e.n_heads).rope_neox(asking.positions, e.rope_theta)
     k = heads("attn_k", x, e.n_kv_heads).rope_neox(every.positions, e.rope_theta)
     v = heads("attn_v", x, e.n_kv_heads)
+    weight = w[f"{p}attn_k.weight"]
     attended = [
-        attend(q_part, k_part, v_part, e.attention_multiplier)
+        attend(
+            q_part,
+            k_part.multiplying_as(weight),
+            v_part.multiplying_as(weight),
+            e.attention_multiplier,
+        )
         for q_part, k_part, v_part in zip(
             _by_recording(q, asking.counts),
             _by_recording(k, every.counts),

@@ -12,7 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from granite_gguf import ggml
-from granite_gguf.ggml import Activation, Tensor, flash_attention
+from granite_gguf.ggml import Activation, Tensor, concat, flash_attention, mul_mat
+
+_SCORES = 8 << 20  # of attention, at a time: 32 MB
+_FEWEST_QUERIES = 128
 
 Weights = Mapping[str, Tensor]
 
@@ -56,8 +59,22 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         k: ``[head_dim, keys, kv_heads, batch]``; a key head serves ``heads / kv_heads`` queries'.
         v: like ``k``.
 
+    Where keys and values multiply as weights do, that is faster than ggml's fused attention, and
+    takes memory for the scores of some queries at a time.
+
     Returns:
         ``[head_dim * heads, queries * batch]``.
     """
     head_dim, queries, heads, batch = q.ne
-    return flash_attention(q, k, v, scale).reshape(head_dim * heads, queries * batch)
+    if k.multiplier is None or batch > 1:
+        return flash_attention(q, k, v, scale).reshape(head_dim * heads, queries * batch)
+    v = v.permute(1, 0, 2, 3).contiguous_copy().multiplying_as(v)  # [keys, head_dim, kv_heads]
+    together = max(_FEWEST_QUERIES, _SCORES // (k.ne[1] * heads) // 16 * 16)
+    attended = []
+    for start in range(0, queries, together):
+        count = min(together, queries - start)
+        asking = q.view([head_dim, count, heads], q.nb[1:3], start * q.nb[1])
+        out = mul_mat(v, mul_mat(k, asking).softmax(scale))  # [head_dim, queries, heads]
+        out = out.permute(0, 2, 1, 3).contiguous_copy()  # [head_dim, heads, queries]
+        attended.append(out.reshape(head_dim * heads, count))
+    return concat(attended, 1)
