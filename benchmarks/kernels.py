@@ -1,4 +1,4 @@
-"""Rates of ggml's matrix products: each weight type, plain and packed, at the model's shapes.
+"""Rates of matrix products: each weight type, plain, packed and in tiles, at the model's shapes.
 
 python benchmarks/kernels.py [--threads 2] [--repeats 7]
 
@@ -12,7 +12,7 @@ import argparse
 from dataclasses import dataclass
 
 from granite_gguf.bench.products import Product
-from granite_gguf.ggml import GGMLType, Packings, Runtime
+from granite_gguf.ggml import GGMLType, Packings, Runtime, tiles_available
 from granite_gguf.kernels import Kernel
 
 TYPES = (
@@ -49,6 +49,8 @@ def main() -> None:
     kernels = [
         Kernel(GGMLType[name], packing) for packing in (None, *packings.types) for name in TYPES
     ]
+    if tiles_available():
+        kernels += [Kernel(GGMLType[name], tiles=True) for name in TYPES]
     print(f"{runtime.device.description}, {runtime.threads} threads, GFLOP/s\n")
     print("| weights | " + " | ".join(shape.name for shape in SHAPES) + " |")
     print("|---|" + "---:|" * len(SHAPES))

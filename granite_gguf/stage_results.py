@@ -67,4 +67,5 @@ def joined(arrays: Sequence[Array]) -> Array:
 
 def divided(array: Array, counts: Sequence[int]) -> list[Array]:
     """Rows of an array in parts of these lengths."""
-    return [array] if len(counts) == 1 else np.split(array, np.cumsum(counts)[:-1])
+    parts: list[Any] = np.split(array, np.cumsum(counts)[:-1])
+    return parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -42,6 +43,9 @@ def test_the_wheel_installs_one_package(wheel: Path) -> None:
         for path in (ROOT / folder).rglob("*.py"):
             assert f"{package}/{path.relative_to(ROOT / folder).as_posix()}" in names
     assert "granite_gguf/py.typed" in names
+    if sys.platform == "linux" and shutil.which("cc"):
+        native = [n for n in names if n.startswith("granite_gguf/ggml/native/")]
+        assert ".so" in {Path(name).suffix for name in native}
 
 
 def test_types(wheel: Path, tmp_path: Path) -> None:

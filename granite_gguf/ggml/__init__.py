@@ -12,18 +12,8 @@ from granite_gguf.ggml.observe import (
     observe_inputs,
     observe_products,
 )
-from granite_gguf.ggml.runtime import (
-    DeviceInfo,
-    Graph,
-    Reader,
-    Runtime,
-    default_threads,
-    list_devices,
-)
-from granite_gguf.ggml.tensor import (
+from granite_gguf.ggml.operations import (
     Activation,
-    ShapeError,
-    Tensor,
     concat,
     depthwise_conv,
     flash_attention,
@@ -32,6 +22,15 @@ from granite_gguf.ggml.tensor import (
     mul_mat,
     swiglu,
 )
+from granite_gguf.ggml.runtime import (
+    DeviceInfo,
+    Graph,
+    Reader,
+    Runtime,
+    default_threads,
+    list_devices,
+)
+from granite_gguf.ggml.tensor import ShapeError, Tensor
 from granite_gguf.ggml.tiles import Tiles, tiles_available
 from granite_gguf.ggml.types import BF16, BLOCK_SIZES, F16, F32, I32, GGMLType, row_bytes
 

@@ -46,7 +46,8 @@ def observe_inputs(runtime: Runtime, weights: Collection[str]) -> Iterator[Obser
             return not asking
         name = names.get(bytes(fields.src[0].contents.name))
         packs = fields.op == c.GGML_OP_CUSTOM and not fields.src[1]
-        if name is None and not packs:
+        # What attention packs lies between other heads; it is no input of a weight.
+        if name is None and not (packs and c.ggml_is_contiguous(fields.src[0])):
             return not asking
         if not asking:
             try:

@@ -10,13 +10,15 @@ of shape ``[in, out]`` multiplies activations ``[in, T]`` into ``[out, T]``.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from enum import Enum, auto
 from itertools import accumulate
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import ggml as c
 
 from granite_gguf.ggml.types import BLOCK_SIZES, F32, I32, GGMLType
+
+if TYPE_CHECKING:
+    from granite_gguf.ggml.operations import Multiplier
 
 ROPE_NEOX = 2
 
@@ -103,7 +105,8 @@ class Tensor:
     def __repr__(self) -> str:
         return f"{self.type.name}{list(self.ne)}"
 
-    def _new(self, handle: Any) -> Tensor:
+    def new(self, handle: Any) -> Tensor:
+        """A node beside this tensor."""
         return Tensor(self.context, handle)
 
     def beside(self, other: Tensor) -> Tensor:
@@ -151,7 +154,7 @@ class Tensor:
             self,
             other,
         )
-        return self._new(operation(self.context.take(), self.handle, other.handle))
+        return self.new(operation(self.context.take(), self.handle, other.handle))
 
     def __add__(self, other: Tensor) -> Tensor:
         return self._binary(c.ggml_add, other)
@@ -168,7 +171,7 @@ class Tensor:
         """``scale * x + shift``."""
         even = self.nb[2] == self.nb[1] * self.ne[1] and self.nb[3] == self.nb[2] * self.ne[2]
         check(self.type == F32 and self.contiguous and even, "scale_shift", self)
-        return self._new(c.ggml_scale_bias(self.context.take(), self.handle, scale, shift))
+        return self.new(c.ggml_scale_bias(self.context.take(), self.handle, scale, shift))
 
     def _unary(self, operation: Any) -> Tensor:
         # ggml's element-wise kernels read dimension 1 and above as one contiguous block of rows.
@@ -177,7 +180,7 @@ class Tensor:
             operation.__name__,
             self,
         )
-        return self._new(operation(self.context.take(), self.handle))
+        return self.new(operation(self.context.take(), self.handle))
 
     @property
     def _rows_evenly_spaced(self) -> bool:
@@ -198,22 +201,22 @@ class Tensor:
     def norm(self, eps: float) -> Tensor:
         """Zero mean and unit variance over dimension 0."""
         check(self.type == F32 and self.rows_contiguous, "norm", self)
-        return self._new(c.ggml_norm(self.context.take(), self.handle, eps))
+        return self.new(c.ggml_norm(self.context.take(), self.handle, eps))
 
     def rms_norm(self, eps: float) -> Tensor:
         """Unit mean square over dimension 0."""
         check(self.type == F32 and self.rows_contiguous, "rms_norm", self)
-        return self._new(c.ggml_rms_norm(self.context.take(), self.handle, eps))
+        return self.new(c.ggml_rms_norm(self.context.take(), self.handle, eps))
 
     def softmax(self, scale: float = 1.0) -> Tensor:
         """Softmax of ``scale * x`` over dimension 0."""
         check(self.type == F32 and self.contiguous, "softmax", self)
-        return self._new(c.ggml_soft_max_ext(self.context.take(), self.handle, None, scale, 0.0))
+        return self.new(c.ggml_soft_max_ext(self.context.take(), self.handle, None, scale, 0.0))
 
     def sum_rows(self) -> Tensor:
         """The sum of each row, ``[1, ...]``."""
         check(self.type == F32 and self.nb[0] == self._item_size, "sum_rows", self)
-        return self._new(c.ggml_sum_rows(self.context.take(), self.handle))
+        return self.new(c.ggml_sum_rows(self.context.take(), self.handle))
 
     def rope_neox(self, positions: Tensor, theta: float) -> Tensor:
         """Half-split rotary positions over dimension 0 of ``[head_dim, heads, N]``."""
@@ -227,7 +230,7 @@ class Tensor:
             self,
             positions,
         )
-        return self._new(
+        return self.new(
             c.ggml_rope_ext(
                 self.context.take(),
                 self.handle,
@@ -250,7 +253,7 @@ class Tensor:
     def reshape(self, *ne: int) -> Tensor:
         full = _four(ne)
         check(self.contiguous and _product(full) == self.element_count, f"reshape to {ne}", self)
-        return self._new(c.ggml_reshape_4d(self.context.take(), self.handle, *full))
+        return self.new(c.ggml_reshape_4d(self.context.take(), self.handle, *full))
 
     def view(self, ne: Sequence[int], nb: Sequence[int], offset: int = 0) -> Tensor:
         """A window of ``ne`` elements, with strides ``nb`` of dimensions 1, 2, ... in bytes."""
@@ -271,7 +274,7 @@ class Tensor:
             f"view {full} strides {strides} offset {offset}",
             self,
         )
-        return self._new(c.ggml_view_4d(self.context.take(), self.handle, *full, *strides, offset))
+        return self.new(c.ggml_view_4d(self.context.take(), self.handle, *full, *strides, offset))
 
     def rows(self, start: int, count: int) -> Tensor:
         """Rows ``start`` to ``start + count`` (dimension 1) of a matrix."""
@@ -300,35 +303,18 @@ class Tensor:
     def permute(self, *axes: int) -> Tensor:
         """Dimension ``i`` becomes dimension ``axes[i]``."""
         check(sorted(axes) == [0, 1, 2, 3], f"permute {axes}", self)
-        return self._new(c.ggml_permute(self.context.take(), self.handle, *axes))
+        return self.new(c.ggml_permute(self.context.take(), self.handle, *axes))
 
     def contiguous_copy(self) -> Tensor:
         check(self.type == F32, "contiguous_copy", self)
-        return self._new(c.ggml_cont(self.context.take(), self.handle))
+        return self.new(c.ggml_cont(self.context.take(), self.handle))
 
     def pad_rows(self, count: int) -> Tensor:
         """Append ``count`` rows of zeros in dimension 1."""
         check(self.type == F32 and count >= 0 and self.contiguous, f"pad_rows {count}", self)
         if count == 0:
             return self
-        return self._new(c.ggml_pad(self.context.take(), self.handle, 0, count, 0, 0))
-
-
-class Activation(Enum):
-    """What becomes of the elements of a product."""
-
-    NONE = auto()
-    SILU = auto()
-    GATE = auto()
-    """The sigmoid of the second half of each column; the first half stays."""
-
-
-class Multiplier(Protocol):
-    """Multiplies a weight with activations, as :func:`linear`."""
-
-    def __call__(
-        self, weight: Tensor, x: Tensor, bias: Tensor | None, activation: Activation
-    ) -> Tensor: ...
+        return self.new(c.ggml_pad(self.context.take(), self.handle, 0, count, 0, 0))
 
 
 def _four(ne: Sequence[int]) -> tuple[int, int, int, int]:
@@ -340,142 +326,4 @@ def _product(ne: Sequence[int]) -> int:
     result = 1
     for n in ne:
         result *= n
-    return result
-
-
-def mul_mat(weight: Tensor, x: Tensor) -> Tensor:
-    """Multiply ``weight [in, out]`` with ``x [in, T]`` into ``[out, T]``.
-
-    Dimensions 2 and 3 are batches; those of ``weight`` are repeated to those of ``x``.
-    """
-    check(
-        weight.ne[0] == x.ne[0]
-        and x.ne[2] % weight.ne[2] == 0
-        and x.ne[3] % weight.ne[3] == 0
-        and x.type == F32
-        and weight.rows_contiguous
-        and x.rows_contiguous,
-        "mul_mat",
-        weight,
-        x,
-    )
-    if weight.multiplier is not None:
-        return weight.multiplier(weight, x, None, Activation.NONE)
-    return x._new(c.ggml_mul_mat(x.context.take(), weight.handle, x.handle))
-
-
-def linear(
-    weight: Tensor, x: Tensor, bias: Tensor | None, activation: Activation = Activation.NONE
-) -> Tensor:
-    """``activation(weight x + bias)``, with ``weight [in, out]``, ``x [in, T]``, ``bias [out]``."""
-    check(activation is not Activation.GATE, "linear with a gate", weight)
-    if weight.multiplier is not None:
-        return weight.multiplier(weight, x, bias, activation)
-    y = mul_mat(weight, x)
-    y = y if bias is None else y + bias
-    return y.silu() if activation is Activation.SILU else y
-
-
-def gated_linear(weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
-    """The first half of each column of ``weight x + bias`` times the sigmoid of the second."""
-    half = weight.ne[1] // 2
-    if weight.multiplier is not None:
-        y = weight.multiplier(weight, x, bias, Activation.GATE)
-        return y.columns(0, half) * y.columns(half, half)
-    y = linear(weight, x, bias)
-    return y.columns(0, half) * y.columns(half, half).sigmoid()
-
-
-def flash_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """``softmax(scale * k q) v`` head by head, without keeping the scores of all pairs.
-
-    Args:
-        q: ``[head_dim, queries, heads, batch]``.
-        k: ``[head_dim, keys, kv_heads, batch]``; a key head serves ``heads / kv_heads`` queries'.
-        v: like ``k``.
-
-    Returns:
-        ``[head_dim, heads, queries, batch]``.
-    """
-    check(
-        q.type == k.type == v.type == F32
-        and q.ne[0] == k.ne[0] == v.ne[0]
-        and k.ne == v.ne
-        and q.ne[2] % k.ne[2] == 0
-        and q.ne[3] == k.ne[3]
-        and q.rows_contiguous
-        and k.rows_contiguous
-        and v.rows_contiguous,
-        "flash_attention",
-        q,
-        k,
-        v,
-    )
-    return q._new(
-        c.ggml_flash_attn_ext(q.context.take(), q.handle, k.handle, v.handle, None, scale, 0.0, 0.0)
-    )
-
-
-def concat(tensors: Sequence[Tensor], dim: int) -> Tensor:
-    """Join tensors that differ only in dimension ``dim``; a single one is itself."""
-    result = tensors[0]
-    for other in tensors[1:]:
-        check(
-            result.type == other.type == F32
-            and all(
-                a == b for i, (a, b) in enumerate(zip(result.ne, other.ne, strict=True)) if i != dim
-            ),
-            f"concat {dim}",
-            result,
-            other,
-        )
-        result = result._new(c.ggml_concat(result.context.take(), result.handle, other.handle, dim))
-    return result
-
-
-def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """``silu(gate) * up``."""
-    check(
-        gate.ne == up.ne and gate.type == up.type == F32 and gate.contiguous and up.contiguous,
-        "swiglu",
-        gate,
-        up,
-    )
-    return gate._new(c.ggml_swiglu_split(gate.context.take(), gate.handle, up.handle))
-
-
-def depthwise_conv(kernel: Tensor, x: Tensor) -> Tensor:
-    """Convolve each channel of ``x [channels, T]`` with its own taps, zero-padded to length T.
-
-    ``kernel`` is F32 ``[channels, taps]`` with an odd number of taps: the order in which ggml's
-    direct kernel runs over contiguous channels without transposing anything.
-    """
-    channels, taps = kernel.ne[:2]
-    check(
-        kernel.type == x.type == F32
-        and kernel.contiguous
-        and x.contiguous
-        and x.ne == (channels, x.ne[1], 1, 1)
-        and taps % 2 == 1,
-        "depthwise_conv",
-        kernel,
-        x,
-    )
-    kernel = kernel.beside(x)
-    if x.ne[1] == 1:
-        # One frame counts as contiguous in every order, and ggml would misread the kernel.
-        return x * kernel.rows(taps // 2, 1)
-    row = kernel.nb[1]
-    # Time lies in the image's height, which ggml divides among threads; the width is 1.
-    # ne = [1, taps, 1, channels] and [1, T, channels, 1], channels contiguous in memory
-    taps_high = kernel.view([channels, 1, taps, 1], [row, row, row]).permute(3, 0, 1, 2)
-    frames_high = x.view([channels, 1, x.ne[1], 1], [2 * x.nb[0], row, x.ne[1] * row])
-    frames_high = frames_high.permute(2, 0, 1, 3)
-    convolved = x._new(
-        c.ggml_conv_2d_dw_direct(
-            x.context.take(), taps_high.handle, frames_high.handle, 1, 1, 0, taps // 2, 1, 1
-        )
-    )
-    result = convolved.permute(2, 1, 0, 3)  # ne = [channels, T]
-    check(result.ne == x.ne and result.contiguous, "depthwise_conv", result, x)
     return result

@@ -1,0 +1,167 @@
+"""Operations of several tensors: products, attention, convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum, auto
+from typing import Protocol
+
+import ggml as c
+
+from granite_gguf.ggml.tensor import Tensor, check
+from granite_gguf.ggml.types import F32
+
+
+class Activation(Enum):
+    """What becomes of the elements of a product."""
+
+    NONE = auto()
+    SILU = auto()
+    GATE = auto()
+    """The sigmoid of the second half of each column; the first half stays."""
+
+
+class Multiplier(Protocol):
+    """Multiplies a weight with activations, as :func:`linear`."""
+
+    def __call__(
+        self, weight: Tensor, x: Tensor, bias: Tensor | None, activation: Activation
+    ) -> Tensor: ...
+
+
+def mul_mat(weight: Tensor, x: Tensor) -> Tensor:
+    """Multiply ``weight [in, out]`` with ``x [in, T]`` into ``[out, T]``.
+
+    Dimensions 2 and 3 are batches; those of ``weight`` are repeated to those of ``x``.
+    """
+    check(
+        weight.ne[0] == x.ne[0]
+        and x.ne[2] % weight.ne[2] == 0
+        and x.ne[3] % weight.ne[3] == 0
+        and x.type == F32
+        and weight.rows_contiguous
+        and x.rows_contiguous,
+        "mul_mat",
+        weight,
+        x,
+    )
+    if weight.multiplier is not None:
+        return weight.multiplier(weight, x, None, Activation.NONE)
+    return x.new(c.ggml_mul_mat(x.context.take(), weight.handle, x.handle))
+
+
+def linear(
+    weight: Tensor, x: Tensor, bias: Tensor | None, activation: Activation = Activation.NONE
+) -> Tensor:
+    """``activation(weight x + bias)``, with ``weight [in, out]``, ``x [in, T]``, ``bias [out]``."""
+    check(activation is not Activation.GATE, "linear with a gate", weight)
+    if weight.multiplier is not None:
+        return weight.multiplier(weight, x, bias, activation)
+    y = mul_mat(weight, x)
+    y = y if bias is None else y + bias
+    return y.silu() if activation is Activation.SILU else y
+
+
+def gated_linear(weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+    """The first half of each column of ``weight x + bias`` times the sigmoid of the second."""
+    half = weight.ne[1] // 2
+    if weight.multiplier is not None:
+        y = weight.multiplier(weight, x, bias, Activation.GATE)
+        return y.columns(0, half) * y.columns(half, half)
+    y = linear(weight, x, bias)
+    return y.columns(0, half) * y.columns(half, half).sigmoid()
+
+
+def flash_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """``softmax(scale * k q) v`` head by head, without keeping the scores of all pairs.
+
+    Args:
+        q: ``[head_dim, queries, heads, batch]``.
+        k: ``[head_dim, keys, kv_heads, batch]``; a key head serves ``heads / kv_heads`` queries'.
+        v: like ``k``.
+
+    Returns:
+        ``[head_dim, heads, queries, batch]``.
+    """
+    check(
+        q.type == k.type == v.type == F32
+        and q.ne[0] == k.ne[0] == v.ne[0]
+        and k.ne == v.ne
+        and q.ne[2] % k.ne[2] == 0
+        and q.ne[3] == k.ne[3]
+        and q.rows_contiguous
+        and k.rows_contiguous
+        and v.rows_contiguous,
+        "flash_attention",
+        q,
+        k,
+        v,
+    )
+    return q.new(
+        c.ggml_flash_attn_ext(q.context.take(), q.handle, k.handle, v.handle, None, scale, 0.0, 0.0)
+    )
+
+
+def concat(tensors: Sequence[Tensor], dim: int) -> Tensor:
+    """Join tensors that differ only in dimension ``dim``; a single one is itself."""
+    result = tensors[0]
+    for other in tensors[1:]:
+        check(
+            result.type == other.type == F32
+            and all(
+                a == b for i, (a, b) in enumerate(zip(result.ne, other.ne, strict=True)) if i != dim
+            ),
+            f"concat {dim}",
+            result,
+            other,
+        )
+        result = result.new(c.ggml_concat(result.context.take(), result.handle, other.handle, dim))
+    return result
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """``silu(gate) * up``."""
+    check(
+        gate.ne == up.ne and gate.type == up.type == F32 and gate.contiguous and up.contiguous,
+        "swiglu",
+        gate,
+        up,
+    )
+    return gate.new(c.ggml_swiglu_split(gate.context.take(), gate.handle, up.handle))
+
+
+def depthwise_conv(kernel: Tensor, x: Tensor) -> Tensor:
+    """Convolve each channel of ``x [channels, T]`` with its own taps, zero-padded to length T.
+
+    ``kernel`` is F32 ``[channels, taps]`` with an odd number of taps: the order in which ggml's
+    direct kernel runs over contiguous channels without transposing anything.
+    """
+    channels, taps = kernel.ne[:2]
+    check(
+        kernel.type == x.type == F32
+        and kernel.contiguous
+        and x.contiguous
+        and x.ne == (channels, x.ne[1], 1, 1)
+        and taps % 2 == 1,
+        "depthwise_conv",
+        kernel,
+        x,
+    )
+    kernel = kernel.beside(x)
+    if x.ne[1] == 1:
+        # One frame counts as contiguous in every order, and ggml would misread the kernel.
+        return x * kernel.rows(taps // 2, 1)
+    row = kernel.nb[1]
+    # Time lies in the image's height, which ggml divides among threads; the width is 1.
+    # ne = [1, taps, 1, channels] and [1, T, channels, 1], channels contiguous in memory
+    taps_high = kernel.view([channels, 1, taps, 1], [row, row, row]).permute(3, 0, 1, 2)
+    frames_high = x.view([channels, 1, x.ne[1], 1], [2 * x.nb[0], row, x.ne[1] * row])
+    frames_high = frames_high.permute(2, 0, 1, 3)
+    convolved = x.new(
+        c.ggml_conv_2d_dw_direct(
+            x.context.take(), taps_high.handle, frames_high.handle, 1, 1, 0, taps // 2, 1, 1
+        )
+    )
+    result = convolved.permute(2, 1, 0, 3)  # ne = [channels, T]
+    check(result.ne == x.ne and result.contiguous, "depthwise_conv", result, x)
+    return result
