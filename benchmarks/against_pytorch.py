@@ -16,24 +16,28 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
-import torch
-
 import granite_gguf
 from granite_gguf.audio import read_audio
-from granite_gguf.reference import Reference
 
-DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32}
+DTYPES = {"bf16": "bfloat16", "f32": "float32"}
 PYTORCH = "PyTorch"
 
 
 def runner(name: str, args: argparse.Namespace, stack: ExitStack) -> Callable[[], object]:
-    """Something that transcribes the recording once."""
+    """Something that transcribes the recording once; PyTorch is imported where it runs."""
     samples = read_audio(args.audio, 16_000)
     if name == PYTORCH:
-        reference = Reference.from_checkpoint(args.checkpoint, DTYPES[args.dtype])
+        import torch
+
+        from granite_gguf.reference import Reference
+
+        torch.set_num_threads(args.threads)
+        dtype = getattr(torch, DTYPES[args.dtype])
+        reference = Reference.from_checkpoint(args.checkpoint, dtype)
         return lambda: reference.run(samples)
     model = stack.enter_context(
         granite_gguf.load(name, threads=args.threads, precision=args.precision)
@@ -60,7 +64,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
     with ExitStack() as stack:
         if args.alone:
             run = runner(args.models[0], args, stack)
@@ -81,7 +84,7 @@ def main() -> None:
     base = median(seconds[PYTORCH])
     duration = len(read_audio(args.audio, 16_000)) / 16_000
     print(f"{duration:.1f} s of audio, {args.threads} threads, precision {args.precision}, "
-          f"PyTorch {torch.__version__} {args.dtype}, median of {args.repeats}\n")  # fmt: skip
+          f"PyTorch {version('torch')} {args.dtype}, median of {args.repeats}\n")  # fmt: skip
     print("| | seconds | ratio to PyTorch | peak GB | ratio |\n|---|---:|---:|---:|---:|")
     for name in names:
         spent, peak = median(seconds[name]), memory[name]

@@ -40,14 +40,18 @@ class Floor:
 
 
 def candidates(kind: GGMLType, packings: Packings, width: int, rows: int) -> list[Kernel]:
-    """The kernels that multiply with a weight of this type without rounding it."""
+    """The kernels that multiply with a weight of this type as exactly as its file has it.
+
+    Where there are tiles nothing else comes near them.
+    """
+    if tiles_available():
+        return [Kernel(k, tiles=True) for k in dict.fromkeys((kind, F32))]
     wider = {F32: [F32], F16: [F16, F32], BF16: [BF16, F32]}
     plain = [Kernel(k) for k in wider.get(kind, [kind, F16, BF16, F32])]
     packed = [
         Kernel(kind, name) for name in packings.types if packings.supports(name, kind, width, rows)
     ]
-    tiles = [Kernel(k, tiles=True) for k in {kind, F32}] if tiles_available() else []
-    return plain + packed + tiles
+    return plain + packed
 
 
 def measure_floor(
