@@ -40,7 +40,9 @@ def runner(name: str, args: argparse.Namespace, stack: ExitStack) -> Callable[[]
         reference = Reference.from_checkpoint(args.checkpoint, dtype)
         return lambda: reference.run(samples)
     model = stack.enter_context(
-        granite_gguf.load(name, threads=args.threads, precision=args.precision)
+        granite_gguf.load(
+            name, threads=args.threads, precision=args.precision, low_memory=args.low_memory
+        )
     )
     return lambda: model.transcribe(samples)
 
@@ -50,6 +52,7 @@ def alone(name: str, args: argparse.Namespace) -> float:
     command = [sys.executable, "-m", "benchmarks.against_pytorch", str(args.checkpoint)]
     command += [str(args.audio), name, "--dtype", args.dtype, "--precision", args.precision]
     command += ["--threads", str(args.threads), "--alone"]
+    command += ["--low-memory"] if args.low_memory else []
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -62,6 +65,7 @@ def main() -> None:
     parser.add_argument("--precision", default="exact")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--low-memory", action="store_true")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     with ExitStack() as stack:

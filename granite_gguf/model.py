@@ -32,6 +32,7 @@ class Model(Stages):
         threads: CPU threads; by default as many as the process may run on.
         device: ``auto``, ``cpu`` or a device's name.
         precision: ``exact`` or ``fast``, see :class:`granite_gguf.kernels.Precision`.
+        low_memory: whether mapped weights are let go of after every stage.
 
     Raises:
         ModelFileError: the tokenizer cannot be read.
@@ -46,6 +47,7 @@ class Model(Stages):
         threads: int | None = None,
         device: str = "auto",
         precision: str = Precision.EXACT,
+        low_memory: bool = False,
     ) -> None:
         try:
             wanted = Precision(precision)
@@ -57,7 +59,7 @@ class Model(Stages):
         try:
             runtime = Runtime(device, threads)
             self._stack.callback(runtime.close)
-            weights = ModelWeights(file, runtime, wanted)
+            weights = ModelWeights(file, runtime, wanted, low_memory=low_memory)
             self._stack.callback(weights.close)
             super().__init__(file, tokenizer, weights, runtime)
         except BaseException:
@@ -230,6 +232,7 @@ def load(
     threads: int | None = None,
     device: str = "auto",
     precision: str = Precision.EXACT,
+    low_memory: bool = False,
 ) -> Model:
     """Load a model from a GGUF file.
 
@@ -242,6 +245,8 @@ def load(
         device: ``auto`` (a GPU where this build of ggml has one), ``cpu`` or a device's name.
         precision: ``exact`` multiplies with the file's own types; ``fast`` may round further where
             the processor has a faster kernel.
+        low_memory: give the pages of a mapped file back to the system after every stage, so that
+            only one stage's weights are resident; a pass takes a little longer.
 
     Raises:
         ModelFileError: the file cannot be read or run.
@@ -250,4 +255,10 @@ def load(
         InputError: ``threads`` or ``precision`` is out of range.
     """
     file = find_model(path) if isinstance(path, str) else Path(path)
-    return Model(open_model_file(file), threads=threads, device=device, precision=precision)
+    return Model(
+        open_model_file(file),
+        threads=threads,
+        device=device,
+        precision=precision,
+        low_memory=low_memory,
+    )

@@ -69,3 +69,20 @@ def divided(array: Array, counts: Sequence[int]) -> list[Array]:
     """Rows of an array in parts of these lengths."""
     parts: list[Any] = np.split(array, np.cumsum(counts)[:-1])
     return parts
+
+
+def joined_tokens(parts: Sequence[TokenResult]) -> TokenResult:
+    """Rows of parts, one after another."""
+    return TokenResult(
+        joined([part.ids for part in parts]),
+        {name: joined([part.taps[name] for part in parts]) for name in parts[0].taps},
+    )
+
+
+def divided_tokens(result: TokenResult, counts: Sequence[int]) -> list[TokenResult]:
+    """Rows in parts of these lengths."""
+    taps = {name: divided(array, counts) for name, array in result.taps.items()}
+    return [
+        TokenResult(ids, {name: arrays[n] for name, arrays in taps.items()})
+        for n, ids in enumerate(divided(result.ids, counts))
+    ]

@@ -38,9 +38,12 @@ from granite_gguf.stage_results import (
     TokenResult,
     check_rows,
     divided,
+    divided_tokens,
     joined,
+    joined_tokens,
     rows,
 )
+from granite_gguf.tensors import Stage
 from granite_gguf.tokenizer import SpeechTokenizer
 from granite_gguf.weights import ModelWeights
 
@@ -151,6 +154,7 @@ class Stages:
             lambda graph: build_encoder(graph, self._weights, e, lengths),
             {"mel": joined(mels)},
         )
+        self._weights.let_go(Stage.ENCODER)
         check_results(self._file, "encoder", *out.values())
         parts = {name: divided(rows(array), lengths) for name, array in out.items()}
         captured, final, blank = (parts.pop(name) for name in ("captured", "final", "blank"))
@@ -186,7 +190,7 @@ class Stages:
         result = self._run_hypothesis_head(
             joined([final for final, _ in padded]), joined([blank for _, blank in padded]), taps
         )
-        return _divided_tokens(result, [len(final) // window for final, _ in padded])
+        return divided_tokens(result, [len(final) // window for final, _ in padded])
 
     def _whole_windows(self, final: FloatArray, blank: FloatArray) -> tuple[FloatArray, FloatArray]:
         """States with frames that weigh nothing, up to whole windows."""
@@ -219,7 +223,9 @@ class Stages:
             )
 
         windows = len(final) // h.pooling_window
-        return _joined_tokens([head(part) for part in _even_slices(windows, h.pooling_window)])
+        parts = [head(part) for part in _even_slices(windows, h.pooling_window)]
+        self._weights.let_go(Stage.ENCODER)
+        return joined_tokens(parts)
 
     def run_hypothesis(self, final: FloatArray, blank: FloatArray) -> IntArray:
         """Token ids ``(n,)`` of the first hypothesis, from the encoder's results.
@@ -253,6 +259,7 @@ class Stages:
             lambda graph: build_projector(graph, self._weights, p, lengths),
             {"captured": joined(recordings)},
         )
+        self._weights.let_go(Stage.PROJECTOR)
         check_results(self._file, "projector", *out.values())
         counts = [-(-length // p.block_size) * p.n_queries for length in lengths]
         return divided(rows(out["projected"]), counts)
@@ -330,8 +337,9 @@ class Stages:
                 {"state": state[part]},
             )
 
-        result = _joined_tokens([head(part) for part in _even_slices(len(state))])
-        return _divided_tokens(result, [count.text for count in counts])
+        result = joined_tokens([head(part) for part in _even_slices(len(state))])
+        self._weights.let_go(Stage.EDITOR)
+        return divided_tokens(result, [count.text for count in counts])
 
     def _embed(self, audio_tokens: FloatArray, text_ids: IntArray) -> FloatArray:
         """The rows of text ids, after a look at what is to be edited."""
@@ -431,18 +439,3 @@ def _even_slices(rows: int, step: int = 1) -> list[slice]:
     count = -(-rows // _LOGIT_ROWS)
     ends = [rows * n // count * step for n in range(count + 1)]
     return [slice(*ends_of) for ends_of in pairwise(ends)]
-
-
-def _joined_tokens(parts: Sequence[TokenResult]) -> TokenResult:
-    return TokenResult(
-        joined([part.ids for part in parts]),
-        {name: joined([part.taps[name] for part in parts]) for name in parts[0].taps},
-    )
-
-
-def _divided_tokens(result: TokenResult, counts: Sequence[int]) -> list[TokenResult]:
-    taps = {name: divided(array, counts) for name, array in result.taps.items()}
-    return [
-        TokenResult(ids, {name: arrays[n] for name, arrays in taps.items()})
-        for n, ids in enumerate(divided(result.ids, counts))
-    ]

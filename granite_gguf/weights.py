@@ -59,8 +59,10 @@ class ModelWeights(Mapping[str, Tensor]):
         OutOfMemoryError: there is no room for them.
     """
 
-    def __init__(self, file: ModelFile, runtime: Runtime, precision: Precision) -> None:
-        self._file, self._runtime = file, runtime
+    def __init__(
+        self, file: ModelFile, runtime: Runtime, precision: Precision, *, low_memory: bool = False
+    ) -> None:
+        self._file, self._runtime, self._low_memory = file, runtime, low_memory
         self._stack = ExitStack()
         self._tensors: dict[str, Tensor] = {}
         self.kernels: dict[Stage, Counter[str]] = {}
@@ -230,6 +232,13 @@ class ModelWeights(Mapping[str, Tensor]):
             # A few rows have brought in the megabytes around each.
             self._file.container.release(name)
         return rows
+
+    def let_go(self, stage: Stage) -> None:
+        """Give back the mapped pages of a stage that has run, where memory is to be saved."""
+        if self._low_memory:
+            for name in self._mapped:
+                if self._file.specs[name].stage is stage:
+                    self._file.container.release(name)
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]

@@ -100,6 +100,32 @@ def test_weights_can_be_copied_to_the_device(
     np.testing.assert_array_equal(copied.captured, mapped.captured)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc")
+def test_low_memory_keeps_no_weights(f32_files: dict[str, Path]) -> None:
+    path = f32_files["nle"]
+
+    def resident() -> int:
+        """Bytes of the file's mapping that are in memory."""
+        found, inside = 0, False
+        for line in Path("/proc/self/smaps").read_text().splitlines():
+            if "-" in line.split()[0]:
+                inside = line.endswith(path.name)
+            elif inside and line.startswith("Rss:"):
+                found += int(line.split()[1]) << 10
+        return found
+
+    clip = synthetic_audio(48_000, seed=2)
+    before = resident()  # other models of the same file
+    kept = {}
+    for low_memory in (False, True):
+        with granite_gguf.load(path, device="cpu", threads=1, low_memory=low_memory) as model:
+            texts = [model.transcribe(clip).segments[0].token_ids for _ in range(2)]
+            kept[low_memory] = (resident() - before, texts)
+    assert kept[True][1] == kept[False][1]
+    assert kept[False][0] > path.stat().st_size / 2
+    assert kept[True][0] < kept[False][0] / 4
+
+
 def test_wrong_arguments_of_stages(models: dict[str, Model]) -> None:
     model = models["nle"]
     good = model.compute_mel(synthetic_audio(8_000, seed=1))

@@ -84,6 +84,7 @@ def measure(
     threads: int | None = None,
     device: str = "auto",
     precision: str = "exact",
+    low_memory: bool = False,
     repeats: int = 5,
     with_floor: bool = True,
     report: Callable[[int, int], None] | None = None,
@@ -96,6 +97,7 @@ def measure(
         threads: CPU threads; by default one for each available core.
         device: as in :func:`granite_gguf.load`.
         precision: as in :func:`granite_gguf.load`.
+        low_memory: as in :func:`granite_gguf.load`.
         repeats: runs that are timed.
         with_floor: whether to measure the floor, which takes some seconds to a minute.
         report: called with how many kinds of products are done and how many there are.
@@ -105,7 +107,9 @@ def measure(
         ModelFileError: the model cannot be read.
     """
     started = time.perf_counter()
-    with load(path, threads=threads, device=device, precision=precision) as model:
+    with load(
+        path, threads=threads, device=device, precision=precision, low_memory=low_memory
+    ) as model:
         loaded = time.perf_counter() - started
         passes = len(model.transcribe(audio).segments)
         if with_floor and passes > 1:

@@ -37,6 +37,10 @@ def bench(
         Precision,
         typer.Option(help="'exact' keeps the file's types, 'fast' may round further."),
     ] = Precision.EXACT,
+    low_memory: Annotated[
+        bool,
+        typer.Option("--low-memory", help="Keep one stage's weights in memory at a time."),
+    ] = False,
     floor: Annotated[
         bool, typer.Option(help="Also time every matrix product by itself, for the ratio.")
     ] = True,
@@ -56,6 +60,7 @@ def bench(
             threads=threads,
             device=device,
             precision=precision,
+            low_memory=low_memory,
             repeats=repeats,
             with_floor=floor,
             report=lambda done, total: progress(done / total),

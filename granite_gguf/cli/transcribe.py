@@ -186,6 +186,14 @@ def transcribe(
             rich_help_panel="Computation",
         ),
     ] = Precision.EXACT,
+    low_memory: Annotated[
+        bool,
+        typer.Option(
+            "--low-memory",
+            help="Keep one stage's weights in memory at a time; a little slower.",
+            rich_help_panel="Computation",
+        ),
+    ] = False,
 ) -> None:  # fmt: skip
     """Transcribe recordings of any length.
 
@@ -213,7 +221,7 @@ def transcribe(
     if model is None:
         print_note(DEMO_NOTE)
     file = DEMO_MODEL if model is None else local_model(model, quiet=quiet)
-    loaded = load(file, threads=threads, device=device, precision=precision)
+    loaded = load(file, threads=threads, device=device, precision=precision, low_memory=low_memory)
     if verbose:
         for stage, kernels in loaded.kernels.items():
             counts = ", ".join(f"{count} {name}" for name, count in kernels.items())
