@@ -329,6 +329,14 @@ def _read_safetensors(path: Path) -> dict[str, npt.NDArray[np.float32]]:
     return found
 
 
+def add_metadata(writer: gguf.GGUFWriter, metadata: Metadata) -> None:
+    for key, (value, kind) in metadata.items():
+        if isinstance(value, list):
+            writer.add_key_value(key, value, Kind.ARRAY, kind)
+        else:
+            writer.add_key_value(key, value, kind)
+
+
 def write_dialect_file(
     path: Path,
     metadata: Metadata,
@@ -341,11 +349,7 @@ def write_dialect_file(
     writer = gguf.GGUFWriter(path, ARCHITECTURE)
     if alignment is not None:
         writer.add_custom_alignment(alignment)
-    for key, (value, kind) in metadata.items():
-        if isinstance(value, list):
-            writer.add_key_value(key, value, Kind.ARRAY, kind)
-        else:
-            writer.add_key_value(key, value, kind)
+    add_metadata(writer, metadata)
     for name, values in tensors.items():
         kind = mixture(name)
         writer.add_tensor(name, encode(values, kind), raw_dtype=kind)

@@ -4,22 +4,23 @@ A weight stays where its file is mapped unless something faster is known. The or
 comes from measured rates (``benchmarks/kernels.py``, GFLOP/s at the model's shapes, two cores of a
 Xeon with AMX and two of a Zen 5):
 
-    ============  ===========  =====  ==========  ========  =====================
-    type          BF16 tiles   plain  CPU_REPACK  AMX       plain, Zen 5 (repack)
-    ============  ===========  =====  ==========  ========  =====================
-    F32           split           240          -         -  275
-    F16, BF16     split           200          -  no gain   342, 583
-    Q8_0          tiles           200          -       530  275
-    Q6_K          tiles           135          -       280  170
-    Q5_K          tiles           100          -       480  125
-    Q4_K          tiles           135        310       550  185 (390 to 470)
-    Q4_0          tiles           180        270       500  230 (530 to 590)
-    ============  ===========  =====  ==========  ========  =====================
+    ============  ============  =====  ==========  =====================
+    type          BF16 tiles    plain  CPU_REPACK  plain, Zen 5 (repack)
+    ============  ============  =====  ==========  =====================
+    F32           520 to 800      240           -  275
+    F16           570 to 920      200           -  342
+    BF16          1310 to 1700    200           -  583
+    Q8_0          1440 to 1700    200           -  275
+    Q6_K          1100 to 1660    135           -  170
+    Q5_K          1350 to 1690    100           -  125
+    Q4_K          1440 to 1760    135         310  185 (390 to 470)
+    Q4_0          730 to 1380     180         270  230 (530 to 590)
+    ============  ============  =====  ==========  =====================
 
 The first column is our own (:mod:`granite_gguf.ggml.tiles`), the others are ggml's. Plain and
 packed kernels of a quantized type do the same arithmetic: int8 products of the type's own blocks
 with activations rounded to 8 bits. The tiles round less: decoded weights and activations to
-bfloat16.
+bfloat16, F32 and F16 in two parts.
 """
 
 from __future__ import annotations

@@ -161,7 +161,6 @@ class Model(Stages):
         [(0.0, 3.0)]
         """
         options = pipeline.Options(chunk_seconds, word_times)
-        pipeline.check_options(self.hparams, options)
         yield from pipeline.transcribe_source(
             self, pipeline.Source(source, sample_rate, channel), options
         )

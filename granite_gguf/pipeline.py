@@ -99,8 +99,20 @@ def transcribe_source(model: Stages, source: Source, options: Options) -> Iterat
 
     Errors are those of :meth:`granite_gguf.Model.transcribe`.
     """
+    check_options(model.hparams, options)
+    longest = _longest_piece(model.hparams, options)
+    index = 0
     with _blocks(model, source) as blocks:
-        yield from transcribe_blocks(model, blocks, options)
+        pieces = _pieces(model, blocks, options)
+        while True:
+            timings: dict[str, float] = {}
+            with _timing(timings, "audio"):
+                piece = next(pieces, None)
+            if piece is None:
+                return
+            for segment in _transcribe_piece(model, Piece(*piece, timings), longest, options):
+                yield replace(segment, index=index)
+                index += 1
 
 
 def read_whole(model: Stages, source: Source, options: Options) -> Piece | None:
@@ -145,31 +157,6 @@ def _longest_piece(h: HParams, options: Options) -> int:
     if options.chunk_seconds is not None:
         return int(h.front_end.sample_rate * options.chunk_seconds)
     return min(longest_pass(h), int(h.front_end.sample_rate * CHUNK_SECONDS))
-
-
-def transcribe_blocks(
-    model: Stages, blocks: Iterator[Samples], options: Options
-) -> Iterator[Segment]:
-    """Transcribe a stream of mono samples at the model's rate, piece by piece.
-
-    Raises:
-        AudioError: the stream is damaged.
-        InputError: an option is out of range.
-        OutOfMemoryError: a piece needs more memory than there is.
-    """
-    check_options(model.hparams, options)
-    longest = _longest_piece(model.hparams, options)
-    pieces = _pieces(model, blocks, options)
-    index = 0
-    while True:
-        timings: dict[str, float] = {}
-        with _timing(timings, "audio"):
-            piece = next(pieces, None)
-        if piece is None:
-            return
-        for segment in _transcribe_piece(model, Piece(*piece, timings), longest, options):
-            yield replace(segment, index=index)
-            index += 1
 
 
 def _transcribe_piece(

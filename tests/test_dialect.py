@@ -19,6 +19,7 @@ from benchmarks.dialect_file import (
     GGML,
     MIXTURES,
     Kind,
+    add_metadata,
     dialect_metadata,
     dialect_tensors,
     mel_filterbank,
@@ -455,11 +456,7 @@ def test_the_published_shapes_are_accepted(tmp_path: Path, mixture: str) -> None
     shapes = published_shapes()
     path = tmp_path / "full.gguf"
     writer = gguf.GGUFWriter(path, "granite_speech_nar")
-    for key, (value, kind) in metadata.items():
-        if isinstance(value, list):
-            writer.add_key_value(key, value, Kind.ARRAY, kind)
-        else:
-            writer.add_key_value(key, value, kind)
+    add_metadata(writer, metadata)
     for name, shape in shapes.items():
         kind = choose(name)
         block, size = gguf.GGML_QUANT_SIZES[kind]

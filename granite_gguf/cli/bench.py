@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from granite_gguf.bench import Measurement, measure
-from granite_gguf.cli.console import counting_progress, stdout
+from granite_gguf.cli.console import counting_progress, kernel_lines, stdout
 from granite_gguf.cli.model_names import MODEL_HELP, local_model
 from granite_gguf.kernels import Precision
 from granite_gguf.sizes import megabytes
@@ -74,9 +74,8 @@ def bench(
 def _print(found: Measurement) -> None:
     stdout.print(f"{escape(found.model)}: {megabytes(found.file_size)}")
     stdout.print(f"{escape(found.device)}, {found.threads} threads, precision {found.precision}")
-    for stage, kernels in found.kernels.items():
-        counts = ", ".join(f"{count} {name}" for name, count in kernels.items())
-        stdout.print(f"  {stage} matrices: {counts}")
+    for line in kernel_lines(found.kernels):
+        stdout.print(f"  {line}")
     table = Table(box=None, pad_edge=False)
     for title in ("seconds", "min", "median", "floor", "ratio"):
         table.add_column(title, justify="left" if title == "seconds" else "right")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -138,3 +138,10 @@ def audio_progress(
             advance=lambda seconds: bar.update(task, advance=seconds),
             aside=aside,
         )
+
+
+def kernel_lines(kernels: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
+    """A line for each stage: how many matrices each kernel multiplies with."""
+    for stage, counts in kernels.items():
+        counted = ", ".join(f"{count} {name}" for name, count in counts.items())
+        yield f"{stage} matrices: {counted}"

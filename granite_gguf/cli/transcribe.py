@@ -13,7 +13,7 @@ import typer
 
 from granite_gguf.audio import duration_of
 from granite_gguf.cli.background import in_background, leave
-from granite_gguf.cli.console import audio_progress, print_error, print_note
+from granite_gguf.cli.console import audio_progress, kernel_lines, print_error, print_note
 from granite_gguf.cli.inputs import Recording, find_recordings
 from granite_gguf.cli.model_names import MODEL_HELP, local_model
 from granite_gguf.cli.outputs import DEFAULT_TEMPLATE, Targets, plan_targets
@@ -223,9 +223,8 @@ def transcribe(
     file = DEMO_MODEL if model is None else local_model(model, quiet=quiet)
     loaded = load(file, threads=threads, device=device, precision=precision, low_memory=low_memory)
     if verbose:
-        for stage, kernels in loaded.kernels.items():
-            counts = ", ".join(f"{count} {name}" for name, count in kernels.items())
-            print_note(f"{stage} matrices: {counts}")
+        for line in kernel_lines(loaded.kernels):
+            print_note(line)
     try:
         check_options(loaded.hparams, options)
         _transcribe_all(loaded, job)

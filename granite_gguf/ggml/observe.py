@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -61,15 +61,22 @@ def observe_inputs(runtime: Runtime, weights: Collection[str]) -> Iterator[Obser
                 errors.append(error)
         return True
 
+    with _watching(runtime, on_node):
+        yield observed
+    if errors:
+        raise errors[0]
+
+
+@contextmanager
+def _watching(runtime: Runtime, on_node: Callable[[Any, bool, Any], bool]) -> Iterator[None]:
+    """Call back for every node, before and after it, while the block runs."""
     callback = c.ggml_backend_sched_eval_callback(on_node)
     nothing = c.ggml_backend_sched_eval_callback()
     c.ggml_backend_sched_set_eval_callback(runtime.scheduler, callback, None)
     try:
-        yield observed
+        yield
     finally:
         c.ggml_backend_sched_set_eval_callback(runtime.scheduler, nothing, None)
-    if errors:
-        raise errors[0]
 
 
 def _read(handle: Any) -> npt.NDArray[np.float32]:
@@ -120,13 +127,8 @@ def observe_products(runtime: Runtime, weights: Collection[str]) -> Iterator[Cou
             _count(counted, node.contents, names)
         return not asking
 
-    callback = c.ggml_backend_sched_eval_callback(on_node)
-    nothing = c.ggml_backend_sched_eval_callback()
-    c.ggml_backend_sched_set_eval_callback(runtime.scheduler, callback, None)
-    try:
+    with _watching(runtime, on_node):
         yield counted
-    finally:
-        c.ggml_backend_sched_set_eval_callback(runtime.scheduler, nothing, None)
 
 
 def _count(counted: Counter[ProductShape], node: Any, names: Collection[bytes]) -> None:

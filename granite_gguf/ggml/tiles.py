@@ -94,7 +94,7 @@ class Tiles:
         check(
             weight.ne[0] == x.ne[0]
             and x.ne[2] % weight.ne[2] == 0
-            and x.ne[3] in (weight.ne[3], x.ne[3] * weight.ne[3])
+            and weight.ne[3] in (1, x.ne[3])
             and x.type == F32
             and weight.rows_contiguous
             and x.rows_contiguous
