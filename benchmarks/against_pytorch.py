@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 
 import granite_gguf
-from granite_gguf.audio import read_audio
+from granite_gguf.sound.reading import read_audio
 
 DTYPES = {"bf16": "bfloat16", "f32": "float32"}
 PYTORCH = "PyTorch"

@@ -32,8 +32,8 @@ STAGES = (
 def run_reference(checkpoint: Path, audio: Path, output: Path) -> None:
     import torch
 
-    from granite_gguf.audio import read_audio
     from granite_gguf.reference import Reference
+    from granite_gguf.sound.reading import read_audio
 
     torch.set_num_threads(2)
     reference = Reference.from_checkpoint(checkpoint)

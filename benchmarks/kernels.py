@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from granite_gguf.bench.products import Product
 from granite_gguf.ggml import GGMLType, Packings, Runtime, tiles_available
-from granite_gguf.kernels import Kernel
+from granite_gguf.placing.kernel_choice import Kernel
 
 TYPES = (
     *("F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K"),

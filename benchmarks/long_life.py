@@ -20,8 +20,8 @@ if not __package__:
 import numpy as np
 
 import granite_gguf
-from granite_gguf import decoding
 from granite_gguf.demo import DEMO_MODEL, DEMO_SAMPLES
+from granite_gguf.nar import decoding
 
 PROCESSES = 4
 CALLERS = 8

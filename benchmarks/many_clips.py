@@ -16,7 +16,7 @@ from statistics import median
 import numpy as np
 
 import granite_gguf
-from granite_gguf.audio import read_audio
+from granite_gguf.sound.reading import read_audio
 
 RATE = 16_000
 

@@ -71,7 +71,7 @@ def main() -> None:
             tokens = model.run_hypothesis(encoded.final, encoded.blank)
         with timed_operations(runtime) as stages["projector"]:
             audio = model.run_projector(encoded.captured)
-        text = granite_gguf.decoding.insert_slots(model.hparams.editor, tokens)
+        text = granite_gguf.nar.decoding.insert_slots(model.hparams.editor, tokens)
         with timed_operations(runtime) as stages["editor"]:
             model.run_editor(audio, text)
     for stage, seconds in stages.items():

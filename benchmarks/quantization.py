@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import granite_gguf
-from granite_gguf.audio import read_audio
-from granite_gguf.kernels import Precision
 from granite_gguf.parity import Recorded, diff_model, record
+from granite_gguf.placing.kernel_choice import Precision
 from granite_gguf.quantize import Scope, collect_importance, parse_override, quantize
+from granite_gguf.sound.reading import read_audio
 
 
 @dataclass(frozen=True)

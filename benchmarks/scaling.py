@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from granite_gguf.audio import read_audio
+from granite_gguf.sound.reading import read_audio
 
 RATE = 16_000
 STAGES = ("encoder", "hypothesis", "projector", "editor")

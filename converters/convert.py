@@ -26,13 +26,13 @@ from granite_gguf.converters.layouts import CheckpointConfig, Layout, read_confi
 from granite_gguf.converters.names import DROPPED, checkpoint_key
 from granite_gguf.converters.safetensors_source import StoredTensor, open_checkpoint
 from granite_gguf.errors import CheckpointError, brief
-from granite_gguf.features import mel_filters
 from granite_gguf.ggml.types import F32
-from granite_gguf.gguf_container import MetadataValue, ValueType
-from granite_gguf.gguf_metadata import ARCHITECTURE, Keys, hparams_metadata
-from granite_gguf.gguf_writer import Progress, TensorSource, silent, write_gguf
-from granite_gguf.hparams import HParams
-from granite_gguf.tensors import TensorSpec, expected_tensors
+from granite_gguf.sound.features import mel_filters
+from granite_gguf.spec.hparams import HParams
+from granite_gguf.spec.tensors import TensorSpec, expected_tensors
+from granite_gguf.storage.container import MetadataValue, ValueType
+from granite_gguf.storage.keys import ARCHITECTURE, Keys, hparams_metadata
+from granite_gguf.storage.writer import Progress, TensorSource, silent, write_gguf
 from granite_gguf.tokenizer import library_errors
 
 Metadata = dict[str, MetadataValue]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from granite_gguf.errors import CheckpointError
 from granite_gguf.ggml.types import BF16, F16, F32, GGMLType
-from granite_gguf.tensors import Role, Stage, TensorSpec
+from granite_gguf.spec.tensors import Role, Stage, TensorSpec
 
 
 class OutType(Enum):

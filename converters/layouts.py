@@ -16,9 +16,9 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from granite_gguf.consistency import contradiction
 from granite_gguf.errors import CheckpointError, brief
-from granite_gguf.hparams import Editor, Encoder, FrontEnd, HParams, Hypothesis, Projector
+from granite_gguf.spec.consistency import contradiction
+from granite_gguf.spec.hparams import Editor, Encoder, FrontEnd, HParams, Hypothesis, Projector
 
 _MAX_NUMBER = 3.4e38
 

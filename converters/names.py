@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from granite_gguf.converters.layouts import Layout
-from granite_gguf.tensors import TensorSpec
+from granite_gguf.spec.tensors import TensorSpec
 
 DROPPED = re.compile(r"\.batch_norm\.num_batches_tracked$")
 """The one kind of tensor that inference does not need."""

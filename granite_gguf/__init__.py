@@ -23,7 +23,7 @@ from granite_gguf.errors import (
     UnsupportedModelError,
 )
 from granite_gguf.model import Model, load
-from granite_gguf.stage_results import EncoderResult, TokenResult
+from granite_gguf.nar.results import EncoderResult, TokenResult
 from granite_gguf.transcript import Segment, Transcript, Word
 
 __all__ = [

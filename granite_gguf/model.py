@@ -8,17 +8,17 @@ from os import PathLike
 from pathlib import Path
 from types import TracebackType
 
-from granite_gguf import pipeline
 from granite_gguf.errors import AudioError, DeviceError, InputError
 from granite_gguf.ggml import DeviceInfo, Runtime
-from granite_gguf.gguf_file import ModelFile, open_model_file
 from granite_gguf.hub import find_model
-from granite_gguf.kernels import Precision
-from granite_gguf.many import MOST_LANES, Event, transcribe_each
-from granite_gguf.stages import AudioInput, Stages
+from granite_gguf.nar.stages import AudioInput, Stages
+from granite_gguf.placing.kernel_choice import Precision
+from granite_gguf.placing.weights import ModelWeights
+from granite_gguf.storage.model_file import ModelFile, open_model_file
 from granite_gguf.tokenizer import load_tokenizer
 from granite_gguf.transcript import Segment, Transcript
-from granite_gguf.weights import ModelWeights
+from granite_gguf.transcription import recordings
+from granite_gguf.transcription.scheduler import MOST_LANES, Event, transcribe_each
 
 
 class Model(Stages):
@@ -31,7 +31,7 @@ class Model(Stages):
         file: an opened model file.
         threads: CPU threads; by default as many as the process may run on.
         device: ``auto``, ``cpu`` or a device's name.
-        precision: ``exact`` or ``fast``, see :class:`granite_gguf.kernels.Precision`.
+        precision: ``exact`` or ``fast``, see :class:`granite_gguf.placing.kernel_choice.Precision`.
         low_memory: whether mapped weights are let go of after every stage.
 
     Raises:
@@ -160,9 +160,9 @@ class Model(Stages):
         >>> [(part.start, part.end) for part in parts]
         [(0.0, 3.0)]
         """
-        options = pipeline.Options(chunk_seconds, word_times)
-        yield from pipeline.transcribe_source(
-            self, pipeline.Source(source, sample_rate, channel), options
+        options = recordings.Options(chunk_seconds, word_times)
+        yield from recordings.transcribe_source(
+            self, recordings.Source(source, sample_rate, channel), options
         )
 
     def transcribe_many(
@@ -189,8 +189,8 @@ class Model(Stages):
         >>> [transcript.duration for transcript in model.transcribe_many([samples, samples[:8000]])]
         [3.0, 0.5]
         """
-        options = pipeline.Options(chunk_seconds, word_times)
-        pipeline.check_options(self.hparams, options)
+        options = recordings.Options(chunk_seconds, word_times)
+        recordings.check_options(self.hparams, options)
         for event in self.transcribe_events(
             sources, options, sample_rate=sample_rate, channel=channel
         ):
@@ -200,7 +200,7 @@ class Model(Stages):
     def transcribe_events(
         self,
         sources: Iterable[AudioInput],
-        options: pipeline.Options,
+        options: recordings.Options,
         *,
         sample_rate: float | None = None,
         channel: int | None = None,

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from granite_gguf.errors import GraniteError, ModelFileError, brief
-from granite_gguf.gguf_file import ModelFile
-from granite_gguf.gguf_metadata import Keys
+from granite_gguf.storage.keys import Keys
+from granite_gguf.storage.model_file import ModelFile
 
 # Contractions; letters with one leading other character; up to three digits; punctuation; space.
 _SPLIT = (

@@ -16,16 +16,16 @@ import numpy.typing as npt
 
 from granite_gguf.errors import ModelFileError, brief
 from granite_gguf.ggml import F32
-from granite_gguf.gguf_container import (
+from granite_gguf.model import Model
+from granite_gguf.nar.stages import AudioInput
+from granite_gguf.storage.container import (
     Container,
     MetadataValue,
     ValueType,
     open_container,
     to_float32,
 )
-from granite_gguf.gguf_writer import TensorSource, write_gguf
-from granite_gguf.model import Model
-from granite_gguf.stages import AudioInput
+from granite_gguf.storage.writer import TensorSource, write_gguf
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _FLOOR = 1e-6  # of the mean: a column that was never used still weighs something

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from enum import Enum
 
 from granite_gguf.ggml import BF16, BLOCK_SIZES, F16, F32, GGMLType
-from granite_gguf.hparams import HParams
 from granite_gguf.quantize.types import QuantType, fitting_type
-from granite_gguf.tensors import Role, Stage, TensorSpec
+from granite_gguf.spec.hparams import HParams
+from granite_gguf.spec.tensors import Role, Stage, TensorSpec
 
 
 class Scope(Enum):

@@ -18,23 +18,23 @@ import numpy as np
 import numpy.typing as npt
 
 from granite_gguf.errors import InputError, ModelFileError
-from granite_gguf.file_names import split_type
 from granite_gguf.ggml import BF16, F16, F32, default_threads, row_bytes
 from granite_gguf.ggml.quants import encode_rows, prepare_encoding
-from granite_gguf.gguf_container import (
+from granite_gguf.quantize.imatrix import ImportanceMatrix, read_importance
+from granite_gguf.quantize.policies import Choice, Override, Scope, choose_type
+from granite_gguf.quantize.types import QUANT_TYPES, QuantType
+from granite_gguf.spec.tensors import Role, TensorSpec
+from granite_gguf.storage.container import (
     Container,
     MetadataValue,
     TensorInfo,
     ValueType,
     to_float32,
 )
-from granite_gguf.gguf_file import ModelFile, open_model_file
-from granite_gguf.gguf_metadata import Keys
-from granite_gguf.gguf_writer import Progress, TensorSource, silent, write_gguf
-from granite_gguf.quantize.imatrix import ImportanceMatrix, read_importance
-from granite_gguf.quantize.policies import Choice, Override, Scope, choose_type
-from granite_gguf.quantize.types import QUANT_TYPES, QuantType
-from granite_gguf.tensors import Role, TensorSpec
+from granite_gguf.storage.file_names import split_type
+from granite_gguf.storage.keys import Keys
+from granite_gguf.storage.model_file import ModelFile, open_model_file
+from granite_gguf.storage.writer import Progress, TensorSource, silent, write_gguf
 
 CHUNK_NUMBERS = 1 << 20  # of a piece that one thread works on
 QUANTIZATION_VERSION = 2  # of ggml's block formats

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import granite_gguf
-from benchmarks.make_checkpoint import LAYOUTS, make_checkpoint
 from granite_gguf.converters import convert
 from tests.signals import synthetic_audio
+from tests.support.make_checkpoint import LAYOUTS, make_checkpoint
 
 
 @pytest.fixture(scope="session", autouse=True)

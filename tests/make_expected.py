@@ -29,9 +29,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.make_checkpoint import make_checkpoint
 from granite_gguf.reference import Reference, Stages
 from tests.signals import synthetic_audio
+from tests.support.make_checkpoint import make_checkpoint
 
 EXPECTED = Path(__file__).parent / "expected"
 LAYOUTS = ("nle", "granite_speech_nar", "native")

@@ -7,8 +7,8 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 
-from granite_gguf.alignment import SKIP, Span, align
-from granite_gguf.boundaries import place_words
+from granite_gguf.words.alignment import SKIP, Span, align
+from granite_gguf.words.boundaries import place_words
 
 
 def posteriors(path: list[int | None], tokens: int, sure: float = 0.9) -> tuple:

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from granite_gguf import AudioError
-from granite_gguf.audio import open_audio, prepare_audio, read_audio
+from granite_gguf.sound.reading import open_audio, prepare_audio, read_audio
 from tests.signals import synthetic_audio
 
 

@@ -15,8 +15,8 @@ import soxr
 import granite_gguf
 from benchmarks.hours import PAUSE, noise, speech, watch, write
 from granite_gguf import AudioError, Model
-from granite_gguf.audio import read_audio
 from granite_gguf.demo import DEMO_MODEL, DEMO_SAMPLES
+from granite_gguf.sound.reading import read_audio
 
 RATE = 16_000
 TEXT = DEMO_SAMPLES[0].with_suffix(".txt").read_text().strip()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from granite_gguf.chunks import chunks, cut_point
+from granite_gguf.sound.pieces import chunks, cut_point
 from tests.signals import synthetic_audio, uniform
 
 RATE = 16_000

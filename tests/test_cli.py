@@ -159,9 +159,10 @@ def test_interrupted_conversion_leaves_nothing(
 ) -> None:
     """A signal in the middle of writing: no traceback, no file, the exit code of the signal."""
     script = (
-        "import sys, time; from granite_gguf import cli, gguf_writer; w = gguf_writer._pad\n"
+        "import sys, time; from granite_gguf import cli; from granite_gguf.storage import writer\n"
+        "w = writer._pad\n"
         "def slow(*a): print('writing', flush=True); time.sleep(0.05); w(*a)\n"
-        "gguf_writer._pad = slow; sys.argv[0] = 'granite-gguf'; cli.main()"
+        "writer._pad = slow; sys.argv[0] = 'granite-gguf'; cli.main()"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", script, "convert", checkpoints["nle"], "-o", tmp_path / "m.gguf"],

@@ -15,16 +15,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import granite_gguf
-from benchmarks.fuzz_targets import MESSAGE_LIMIT, TARGETS, try_file
-from benchmarks.gguf_mutator import Sound, mutate, put_together, take_apart
 from granite_gguf import GraniteError, ModelFileError
 from granite_gguf.demo import DEMO_MODEL, DEMO_SAMPLES
-from granite_gguf.finite import stored_finite
 from granite_gguf.ggml.types import GGMLType
-from granite_gguf.gguf_file import open_model_file
+from granite_gguf.placing.finite import stored_finite
 from granite_gguf.quantize import quantize, read_importance
+from granite_gguf.storage.model_file import open_model_file
+from tests.fuzzing.fuzz_targets import MESSAGE_LIMIT, TARGETS, try_file
 from tests.gguf_editing import rewrite
 from tests.signals import synthetic_audio
+from tests.support.gguf_mutator import Sound, mutate, put_together, take_apart
 
 U32 = gguf.GGUFValueType.UINT32
 
@@ -114,7 +114,7 @@ def test_importance_matrices_of_wrong_types(
 
 def test_the_fuzzer_survives_and_reports_faults(tmp_path: Path) -> None:
     """A deadline that no file can keep stands for a hang: every case is a fault, none is lost."""
-    command = [sys.executable, "benchmarks/fuzz.py", "--count", "4", "--processes", "1"]
+    command = [sys.executable, "tests/fuzzing/fuzz.py", "--count", "4", "--processes", "1"]
     good = subprocess.run(command, capture_output=True, text=True, check=False)
     assert good.returncode == 0 and good.stdout.startswith("4 files"), good.stderr
     hung = subprocess.run(

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import granite_gguf
-from granite_gguf.decoding import collapse, edited_tokens, hypothesis_tokens, insert_slots
-from granite_gguf.hparams import Hypothesis
+from granite_gguf.nar.decoding import collapse, edited_tokens, hypothesis_tokens, insert_slots
+from granite_gguf.spec.hparams import Hypothesis
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ import pytest
 import granite_gguf
 from granite_gguf.converters import convert
 from granite_gguf.demo import DEMO_MODEL, DEMO_SAMPLES
-from granite_gguf.gguf_file import open_model_file
 from granite_gguf.quantize import Scope, quantize
+from granite_gguf.storage.model_file import open_model_file
 from training import grammar, voices
 from training.scoring import word_error_rate
 from training.speech import speak, with_margins

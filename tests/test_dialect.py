@@ -15,7 +15,17 @@ import numpy as np
 import pytest
 
 import granite_gguf
-from benchmarks.dialect_file import (
+from granite_gguf import ModelFileError, UnsupportedModelError
+from granite_gguf.converters import convert, convert_gguf
+from granite_gguf.demo import DEMO_SAMPLES
+from granite_gguf.errors import CheckpointError, InputError
+from granite_gguf.quantize import parse_override, quantize
+from granite_gguf.sound.features import log_mel
+from granite_gguf.storage.model_file import open_model_file
+from tests.fuzzing.fuzz_targets import try_file
+from tests.gguf_editing import rewrite
+from tests.signals import synthetic_audio
+from tests.support.dialect_file import (
     GGML,
     MIXTURES,
     Kind,
@@ -25,17 +35,7 @@ from benchmarks.dialect_file import (
     mel_filterbank,
     write_dialect_file,
 )
-from benchmarks.fuzz_targets import try_file
-from benchmarks.gguf_mutator import mutate, put_together, take_apart
-from granite_gguf import ModelFileError, UnsupportedModelError
-from granite_gguf.converters import convert, convert_gguf
-from granite_gguf.demo import DEMO_SAMPLES
-from granite_gguf.errors import CheckpointError, InputError
-from granite_gguf.features import log_mel
-from granite_gguf.gguf_file import open_model_file
-from granite_gguf.quantize import parse_override, quantize
-from tests.gguf_editing import rewrite
-from tests.signals import synthetic_audio
+from tests.support.gguf_mutator import mutate, put_together, take_apart
 
 TRAINED = Path(__file__).resolve().parent.parent / "training" / "checkpoint"
 SAMPLE = DEMO_SAMPLES[0]

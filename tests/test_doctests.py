@@ -34,7 +34,7 @@ MODULES = with_examples()
 
 
 def test_examples_are_found() -> None:
-    assert {"granite_gguf", "granite_gguf.model", "granite_gguf.chunks"} <= set(MODULES)
+    assert {"granite_gguf", "granite_gguf.model", "granite_gguf.sound.pieces"} <= set(MODULES)
 
 
 @pytest.mark.parametrize("name", MODULES)

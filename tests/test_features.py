@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from granite_gguf.features import frame_count, log_mel, mel_filters
-from granite_gguf.hparams import FrontEnd
+from granite_gguf.sound.features import frame_count, log_mel, mel_filters
+from granite_gguf.spec.hparams import FrontEnd
 from tests.signals import synthetic_audio
 
 FRONT_END = FrontEnd()

@@ -12,9 +12,9 @@ import pytest
 
 import granite_gguf
 from granite_gguf import ModelFileError, UnsupportedModelError
-from granite_gguf.consistency import contradiction
-from granite_gguf.gguf_file import open_model_file
-from granite_gguf.gguf_metadata import hparams_metadata, read_hparams
+from granite_gguf.spec.consistency import contradiction
+from granite_gguf.storage.keys import hparams_metadata, read_hparams
+from granite_gguf.storage.model_file import open_model_file
 from tests.gguf_editing import rewrite
 from tests.parity import assert_same_rows
 from tests.signals import synthetic_audio

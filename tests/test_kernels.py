@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import granite_gguf
-from granite_gguf import kernels
 from granite_gguf.errors import InputError
 from granite_gguf.ggml import F32, GGMLType, Graph, Packings, Runtime, WeightBuffer, mul_mat
 from granite_gguf.ggml.quants import encode_rows, prepare_encoding
-from granite_gguf.kernels import Kernel, Kernels, Precision
+from granite_gguf.placing import kernel_choice
+from granite_gguf.placing.kernel_choice import Kernel, Kernels, Precision
 from granite_gguf.quantize import quantize
 from tests.signals import synthetic_audio
 
@@ -30,7 +30,7 @@ QUANTIZED = [
 @pytest.fixture(autouse=True)
 def without_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """ggml's kernels are tested here, wherever that is."""
-    monkeypatch.setattr(kernels, "tiles_available", lambda: False)
+    monkeypatch.setattr(kernel_choice, "tiles_available", lambda: False)
 
 
 @pytest.fixture(scope="module")

@@ -17,11 +17,17 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
-from benchmarks.checkpoint.layouts import stored_tensors
-from benchmarks.checkpoint.safetensors_file import bf16_bits, file_order, header, split, write_file
-from benchmarks.make_checkpoint import LAYOUTS, SIZES, CheckpointError, main, make_checkpoint
+from tests.support.checkpoint.layouts import stored_tensors
+from tests.support.checkpoint.safetensors_file import (
+    bf16_bits,
+    file_order,
+    header,
+    split,
+    write_file,
+)
+from tests.support.make_checkpoint import LAYOUTS, SIZES, CheckpointError, main, make_checkpoint
 
-SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "make_checkpoint.py"
+SCRIPT = Path(__file__).resolve().parent.parent / "tests" / "support" / "make_checkpoint.py"
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -427,7 +433,7 @@ def test_added_tokens(made: dict[str, Path]) -> None:
 
 
 def test_full_vocabulary_is_laid_out_like_granite(tmp_path: Path) -> None:
-    from benchmarks.checkpoint.tokenizer import write_tokenizer
+    from tests.support.checkpoint.tokenizer import write_tokenizer
 
     write_tokenizer(tmp_path, SIZES["full"].vocabulary, slow_files=False)
     tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))

@@ -14,11 +14,11 @@ import soundfile
 
 import granite_gguf
 from granite_gguf import AudioError, InputError, Model, OutOfMemoryError, Segment, Transcript
-from granite_gguf.decoding import insert_slots
 from granite_gguf.demo import DEMO_MODEL
-from granite_gguf.many import SHORT_SECONDS
-from granite_gguf.pipeline import Options, Piece, one_pass
-from granite_gguf.stages import Stages
+from granite_gguf.nar.decoding import insert_slots
+from granite_gguf.nar.stages import Stages
+from granite_gguf.transcription.recordings import Options, Piece, one_pass
+from granite_gguf.transcription.scheduler import SHORT_SECONDS
 from tests.signals import SAMPLE_RATE, synthetic_audio
 
 LENGTHS = (0.3, 2.0, 0.001, 3.1, 0.5, 1.0, 2.5, 0.2, 4.0, 1.7)

@@ -11,9 +11,9 @@ import pytest
 import soundfile
 
 from granite_gguf import DeviceError, OutOfMemoryError, load, memory
-from granite_gguf.audio import read_audio
 from granite_gguf.demo import DEMO_MODEL, DEMO_SAMPLES
 from granite_gguf.memory import Room, host_room, require
+from granite_gguf.sound.reading import read_audio
 from tests.signals import synthetic_audio
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

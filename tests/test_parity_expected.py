@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 
 from granite_gguf import Model
-from granite_gguf.decoding import insert_slots
+from granite_gguf.nar.decoding import insert_slots
 from tests.parity import assert_same_rows
 from tests.signals import synthetic_audio
 

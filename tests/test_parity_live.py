@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from granite_gguf import Model
-from granite_gguf.features import mel_filters
+from granite_gguf.sound.features import mel_filters
 from tests.parity import assert_same_rows
 from tests.signals import synthetic_audio
 

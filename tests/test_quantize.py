@@ -12,11 +12,9 @@ import numpy as np
 import pytest
 
 import granite_gguf
-from benchmarks.make_checkpoint import make_checkpoint
 from granite_gguf import InputError, ModelFileError, OutputError
 from granite_gguf.converters import convert
 from granite_gguf.ggml.quants import encode_rows
-from granite_gguf.gguf_file import open_model_file
 from granite_gguf.quantize import (
     QUANT_TYPES,
     Scope,
@@ -28,8 +26,10 @@ from granite_gguf.quantize import (
 )
 from granite_gguf.quantize.policies import higher_layer
 from granite_gguf.quantize.types import fitting_type
+from granite_gguf.storage.model_file import open_model_file
 from tests.parity import assert_same_rows
 from tests.signals import synthetic_audio, uniform
+from tests.support.make_checkpoint import make_checkpoint
 
 GGML = gguf.GGMLQuantizationType
 

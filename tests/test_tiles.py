@@ -16,7 +16,6 @@ import numpy.typing as npt
 import pytest
 
 import granite_gguf
-from granite_gguf import kernels
 from granite_gguf.ggml import (
     F32,
     Activation,
@@ -33,7 +32,8 @@ from granite_gguf.ggml import (
 )
 from granite_gguf.ggml.quants import encode_rows, prepare_encoding
 from granite_gguf.graph import layers
-from granite_gguf.kernels import Kernel, Kernels
+from granite_gguf.placing import kernel_choice
+from granite_gguf.placing.kernel_choice import Kernel, Kernels
 from tests.signals import synthetic_audio
 
 SOURCE = Path(__file__).parent.parent / "granite_gguf" / "ggml" / "native" / "tiles.c"
@@ -310,7 +310,7 @@ def test_the_choice_where_there_are_no_tiles(
     audio = synthetic_audio(32_000, seed=3)
     with granite_gguf.load(f32_files["nle"], device="cpu", threads=1) as model:
         expected = model.transcribe(audio)
-    monkeypatch.setattr(kernels, "tiles_available", lambda: False)
+    monkeypatch.setattr(kernel_choice, "tiles_available", lambda: False)
     assert Kernels(runtime).choose(F32, 512, 96) == Kernel(F32)
     with granite_gguf.load(f32_files["nle"], device="cpu", threads=1) as model:
         assert model.kernels["encoder"].keys() == {"F32"}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from granite_gguf import Model, Word
-from granite_gguf.words import Posteriors, split_words, time_words, token_probabilities
+from granite_gguf.words.times import Posteriors, split_words, time_words, token_probabilities
 
 
 def test_words_are_split_at_white_space(models: dict[str, Model]) -> None:

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.checkpoint.configs import write_configs
-from benchmarks.checkpoint.sizes import (
+from granite_gguf.reference import GraniteSpeechNar, ModelConfig, read_config
+from tests.support.checkpoint.configs import write_configs
+from tests.support.checkpoint.sizes import (
     EditorSize,
     EncoderSize,
     ModelSize,
     ProjectorSize,
     VocabularySize,
 )
-from granite_gguf.reference import GraniteSpeechNar, ModelConfig, read_config
 from training.tokens import write_trained_tokenizer
 
 LAYOUT = "granite_speech_nar"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from benchmarks.checkpoint.configs import char2idx
-from benchmarks.checkpoint.sizes import VocabularySize
-from benchmarks.checkpoint.tokenizer import BYTE_LETTERS, write_tokenizer
+from tests.support.checkpoint.configs import char2idx
+from tests.support.checkpoint.sizes import VocabularySize
+from tests.support.checkpoint.tokenizer import BYTE_LETTERS, write_tokenizer
 from training.grammar import sentence
 
 SENTENCES = 20_000

@@ -21,7 +21,7 @@ from granite_gguf.ggml import (
     Runtime,
     tiles_available,
 )
-from granite_gguf.kernels import Kernel
+from granite_gguf.placing.kernel_choice import Kernel
 
 
 @dataclass(frozen=True)

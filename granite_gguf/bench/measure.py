@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from granite_gguf import decoding
 from granite_gguf.bench.floor import measure_floor
 from granite_gguf.errors import InputError
 from granite_gguf.ggml import ProductShape, Runtime
 from granite_gguf.model import Model, load
+from granite_gguf.nar import decoding
 
 if sys.platform != "win32":
     import resource

@@ -10,7 +10,7 @@ import numpy as np
 
 from granite_gguf.ggml import Graph, Packings, Runtime, Tiles, WeightBuffer, mul_mat
 from granite_gguf.ggml.quants import encode_rows, prepare_encoding
-from granite_gguf.kernels import Kernel
+from granite_gguf.placing.kernel_choice import Kernel
 
 _CACHED_BYTES = 64e6  # more than this of weights in a graph, so that none stays in the cache
 

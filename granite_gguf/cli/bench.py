@@ -13,7 +13,7 @@ from rich.table import Table
 from granite_gguf.bench import Measurement, measure
 from granite_gguf.cli.console import counting_progress, kernel_lines, stdout
 from granite_gguf.cli.model_names import MODEL_HELP, local_model
-from granite_gguf.kernels import Precision
+from granite_gguf.placing.kernel_choice import Precision
 from granite_gguf.sizes import megabytes
 
 

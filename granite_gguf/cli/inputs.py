@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from granite_gguf.audio import AUDIO_SUFFIXES
 from granite_gguf.errors import InputError
+from granite_gguf.sound.reading import AUDIO_SUFFIXES
 
 STDIN = "-"
 

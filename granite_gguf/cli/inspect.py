@@ -13,9 +13,9 @@ from rich.text import Text
 
 from granite_gguf.cli.console import stdout
 from granite_gguf.cli.model_names import MODEL_HELP, local_model
-from granite_gguf.gguf_container import MetadataValue, ValueType
-from granite_gguf.gguf_file import ModelFile, open_model_file
 from granite_gguf.sizes import megabytes
+from granite_gguf.storage.container import MetadataValue, ValueType
+from granite_gguf.storage.model_file import ModelFile, open_model_file
 
 _LONGEST = 100  # characters of a value shown
 _SHOWN_KEYS = (

@@ -11,7 +11,6 @@ from typing import Annotated
 
 import typer
 
-from granite_gguf.audio import duration_of
 from granite_gguf.cli.background import in_background, leave
 from granite_gguf.cli.console import audio_progress, kernel_lines, print_error, print_note
 from granite_gguf.cli.inputs import Recording, find_recordings
@@ -20,10 +19,11 @@ from granite_gguf.cli.outputs import DEFAULT_TEMPLATE, Targets, plan_targets
 from granite_gguf.demo import DEMO_MODEL, DEMO_NOTE
 from granite_gguf.errors import InputError
 from granite_gguf.formats import FORMATS
-from granite_gguf.kernels import Precision
 from granite_gguf.model import Model, load
-from granite_gguf.pipeline import Options, check_options
+from granite_gguf.placing.kernel_choice import Precision
+from granite_gguf.sound.reading import duration_of
 from granite_gguf.transcript import Segment, Transcript
+from granite_gguf.transcription.recordings import Options, check_options
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130

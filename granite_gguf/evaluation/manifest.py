@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from granite_gguf.audio import AUDIO_SUFFIXES
 from granite_gguf.errors import InputError
+from granite_gguf.sound.reading import AUDIO_SUFFIXES
 
 _AUDIO_FIELDS = ("audio", "audio_filepath", "file")
 _HEADER = ["audio", "text"]

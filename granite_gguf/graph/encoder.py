@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from granite_gguf.ggml import Activation, Graph, Tensor, concat, depthwise_conv, mul_mat
 from granite_gguf.graph.layers import ReadWeight, Weights, gated_linear, layer_norm, linear
-from granite_gguf.hparams import LAYER_NORM_EPS, Encoder
+from granite_gguf.spec.hparams import LAYER_NORM_EPS, Encoder
 
 DISTANCE = "attn_distance"
 _ROW_MULTIPLE = 16  # rows of a weight that ggml's fastest float kernels work on at a time

@@ -9,9 +9,10 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from granite_gguf import decoding
 from granite_gguf.errors import ComparisonError
 from granite_gguf.model import Model
+from granite_gguf.nar import decoding
+from granite_gguf.nar.results import EncoderResult, TokenResult
 from granite_gguf.parity.comparison import Comparison, agreement, judge
 from granite_gguf.parity.recorded import FloatArray, IntArray, Names, Recorded, layer_names
 from granite_gguf.parity.stages import (
@@ -24,7 +25,6 @@ from granite_gguf.parity.stages import (
     resolve_thresholds,
 )
 from granite_gguf.parity.thresholds import file_precision
-from granite_gguf.stage_results import EncoderResult, TokenResult
 
 # The same recording through another decoder or resampler is far above, another one far below.
 SAME_AUDIO = 0.99

@@ -16,7 +16,9 @@ import numpy.typing as npt
 
 from granite_gguf.errors import ModelFileError, UnsupportedModelError, brief
 from granite_gguf.ggml.types import GGMLType
-from granite_gguf.gguf_container import (
+from granite_gguf.parity.recorded import VECTORS, FloatArray, IntArray, Names, Recorded
+from granite_gguf.parity.thresholds import uniform_precision
+from granite_gguf.storage.container import (
     Container,
     MetadataValue,
     TensorInfo,
@@ -24,9 +26,7 @@ from granite_gguf.gguf_container import (
     open_container,
     to_float32,
 )
-from granite_gguf.gguf_writer import Progress, TensorSource, silent, write_gguf
-from granite_gguf.parity.recorded import VECTORS, FloatArray, IntArray, Names, Recorded
-from granite_gguf.parity.thresholds import uniform_precision
+from granite_gguf.storage.writer import Progress, TensorSource, silent, write_gguf
 
 ARCHITECTURE = "crispasr.reference"
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from granite_gguf.ggml.types import GGMLType
-from granite_gguf.gguf_file import ModelFile
-from granite_gguf.tensors import Role
+from granite_gguf.spec.tensors import Role
+from granite_gguf.storage.model_file import ModelFile
 
 Precision = Mapping[str, GGMLType]
 """The coarsest type of each part: ``encoder``, ``hypothesis``, ``projector``, ``editor``."""

@@ -11,8 +11,6 @@ torch = pytest.importorskip("torch")
 
 from safetensors import safe_open  # noqa: E402
 
-from benchmarks.checkpoint.configs import write_configs  # noqa: E402
-from benchmarks.make_checkpoint import SIZES, make_checkpoint  # noqa: E402
 from granite_gguf.reference import (  # noqa: E402
     GraniteSpeechNar,
     Reference,
@@ -22,6 +20,8 @@ from granite_gguf.reference import (  # noqa: E402
     to_checkpoint,
 )
 from tests.signals import synthetic_audio  # noqa: E402
+from tests.support.checkpoint.configs import write_configs  # noqa: E402
+from tests.support.make_checkpoint import SIZES, make_checkpoint  # noqa: E402
 
 BLANK = 565  # of the tiny vocabulary
 

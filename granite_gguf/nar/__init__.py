@@ -1,0 +1,1 @@
+"""The stages of the non-autoregressive model, callable on numpy arrays."""

@@ -1,0 +1,266 @@
+"""Places the weights of a file where the device reads them.
+
+Matrices stay where the file is mapped, in the file's own type, when the CPU computes, unless a
+packed or another type's kernel is faster (:mod:`granite_gguf.placing.kernel_choice`); another
+device gets a copy. All the rest is small and copied once, as float32: a page of the file brings in
+the megabytes around it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from granite_gguf import memory
+from granite_gguf.ggml import BF16, F16, F32, Runtime, Tensor, WeightBuffer, row_bytes
+from granite_gguf.ggml.quants import encode_rows, prepare_encoding
+from granite_gguf.graph.encoder import DISTANCE, derived_weights
+from granite_gguf.graph.hypothesis import HEAD, HEAD_ROW_MULTIPLE
+from granite_gguf.placing.finite import check_small, check_stored
+from granite_gguf.placing.kernel_choice import Kernel, Kernels, Precision
+from granite_gguf.spec.tensors import Role, Stage, TensorSpec
+from granite_gguf.storage.model_file import ModelFile
+
+_PRODUCT_ROLES = {Role.MATRIX, Role.POINTWISE, Role.EMBEDDING}
+_SMALLER = "Use a file of a smaller type (granite-gguf quantize), or free some memory"
+_ROWS_AT_A_TIME = 4096  # of a weight whose type is changed, to bound the memory
+
+
+def _replaced(spec: TensorSpec) -> bool:
+    """Whether the graphs read derived weights instead of this tensor."""
+    table = spec.stage in (Stage.ENCODER, Stage.AUDIO) and spec.role is Role.TABLE
+    return table or ".conv_bn." in spec.name
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Matrices that are to be copied, the buffer declared for them, and its packing."""
+
+    kernel: Kernel
+    specs: list[TensorSpec]
+    buffer: WeightBuffer
+    packing: int | None
+
+
+class ModelWeights(Mapping[str, Tensor]):
+    """The weights by name, those of the file and those derived from it.
+
+    Attributes:
+        kernels: how many matrices each kernel multiplies with, by stage.
+
+    Raises:
+        ModelFileError: some hold NaN or infinity.
+        OutOfMemoryError: there is no room for them.
+    """
+
+    def __init__(
+        self, file: ModelFile, runtime: Runtime, precision: Precision, *, low_memory: bool = False
+    ) -> None:
+        self._file, self._runtime, self._low_memory = file, runtime, low_memory
+        self._stack = ExitStack()
+        self._tensors: dict[str, Tensor] = {}
+        self.kernels: dict[Stage, Counter[str]] = {}
+        self._used: dict[str, Kernel] = {}
+        choice = Kernels(runtime, precision)
+        mapped: list[TensorSpec] = []
+        copied: dict[Kernel, list[TensorSpec]] = {}
+        converted = derived_weights(file.hparams.encoder, file.read)
+        for spec in file.specs.values():
+            if _replaced(spec):
+                continue
+            kind = file.info(spec.name).type
+            if spec.role in _PRODUCT_ROLES:
+                kernel = choice.choose(kind, spec.shape[-2], _padded_rows(spec))
+                self.kernels.setdefault(spec.stage, Counter())[str(kernel)] += 1
+                self._used[spec.name] = kernel
+                in_place = runtime.maps_host_memory and self._rows(spec) == spec.shape[-1]
+                if in_place and kernel.type is kind and kernel.packing is None:
+                    mapped.append(spec)
+                else:
+                    copied.setdefault(kernel, []).append(spec)
+            else:
+                converted[spec.name] = file.read(spec.name)
+        bias, rows = file.read(f"{HEAD}.bias"), self._rows(file.specs[f"{HEAD}.weight"])
+        converted[f"{HEAD}.bias"] = np.pad(bias, (0, rows - len(bias)))
+        check_small(file, converted)
+        self._mapped = {spec.name for spec in mapped}
+        try:
+            plans = [
+                self._plan(kernel, specs, choice.buffer_types) for kernel, specs in copied.items()
+            ]
+            plain = self._buffer(len(converted))
+            for name, array in converted.items():
+                self._tensors[name] = plain.add(name, tuple(reversed(array.shape)), F32)
+            self._check_room(plans, plain)
+            suspects = self._to_check() - converted.keys()
+            self._check_finite(suspects - {spec.name for plan in plans for spec in plan.specs})
+            self._map(mapped)
+            for plan in plans:
+                self._copy(plan, suspects)
+            if choice.tiles is not None:
+                products = [name for name, kernel in self._used.items() if kernel.tiles]
+                for name in (*products, *(n for n in converted if n.endswith(DISTANCE))):
+                    self._tensors[name].multiplier = choice.tiles.multiply
+            plain.allocate()
+            for name, array in converted.items():
+                plain.fill(name, array)
+            file.container.release_all()
+        except BaseException:
+            self.close()
+            raise
+
+    def _to_check(self) -> set[str]:
+        """The tensors whose damaged numbers the outputs would not show."""
+        integer = {
+            spec.stage
+            for spec in self._products()
+            if not (kernel := self._used[spec.name]).tiles and kernel.type not in (F32, F16, BF16)
+        }
+        return {
+            name
+            for name, spec in self._file.specs.items()
+            if spec.role not in _PRODUCT_ROLES or spec.stage in integer
+        }
+
+    def _check_finite(self, names: Iterable[str]) -> None:
+        with memory.starting_threads(), ThreadPoolExecutor(self._runtime.threads) as pool:
+            _wait_for(pool.map(lambda name: check_stored(self._file, name), names))
+
+    def _products(self) -> Iterator[TensorSpec]:
+        return (spec for spec in self._file.specs.values() if spec.role in _PRODUCT_ROLES)
+
+    def _rows(self, spec: TensorSpec) -> int:
+        """Rows of a matrix in memory: ggml needs those of the head filled up with zeros."""
+        return spec.shape[-1] if self._used[spec.name].tiles else _padded_rows(spec)
+
+    def _buffer(self, capacity: int) -> WeightBuffer:
+        buffer = WeightBuffer(self._runtime, capacity)
+        self._stack.callback(buffer.close)
+        return buffer
+
+    def _map(self, specs: list[TensorSpec]) -> None:
+        buffer = self._buffer(len(specs))
+        for spec in specs:
+            info = self._file.info(spec.name)
+            # A pointwise convolution [1, in, out] is the matrix [in, out] over the same bytes.
+            shape = spec.shape[-2:] if spec.role is Role.POINTWISE else spec.shape
+            self._tensors[spec.name] = buffer.add(spec.name, shape, info.type)
+        offsets = {spec.name: self._file.info(spec.name).offset for spec in specs}
+        buffer.map_host(self._file.container.data, offsets)
+
+    def _plan(
+        self, kernel: Kernel, specs: list[TensorSpec], buffer_types: Mapping[str, int]
+    ) -> _Plan:
+        """Declare matrices that get memory of their own."""
+        buffer = self._buffer(len(specs))
+        for spec in specs:
+            shape = (spec.shape[-2], self._rows(spec))
+            self._tensors[spec.name] = buffer.add(spec.name, shape, kernel.type)
+        packing = None if kernel.packing is None else buffer_types[kernel.packing]
+        return _Plan(kernel, specs, buffer, packing)
+
+    def _check_room(self, plans: list[_Plan], plain: WeightBuffer) -> None:
+        """Refuse a model that does not fit, before any of its memory is asked for.
+
+        Where the file is mapped, its pages need no room: the system can read them again.
+        """
+        needed = plain.needed() + sum(plan.buffer.needed(plan.packing) for plan in plans)
+        purpose = f"{self._file.path}: the model"
+        room = self._runtime.device_room(self._runtime.device_handle)
+        if room is not None:
+            memory.require(needed, purpose, _SMALLER, room=room)
+            needed = 0
+        # While a matrix changes its form, a thread holds it once more.
+        changing = sorted(
+            plan.buffer.tensors[spec.name].byte_count
+            for plan in plans
+            for spec in plan.specs
+            if self._changes(spec, plan.kernel)
+        )
+        needed += sum(changing[-self._runtime.threads :])
+        self._runtime.require(needed, purpose, _SMALLER)
+
+    def _copy(self, plan: _Plan, suspects: Container[str]) -> None:
+        """Fill a plan's buffer, several matrices at a time, and let go of the file's pages.
+
+        Suspects are checked on the way, so that their pages are needed only once.
+        """
+        plan.buffer.allocate(plan.packing)
+        prepare_encoding(plan.kernel.type)
+
+        def fill(spec: TensorSpec) -> None:
+            if spec.name in suspects:
+                check_stored(self._file, spec.name)
+            plan.buffer.fill(spec.name, self._content(spec, plan.kernel))
+            self._file.container.release(spec.name)
+
+        with memory.starting_threads(), ThreadPoolExecutor(self._runtime.threads) as pool:
+            _wait_for(pool.map(fill, plan.specs))
+
+    def _changes(self, spec: TensorSpec, kernel: Kernel) -> bool:
+        """Whether a kernel reads other bytes than the file has."""
+        return (
+            kernel.type is not self._file.info(spec.name).type or self._rows(spec) != spec.shape[-1]
+        )
+
+    def _content(self, spec: TensorSpec, kernel: Kernel) -> npt.NDArray[np.uint8]:
+        """A matrix's bytes in the kernel's type ``(rows, bytes of a row)``."""
+        info = self._file.info(spec.name)
+        width, rows, padded = spec.shape[-2], spec.shape[-1], self._rows(spec)
+        stored = self._file.container.raw(spec.name).reshape(rows, -1)
+        if not self._changes(spec, kernel):
+            return stored
+        content = np.zeros((padded, row_bytes(kernel.type, width)), np.uint8)
+        if kernel.type is info.type:
+            content[:rows] = stored
+            return content
+        for start in range(0, rows, _ROWS_AT_A_TIME):
+            ids = np.arange(start, min(start + _ROWS_AT_A_TIME, rows))
+            content[ids] = encode_rows(kernel.type, self._file.read_rows(spec.name, ids))
+        return content
+
+    def read_rows(self, name: str, ids: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
+        """Some rows of a matrix, decoded to float32 ``(len(ids), width)``."""
+        rows = self._file.read_rows(name, ids)
+        if name not in self._mapped:
+            # A few rows have brought in the megabytes around each.
+            self._file.container.release(name)
+        return rows
+
+    def let_go(self, stage: Stage) -> None:
+        """Give back the mapped pages of a stage that has run, where memory is to be saved."""
+        if self._low_memory:
+            for name in self._mapped:
+                if self._file.specs[name].stage is stage:
+                    self._file.container.release(name)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def close(self) -> None:
+        """Give the memory back; the tensors must not be used any more."""
+        self._tensors.clear()
+        self._stack.close()
+
+
+def _padded_rows(spec: TensorSpec) -> int:
+    rows = spec.shape[-1]
+    return rows if spec.name != f"{HEAD}.weight" else rows + -rows % HEAD_ROW_MULTIPLE
+
+
+def _wait_for(results: Iterable[None]) -> None:
+    """Run through lazy results, so that the first error among them is raised."""
+    for _ in results:
+        pass

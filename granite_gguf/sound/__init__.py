@@ -1,0 +1,1 @@
+"""From a recording to the encoder's input: files → pieces → log-mel frames."""

@@ -1,0 +1,1 @@
+"""What a model of the family is: numbers, tensors, and what cannot be."""

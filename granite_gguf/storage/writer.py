@@ -1,0 +1,171 @@
+"""Writes GGUF files piece by piece: no tensor is ever held whole, no half-written file is left."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+from granite_gguf.errors import OutputError
+from granite_gguf.ggml.types import GGMLType, row_bytes
+from granite_gguf.storage.container import MetadataValue, ValueType
+
+_ARCHITECTURE = "general.architecture"
+_ALIGNMENT = "general.alignment"  # a source's own: what is written here has the default one
+
+
+@dataclass(frozen=True)
+class TensorSource:
+    """A tensor to write.
+
+    Attributes:
+        name: its name in the file.
+        shape: in ggml order.
+        type: the type it is written as.
+        chunks: makes its contents, whole rows at a time, already in that type.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    type: GGMLType
+    chunks: Callable[[], Iterable[npt.NDArray[Any]]]
+
+    @property
+    def byte_count(self) -> int:
+        return row_bytes(self.type, self.shape[0]) * int(np.prod(self.shape[1:], dtype=np.int64))
+
+
+Progress = Callable[[str, int, int], None]
+"""Is told of every piece written: the tensor at work, bytes done, bytes in all."""
+
+
+def silent(_name: str, _written: int, _total: int) -> None:
+    """Reports no progress."""
+
+
+def check_target(path: Path, *, force: bool) -> None:
+    """See, before the work, that a file may be written.
+
+    Raises:
+        OutputError: ``path`` exists and ``force`` is not set, or cannot be a file's name.
+    """
+    try:
+        if path.exists() and not force:
+            raise OutputError(f"{path}: exists already; use --force to replace it")
+        if not path.parent.is_dir():
+            raise OutputError(f"{path}: there is no directory {path.parent}")
+        if path.is_dir():
+            raise OutputError(f"{path}: is a directory, expected the name of a file to write")
+    except OSError as error:  # a folder that may not be searched, a name that is too long
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def replacing(path: Path, *, force: bool) -> Iterator[Path]:
+    """A temporary file beside ``path`` that takes its place when the block succeeds.
+
+    Raises:
+        OutputError: ``path`` exists and ``force`` is not set, or cannot be written.
+    """
+    check_target(path, force=force)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        if force:
+            temporary.replace(path)
+        else:
+            _place_new(temporary, path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _place_new(temporary: Path, path: Path) -> None:
+    """Give a file its name unless another has taken it meanwhile."""
+    try:
+        path.hardlink_to(temporary)
+    except FileExistsError:
+        raise OutputError(
+            f"{path}: exists already, since a moment ago; use --force to replace it"
+        ) from None
+    except OSError:  # a file system without hard links
+        check_target(path, force=False)
+        temporary.replace(path)
+
+
+def write_gguf(
+    path: Path,
+    metadata: Mapping[str, MetadataValue],
+    tensors: Sequence[TensorSource],
+    *,
+    force: bool = False,
+    progress: Progress = silent,
+) -> int:
+    """Write a GGUF file, version 3, and return its size in bytes.
+
+    Raises:
+        OutputError: the file exists and ``force`` is not set, or cannot be written.
+    """
+    with replacing(path, force=force) as temporary:
+        _write_head(temporary, metadata, tensors)
+        with temporary.open("ab") as file:
+            _pad(file, file.tell())
+            total = sum(tensor.byte_count for tensor in tensors)
+            written = 0
+            for tensor in tensors:
+                expected = written + tensor.byte_count
+                for chunk in tensor.chunks():
+                    written += file.write(np.ascontiguousarray(chunk).data)
+                    progress(tensor.name, written, total)
+                if written != expected:
+                    raise AssertionError(f"{tensor.name}: {written - expected:+d} bytes written")
+                _pad(file, tensor.byte_count)
+            file.flush()
+            os.fsync(file.fileno())
+        size = temporary.stat().st_size
+    return size
+
+
+def _write_head(
+    path: Path, metadata: Mapping[str, MetadataValue], tensors: Sequence[TensorSource]
+) -> None:
+    writer = gguf.GGUFWriter(path, metadata[_ARCHITECTURE].value)
+    for key, value in metadata.items():
+        empty = value.type is ValueType.ARRAY and not value.value
+        if key not in (_ARCHITECTURE, _ALIGNMENT) and not empty:
+            writer.add_key_value(key, value.value, value.type, value.element_type)
+    for tensor in tensors:
+        writer.add_tensor_info(
+            tensor.name,
+            tuple(reversed(tensor.shape)),
+            np.dtype(np.void),  # not looked at: the type is given
+            tensor.byte_count,
+            tensor.type,
+        )
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+    finally:
+        writer.close()
+
+
+def _pad(file: Any, length: int) -> None:
+    file.write(bytes(-length % int(gguf.GGUF_DEFAULT_ALIGNMENT)))

@@ -1,0 +1,1 @@
+"""Recordings in, transcripts out: cutting, retries, several at a time."""

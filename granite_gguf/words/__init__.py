@@ -1,0 +1,1 @@
+"""When each word is said, and how probable it is."""
