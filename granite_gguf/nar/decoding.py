@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from granite_gguf.arrays import IntArray
 from granite_gguf.spec.hparams import Editor, Hypothesis
-
-IntArray = npt.NDArray[np.int64]
 
 
 def best_ids(logits: npt.NDArray[np.float32]) -> IntArray:

@@ -9,12 +9,13 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from granite_gguf.arrays import FloatArray, IntArray
 from granite_gguf.errors import ComparisonError
 from granite_gguf.model import Model
 from granite_gguf.nar import decoding
 from granite_gguf.nar.results import EncoderResult, TokenResult
 from granite_gguf.parity.comparison import Comparison, agreement, judge
-from granite_gguf.parity.recorded import FloatArray, IntArray, Names, Recorded, layer_names
+from granite_gguf.parity.recorded import Names, Recorded, layer_names
 from granite_gguf.parity.stages import (
     HYPOTHESIS,
     TOP1,

@@ -6,16 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
+from granite_gguf.arrays import FloatArray, IntArray
 from granite_gguf.errors import AudioError
 from granite_gguf.model import Model
 from granite_gguf.nar import decoding
 from granite_gguf.parity.thresholds import Precision, file_precision
 from granite_gguf.spec.hparams import HParams
-
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
 
 
 class Names:

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from granite_gguf.arrays import FloatArray, IntArray
 from granite_gguf.errors import ModelFileError, UnsupportedModelError, brief
 from granite_gguf.ggml.types import GGMLType
-from granite_gguf.parity.recorded import VECTORS, FloatArray, IntArray, Names, Recorded
+from granite_gguf.parity.recorded import VECTORS, Names, Recorded
 from granite_gguf.parity.thresholds import uniform_precision
 from granite_gguf.storage.container import (
     Container,

@@ -11,9 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 
-Samples = npt.NDArray[np.float32]
+from granite_gguf.arrays import Samples
 
 _HOPS_PER_SECOND = 100
 _PAUSE_HOPS = 20  # loudness is averaged over 200 ms, longer than the closure of a plosive

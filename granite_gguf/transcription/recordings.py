@@ -18,12 +18,13 @@ from itertools import islice
 
 import numpy as np
 
+from granite_gguf.arrays import FloatArray, IntArray, Samples
 from granite_gguf.errors import AudioError, InputError
 from granite_gguf.nar import decoding
-from granite_gguf.nar.results import EncoderResult, FloatArray, IntArray
+from granite_gguf.nar.results import EncoderResult
 from granite_gguf.nar.stages import AudioInput, Stages
 from granite_gguf.sound import features, reading
-from granite_gguf.sound.pieces import Samples, chunks
+from granite_gguf.sound.pieces import chunks
 from granite_gguf.spec.hparams import HParams
 from granite_gguf.transcript import Segment, Word
 from granite_gguf.words.times import time_words, token_probabilities

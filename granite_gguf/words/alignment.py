@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.floating]
+from granite_gguf.arrays import Floats
 
 SKIP = float(np.log(1e-3))
 """What leaving out one token costs: a token less probable than this was not heard."""
@@ -29,9 +29,7 @@ class Span:
     last: int
 
 
-def align(
-    blank: FloatArray, tokens: FloatArray, words: Sequence[Sequence[int]]
-) -> list[Span | None]:
+def align(blank: Floats, tokens: Floats, words: Sequence[Sequence[int]]) -> list[Span | None]:
     """Find the words of a text.
 
     Args:
@@ -62,7 +60,7 @@ def align(
 
 
 def _best_path(
-    blank: FloatArray, tokens: FloatArray, words: Sequence[Sequence[int]]
+    blank: Floats, tokens: Floats, words: Sequence[Sequence[int]]
 ) -> npt.NDArray[np.int64]:
     """The state of each window; state 2i + 1 emits the i-th token, even states the blank."""
     columns = np.array([column for word in words for column in word])
@@ -99,7 +97,7 @@ def _best_path(
     return path
 
 
-def _leave_out(score: FloatArray, joints: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+def _leave_out(score: Floats, joints: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
     """Let every joint be reached, in the same window, from an earlier one by leaving words out.
 
     Changes ``score`` and returns the state each joint is reached from, or -1 where by itself.

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from granite_gguf.arrays import Floats
 from granite_gguf.words.alignment import Span
 
-FloatArray = npt.NDArray[np.floating]
 Stretch = tuple[int, int]
 """Frames from the first number to before the second."""
 
@@ -28,7 +28,7 @@ _PAUSE = 4  # frames, 80 ms: the closure of most plosives is shorter
 
 
 def place_words(
-    spans: Sequence[Span | None], blank: FloatArray, mel: FloatArray, window: int
+    spans: Sequence[Span | None], blank: Floats, mel: Floats, window: int
 ) -> list[Stretch]:
     """The frames of each word.
 
@@ -75,7 +75,7 @@ def _spoken_frames(span: Span, spoken: npt.NDArray[np.bool_], window: int) -> St
     )
 
 
-def _pauses(mel: FloatArray) -> npt.NDArray[np.bool_]:
+def _pauses(mel: Floats) -> npt.NDArray[np.bool_]:
     """Which frames belong to a pause: so quiet, for so long."""
     level = mel.max(axis=1)
     noise, speech = np.percentile(level, [5, 95])

@@ -15,14 +15,12 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from granite_gguf.arrays import FloatArray, IntArray
 from granite_gguf.spec.hparams import Editor, Hypothesis
 from granite_gguf.tokenizer import SpeechTokenizer
 from granite_gguf.transcript import Word
 from granite_gguf.words.alignment import align
 from granite_gguf.words.boundaries import place_words
-
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
 
 _ROWS_AT_ONCE = 64  # bounds the memory of a softmax over the vocabulary
 
