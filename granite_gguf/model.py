@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
-from types import TracebackType
 
+from granite_gguf.closing import Closing
 from granite_gguf.errors import AudioError, DeviceError, InputError
 from granite_gguf.ggml import DeviceInfo, Runtime
 from granite_gguf.hub import find_model
@@ -21,7 +21,7 @@ from granite_gguf.transcription import recordings
 from granite_gguf.transcription.scheduler import MOST_LANES, Event, transcribe_each
 
 
-class Model(Stages):
+class Model(Stages, Closing):
     """A Granite Speech NAR model, ready to transcribe.
 
     Use as a context manager, or call :meth:`close`. Safe to call from several threads: the calls
@@ -84,17 +84,6 @@ class Model(Stages):
                 lane.close()
             super().close()
             self._stack.close()
-
-    def __enter__(self) -> Model:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # The whole pipeline
 

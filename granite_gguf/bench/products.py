@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from types import TracebackType
 
 import numpy as np
 
+from granite_gguf.closing import Closing
 from granite_gguf.ggml import Graph, Packings, Runtime, Tiles, WeightBuffer, mul_mat
 from granite_gguf.ggml.quants import encode_rows, prepare_encoding
 from granite_gguf.placing.kernel_choice import Kernel
@@ -15,7 +15,7 @@ from granite_gguf.placing.kernel_choice import Kernel
 _CACHED_BYTES = 64e6  # more than this of weights in a graph, so that none stays in the cache
 
 
-class Product:
+class Product(Closing):
     """A weight ``[width, rows]`` of random numbers, ready to be multiplied with ``columns``.
 
     Use as a context manager. Several copies of the weight are multiplied one after another, as a
@@ -59,13 +59,5 @@ class Product:
             best = min(best, time.perf_counter() - started)
         return best / self._copies
 
-    def __enter__(self) -> Product:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._stack.close()

@@ -13,7 +13,6 @@ from granite_gguf.ggml.observe import (
     observe_products,
 )
 from granite_gguf.ggml.operations import (
-    Activation,
     concat,
     depthwise_conv,
     flash_attention,
@@ -30,7 +29,7 @@ from granite_gguf.ggml.runtime import (
     default_threads,
     list_devices,
 )
-from granite_gguf.ggml.tensor import ShapeError, Tensor
+from granite_gguf.ggml.tensor import Activation, ShapeError, Tensor
 from granite_gguf.ggml.tiles import Tiles, tiles_available
 from granite_gguf.ggml.types import BF16, BLOCK_SIZES, F16, F32, I32, GGMLType, row_bytes
 

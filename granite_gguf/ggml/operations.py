@@ -3,30 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import Enum, auto
-from typing import Protocol
 
 import ggml as c
 
-from granite_gguf.ggml.tensor import Tensor, check
+from granite_gguf.ggml.tensor import Activation, Tensor, check
 from granite_gguf.ggml.types import F32
-
-
-class Activation(Enum):
-    """What becomes of the elements of a product."""
-
-    NONE = auto()
-    SILU = auto()
-    GATE = auto()
-    """The sigmoid of the second half of each column; the first half stays."""
-
-
-class Multiplier(Protocol):
-    """Multiplies a weight with activations, as :func:`linear`."""
-
-    def __call__(
-        self, weight: Tensor, x: Tensor, bias: Tensor | None, activation: Activation
-    ) -> Tensor: ...
 
 
 def mul_mat(weight: Tensor, x: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import ggml as c
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from granite_gguf import memory
+from granite_gguf.closing import Closing
 from granite_gguf.errors import DeviceError, InputError, OutOfMemoryError
 from granite_gguf.ggml.tensor import Context, Tensor
 from granite_gguf.ggml.types import F32, I32, GGMLType
@@ -33,8 +33,6 @@ _LOG_LEVELS = {
 _NUMPY_TYPES = {F32: np.dtype(np.float32), I32: np.dtype(np.int32)}
 
 MAX_GRAPH_NODES = 16384
-_PURPOSE = "This stretch of audio"
-_SHORTER = "Transcribe it in shorter pieces (--chunk-seconds), or free some memory"
 # What ggml's scheduler asks for and leaves empty, by node that a graph may have.
 _SCHEDULER_BYTES = 20_480
 
@@ -115,17 +113,27 @@ def _choose(device: str) -> tuple[Any, DeviceInfo]:
     )
 
 
-class Graph:
+class Graph(Closing):
     """A compute graph under construction: named inputs, and outputs that are kept.
 
-    ``taps`` names the intermediate results to keep besides the declared outputs. A graph whose
-    taps are empty does no work for them.
+    Args:
+        taps: names the intermediate results to keep besides the declared outputs. A graph whose
+            taps are empty does no work for them.
+        purpose: what it computes, for messages.
+        remedy: what to do where that has no room.
 
     Raises:
         OutOfMemoryError: there is no room to describe it.
     """
 
-    def __init__(self, taps: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        taps: frozenset[str] = frozenset(),
+        *,
+        purpose: str = "This computation",
+        remedy: str = memory.FREE_SOME,
+    ) -> None:
+        self.purpose, self.remedy = purpose, remedy
         room = Context.size(MAX_GRAPH_NODES, MAX_GRAPH_NODES)
         memory.require(0, "Computing", memory.FREE_SOME, unfilled=room)
         self._stack = ExitStack()
@@ -162,19 +170,8 @@ class Graph:
     def close(self) -> None:
         self._stack.close()
 
-    def __enter__(self) -> Graph:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class Runtime:
+class Runtime(Closing):
     """One device, its CPU companion for what the device cannot do, and their scheduler.
 
     Args:
@@ -288,7 +285,7 @@ class Runtime:
             reserved = c.ggml_backend_sched_reserve(scheduler, graph.handle)
             if not reserved or not c.ggml_backend_sched_alloc_graph(scheduler, graph.handle):
                 raise OutOfMemoryError(
-                    f"{self.device.name} refused the memory for this audio. {_SHORTER}"
+                    f"{graph.purpose}: {self.device.name} refused the memory. {graph.remedy}"
                 )
             for name, tensor in graph.inputs.items():
                 _fill(name, tensor, inputs[name])
@@ -329,8 +326,8 @@ class Runtime:
             if room is None:
                 own += needed
             else:
-                memory.require(needed, _PURPOSE, _SHORTER, room=room)
-        self.require(own, _PURPOSE, _SHORTER)
+                memory.require(needed, graph.purpose, graph.remedy, room=room)
+        self.require(own, graph.purpose, graph.remedy)
         return work
 
     def close(self) -> None:

@@ -10,15 +10,13 @@ of shape ``[in, out]`` multiplies activations ``[in, T]`` into ``[out, T]``.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from enum import Enum, auto
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import ggml as c
 
 from granite_gguf.ggml.types import BLOCK_SIZES, F32, I32, GGMLType
-
-if TYPE_CHECKING:
-    from granite_gguf.ggml.operations import Multiplier
 
 ROPE_NEOX = 2
 
@@ -31,6 +29,23 @@ def check(condition: bool, operation: str, *operands: object) -> None:
     """Raise ShapeError where an operation's condition does not hold."""
     if not condition:
         raise ShapeError(f"{operation}: cannot combine {', '.join(map(repr, operands))}")
+
+
+class Activation(Enum):
+    """What becomes of the elements of a product."""
+
+    NONE = auto()
+    SILU = auto()
+    GATE = auto()
+    """The sigmoid of the second half of each column; the first half stays."""
+
+
+class Multiplier(Protocol):
+    """Multiplies a weight with activations, as :func:`granite_gguf.ggml.linear`."""
+
+    def __call__(
+        self, weight: Tensor, x: Tensor, bias: Tensor | None, activation: Activation
+    ) -> Tensor: ...
 
 
 class Context:
@@ -92,14 +107,14 @@ class Tensor:
 
     __slots__ = ("context", "handle", "multiplier", "nb", "ne", "packed", "type")
 
-    def __init__(self, context: Context, handle: Any) -> None:
+    def __init__(self, context: Context, handle: Any, multiplier: Multiplier | None = None) -> None:
         fields = handle.contents
         self.context = context
         self.handle = handle
         self.ne: tuple[int, ...] = tuple(fields.ne)
         self.nb: tuple[int, ...] = tuple(fields.nb)
         self.type = GGMLType(fields.type)
-        self.multiplier: Multiplier | None = None
+        self.multiplier = multiplier
         self.packed: dict[Hashable, Tensor] = {}
 
     def __repr__(self) -> str:
@@ -111,12 +126,11 @@ class Tensor:
 
     def beside(self, other: Tensor) -> Tensor:
         """This tensor as an operand in the graph of ``other``: a weight that is to be viewed."""
-        return Tensor(other.context, self.handle).multiplying_as(self)
+        return Tensor(other.context, self.handle, self.multiplier)
 
     def multiplying_as(self, weight: Tensor) -> Tensor:
-        """This tensor, which multiplies activations in the way of a weight."""
-        self.multiplier = weight.multiplier
-        return self
+        """The same numbers as an operand that multiplies activations in the way of a weight."""
+        return Tensor(self.context, self.handle, weight.multiplier)
 
     @property
     def element_count(self) -> int:

@@ -16,8 +16,7 @@ from typing import Any
 
 import ggml as c
 
-from granite_gguf.ggml.operations import Activation
-from granite_gguf.ggml.tensor import Tensor, check
+from granite_gguf.ggml.tensor import Activation, Tensor, check
 from granite_gguf.ggml.types import BF16, BLOCK_SIZES, F16, F32, GGMLType
 
 _DECODED_HERE = {F32, F16, BF16, GGMLType.Q8_0, GGMLType.Q6_K, GGMLType.Q5_K, GGMLType.Q4_K}

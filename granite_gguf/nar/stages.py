@@ -52,6 +52,8 @@ AudioInput = str | PathLike[str] | BinaryIO | npt.NDArray[Any]
 
 NO_TAPS: frozenset[str] = frozenset()
 
+_PURPOSE = "This stretch of audio"
+_SHORTER = "Transcribe it in shorter pieces (--chunk-seconds), or free some memory"
 _LOGIT_ROWS = 160  # computed at once: 64 MB of the released model's 100,353 logits
 
 
@@ -431,7 +433,7 @@ class Stages:
         with self._lock:
             if self._closed:
                 raise InputError("the model is closed")
-            with Graph(taps) as graph:
+            with Graph(taps, purpose=_PURPOSE, remedy=_SHORTER) as graph:
                 yield graph
 
 
