@@ -136,7 +136,7 @@ def test_all_formats_at_once(folder: Path, model: Path, models: dict[str, Model]
     assert (result.returncode, result.stdout) == (0, "")
     assert "4 of 4 recordings transcribed: 8.0 s of audio" in result.stderr
     made = {path.name for path in (folder / "out" / "deep").iterdir()}
-    assert len(made) == 24 and {"old-a.srt", "talks-a.vtt", "talks-b.jsonl"} <= made
+    assert len(made) == 32 and {"old-a.srt", "talks-a.vtt", "talks-b.jsonl"} <= made
     values = json.loads((folder / "out/deep/old-a.json").read_text(encoding="utf-8"))
     expected = models["granite_speech_nar"].transcribe("talks/old/a.ogg").text
     assert values["text"] == expected and values["segments"][0]["words"]
@@ -188,6 +188,8 @@ def test_failures_are_named_at_the_end(folder: Path, model: Path) -> None:
         (["--output-template", "{stem}"], "--output-template"),
         (["-q", "-v"], "contradict"),
         (["--word-times"], "--word-times needs a format"),
+        (["--max-lines", "3"], "belong to subtitles"),
+        (["-f", "srt", "-o", "elsewhere", "--max-line-width", "7"], "expected 8 or more"),
         (["--chunk-seconds", "2"], "5 to 408 s"),
         (["--channel", "0"], "channel"),
         (["-f", "docx"], "docx"),

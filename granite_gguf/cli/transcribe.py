@@ -18,7 +18,7 @@ from granite_gguf.cli.model_names import MODEL_HELP, local_model
 from granite_gguf.cli.outputs import DEFAULT_TEMPLATE, Targets, plan_targets
 from granite_gguf.demo import DEMO_MODEL, DEMO_NOTE
 from granite_gguf.errors import InputError
-from granite_gguf.formats import FORMATS
+from granite_gguf.formats import FORMATS, Shape
 from granite_gguf.model import Model, load
 from granite_gguf.placing.kernel_choice import Precision
 from granite_gguf.sound.reading import duration_of
@@ -37,6 +37,7 @@ class _Job:
 
     recordings: Sequence[Recording]
     formats: Sequence[str]
+    shape: Shape
     targets: Targets | None  # None: to stdout
     options: Options
     channel: int | None
@@ -102,7 +103,7 @@ def transcribe(
             "-f",
             "--output-format",
             metavar="FORMAT",
-            help="txt (default), json, jsonl, srt, vtt or tsv; again for several.",
+            help="txt (default), json, jsonl, srt, vtt, lrc, tsv or csv; again for several.",
             rich_help_panel="Output",
             show_default=False,
         ),
@@ -119,6 +120,24 @@ def transcribe(
             rich_help_panel="Output",
         ),
     ] = False,
+    max_line_width: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help=f"Characters of a line of subtitles; {Shape.width} by default.",
+            rich_help_panel="Output",
+            show_default=False,
+        ),
+    ] = None,
+    max_lines: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help=f"Lines of a subtitle; {Shape.lines} by default.",
+            rich_help_panel="Output",
+            show_default=False,
+        ),
+    ] = None,
     output_dir: Annotated[
         Path | None,
         typer.Option(
@@ -217,7 +236,8 @@ def transcribe(
         raise InputError("--word-times needs a format that has them, such as -f json")
     timed = word_times or any(FORMATS[name].needs_words for name in formats)
     options = Options(chunk_seconds, timed)
-    job = _Job(recordings, formats, targets, options, channel, quiet, verbose)
+    shape = _shape(max_line_width, max_lines, formats)
+    job = _Job(recordings, formats, shape, targets, options, channel, quiet, verbose)
     if model is None:
         print_note(DEMO_NOTE)
     file = DEMO_MODEL if model is None else local_model(model, quiet=quiet)
@@ -246,6 +266,14 @@ def _formats(names: Sequence[FormatName] | None, as_json: bool) -> list[str]:
     if as_json:
         return ["jsonl"]
     return list(dict.fromkeys(name.value for name in names)) if names else ["txt"]
+
+
+def _shape(width: int | None, lines: int | None, formats: Sequence[str]) -> Shape:
+    if (width, lines) != (None, None) and not any(FORMATS[name].needs_words for name in formats):
+        raise InputError(
+            "--max-line-width and --max-lines belong to subtitles: choose a format such as -f srt"
+        )
+    return Shape(Shape.width if width is None else width, Shape.lines if lines is None else lines)
 
 
 def _check_stdout(
@@ -305,12 +333,12 @@ def _deliver(index: int, recording: Recording, transcript: Transcript, job: _Job
         )
     for name in job.formats:
         if job.targets is not None:
-            text = FORMATS[name].render(recording.name, transcript)
+            text = FORMATS[name].render(recording.name, transcript, job.shape)
             path = job.targets.write(index, name, text)
             if job.verbose:
                 print_note(f"{path}: written")
         elif name != "txt":
-            typer.echo(FORMATS[name].render(recording.name, transcript), nl=False)
+            typer.echo(FORMATS[name].render(recording.name, transcript, job.shape), nl=False)
         elif len(job.recordings) > 1:
             line = transcript.text.translate(dict.fromkeys(map(ord, "\r\n\t"), " "))
             typer.echo(f"{recording.name}\t{line}")

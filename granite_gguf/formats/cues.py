@@ -1,16 +1,41 @@
-"""Breaks timed words into subtitles of at most two lines of 42 characters."""
+"""Breaks timed words into subtitles of a few short lines."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from granite_gguf.errors import InputError
 from granite_gguf.transcript import Transcript, Word
 
-LINE = 42  # characters, the usual limit of broadcasters
 LONGEST = 7.0  # seconds a subtitle stays
 PAUSE = 1.0  # seconds of silence that end a subtitle
 SENTENCE_ENDS = (".", "?", "!", "…")
+MIN_WIDTH = 8
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How large a subtitle may be; the usual limits of broadcasters.
+
+    Attributes:
+        width: characters of a line, at least 8.
+        lines: at least 1.
+
+    Raises:
+        InputError: one of them is less.
+    """
+
+    width: int = 42
+    lines: int = 2
+
+    def __post_init__(self) -> None:
+        if self.width < MIN_WIDTH:
+            raise InputError(
+                f"lines of {self.width} characters are asked for, expected {MIN_WIDTH} or more"
+            )
+        if self.lines < 1:
+            raise InputError(f"{self.lines} lines are asked for, expected 1 or more")
 
 
 @dataclass(frozen=True)
@@ -20,7 +45,7 @@ class Cue:
     Attributes:
         start: when it appears, in milliseconds.
         end: when it goes; after ``start`` and not after the next one's start.
-        lines: one or two.
+        lines: one or more.
     """
 
     start: int
@@ -28,7 +53,10 @@ class Cue:
     lines: tuple[str, ...]
 
 
-def cues(transcript: Transcript) -> list[Cue]:
+USUAL = Shape()
+
+
+def cues(transcript: Transcript, shape: Shape = USUAL) -> list[Cue]:
     """The subtitles of a transcript whose words were timed.
 
     A subtitle ends where a sentence or a pause does, when it is full, or after seven seconds.
@@ -43,24 +71,27 @@ def cues(transcript: Transcript) -> list[Cue]:
     >>> print("\\n".join(cue.lines))
     and so my fellow americans ask not
     what your country can do for you
+    >>> [cue.lines for cue in cues(Transcript.of([segment]), Shape(width=40, lines=1))]
+    [('and so my fellow americans ask not what',), ('your country can do for you',)]
     """
     made: list[Cue] = []
-    for group in _groups(_short(transcript.words)):
+    for group in _groups(_short(transcript.words, shape.width), shape):
         start = round(1000 * min(word.start for word in group))
         end = round(1000 * max(word.end for word in group))
         if made:
             start = max(start, made[-1].start + 1)
             if made[-1].end > start:
                 made[-1] = replace(made[-1], end=start)
-        lines = _lines([word.text for word in group])
+        lines = _lines([word.text for word in group], shape)
+        assert lines is not None, "a group is what fits"
         made.append(Cue(start, max(end, start + 1), lines))
     return made
 
 
-def _short(words: Iterable[Word]) -> Iterator[Word]:
+def _short(words: Iterable[Word], width: int) -> Iterator[Word]:
     """The words, those that no line can hold cut into parts."""
     for word in words:
-        count = -(-len(word.text) // LINE)
+        count = -(-len(word.text) // width)
         if count <= 1:
             yield word
             continue
@@ -68,16 +99,16 @@ def _short(words: Iterable[Word]) -> Iterator[Word]:
         for n in range(count):
             yield replace(
                 word,
-                text=word.text[n * LINE : (n + 1) * LINE],
+                text=word.text[n * width : (n + 1) * width],
                 start=word.start + n * step,
                 end=word.start + (n + 1) * step,
             )
 
 
-def _groups(words: Iterable[Word]) -> Iterator[list[Word]]:
+def _groups(words: Iterable[Word], shape: Shape) -> Iterator[list[Word]]:
     group: list[Word] = []
     for word in words:
-        if group and _ends(group, word):
+        if group and _ends(group, word, shape):
             yield group
             group = []
         group.append(word)
@@ -85,34 +116,34 @@ def _groups(words: Iterable[Word]) -> Iterator[list[Word]]:
         yield group
 
 
-def _ends(group: Sequence[Word], following: Word) -> bool:
+def _ends(group: Sequence[Word], following: Word, shape: Shape) -> bool:
     """Whether a subtitle ends before the word that follows it."""
     texts = [word.text for word in group]
     return (
         following.start - group[-1].end >= PAUSE
         or following.end - group[0].start > LONGEST
-        or (texts[-1].endswith(SENTENCE_ENDS) and len(" ".join(texts)) > LINE // 2)
-        or _split(len(text) for text in [*texts, following.text]) is None
+        or (texts[-1].endswith(SENTENCE_ENDS) and len(" ".join(texts)) > shape.width // 2)
+        or _lines([*texts, following.text], shape) is None
     )
 
 
-def _lines(texts: Sequence[str]) -> tuple[str, ...]:
-    at = _split(len(text) for text in texts)
-    if not at:
-        return (" ".join(texts),)
-    return " ".join(texts[:at]), " ".join(texts[at:])
+def _lines(texts: Sequence[str], shape: Shape) -> tuple[str, ...] | None:
+    """The fewest lines that hold the words, as equal as can be; None if the shape does not."""
+    count = len(_filled(texts, shape.width))
+    if count > shape.lines:
+        return None
+    # The narrowest width that needs no more lines makes the longest line as short as can be.
+    widest = max(map(len, texts))
+    width = next(w for w in range(widest, shape.width + 1) if len(_filled(texts, w)) == count)
+    return _filled(texts, width)
 
 
-def _split(lengths: Iterable[int]) -> int | None:
-    """Words on the first of two lines as equal as can be; 0 if one does; None if two do not."""
-    counts = list(lengths)
-    total = sum(counts) + len(counts) - 1
-    if total <= LINE:
-        return 0
-    best = None
-    for at in range(1, len(counts)):
-        first = sum(counts[:at]) + at - 1
-        second = total - first - 1
-        if max(first, second) <= LINE and (best is None or max(first, second) < best[0]):
-            best = max(first, second), at
-    return best[1] if best else None
+def _filled(texts: Sequence[str], width: int) -> tuple[str, ...]:
+    """Lines filled from the last one up, so that the first is the one with room to spare."""
+    lines = [texts[-1]]
+    for text in reversed(texts[:-1]):
+        if len(text) + 1 + len(lines[-1]) <= width:
+            lines[-1] = f"{text} {lines[-1]}"
+        else:
+            lines.append(text)
+    return tuple(reversed(lines))

@@ -1,25 +1,30 @@
-"""Subtitles: SubRip, WebVTT and tables of them."""
+"""Subtitles: SubRip, WebVTT, LRC, and tables of them."""
 
 from __future__ import annotations
 
-from granite_gguf.formats.cues import cues
+import csv
+import io
+from dataclasses import replace
+from itertools import zip_longest
+
+from granite_gguf.formats.cues import PAUSE, USUAL, Shape, cues
 from granite_gguf.transcript import Transcript
 
 
-def as_srt(_name: str, transcript: Transcript) -> str:
+def as_srt(_name: str, transcript: Transcript, shape: Shape = USUAL) -> str:
     """SubRip: numbered subtitles, times with a comma."""
     blocks = []
-    for number, cue in enumerate(cues(transcript), start=1):
+    for number, cue in enumerate(cues(transcript, shape), start=1):
         times = f"{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}"
         lines = "\n".join(line.replace("-->", "->") for line in cue.lines)
         blocks.append(f"{number}\n{times}\n{lines}\n\n")
     return "".join(blocks)
 
 
-def as_vtt(_name: str, transcript: Transcript) -> str:
+def as_vtt(_name: str, transcript: Transcript, shape: Shape = USUAL) -> str:
     """WebVTT; its three special characters are escaped."""
     blocks = ["WEBVTT\n\n"]
-    for cue in cues(transcript):
+    for cue in cues(transcript, shape):
         times = f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}"
         text = "\n".join(cue.lines)
         for character, escape in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
@@ -28,11 +33,35 @@ def as_vtt(_name: str, transcript: Transcript) -> str:
     return "".join(blocks)
 
 
-def as_tsv(_name: str, transcript: Transcript) -> str:
+def as_lrc(_name: str, transcript: Transcript, shape: Shape = USUAL) -> str:
+    """LRC, as players show lyrics: the time before each line, in hundredths of a second.
+
+    Each is one line, whatever the shape's. The form knows no end of a line; an empty one clears it
+    where a pause follows.
+    """
+    rows = []
+    found = cues(transcript, replace(shape, lines=1))
+    for cue, following in zip_longest(found, found[1:]):
+        rows.append(f"[{_lyrics_clock(cue.start)}]{' '.join(cue.lines)}\n")
+        if following is None or following.start - cue.end >= 1000 * PAUSE:
+            rows.append(f"[{_lyrics_clock(cue.end)}]\n")
+    return "".join(rows)
+
+
+def as_tsv(_name: str, transcript: Transcript, shape: Shape = USUAL) -> str:
     """A table of the subtitles with a header; times in integer milliseconds."""
     rows = ["start\tend\ttext\n"]
-    rows += [f"{cue.start}\t{cue.end}\t{' '.join(cue.lines)}\n" for cue in cues(transcript)]
+    rows += [f"{cue.start}\t{cue.end}\t{' '.join(cue.lines)}\n" for cue in cues(transcript, shape)]
     return "".join(rows)
+
+
+def as_csv(_name: str, transcript: Transcript, shape: Shape = USUAL) -> str:
+    """The same table with commas, quoted where RFC 4180 asks for it."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(("start", "end", "text"))
+    writer.writerows((cue.start, cue.end, " ".join(cue.lines)) for cue in cues(transcript, shape))
+    return file.getvalue()
 
 
 def _clock(milliseconds: int, mark: str) -> str:
@@ -45,3 +74,14 @@ def _clock(milliseconds: int, mark: str) -> str:
     minutes, seconds = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours:02d}:{minutes:02d}:{seconds:02d}{mark}{rest:03d}"
+
+
+def _lyrics_clock(milliseconds: int) -> str:
+    """Minutes, seconds and hundredths, rounded down.
+
+    >>> _lyrics_clock(3_723_009)
+    '62:03.00'
+    """
+    seconds, rest = divmod(milliseconds, 1000)
+    minutes, seconds = divmod(seconds, 60)
+    return f"{minutes:02d}:{seconds:02d}.{rest // 10:02d}"
