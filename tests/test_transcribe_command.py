@@ -189,13 +189,14 @@ def test_failures_are_named_at_the_end(folder: Path, model: Path) -> None:
         (["-q", "-v"], "contradict"),
         (["--word-times"], "--word-times needs a format"),
         (["--max-lines", "3"], "belong to subtitles"),
-        (["-f", "srt", "-o", "elsewhere", "--max-line-width", "7"], "expected 8 or more"),
+        (["-f", "tsv", "-o", "new", "--output-template", "{index}.{format}", "--max-line-width", "7"],
+         "expected 8 or more"),
         (["--chunk-seconds", "2"], "5 to 408 s"),
         (["--channel", "0"], "channel"),
         (["-f", "docx"], "docx"),
         (["--language", "en"], "No such option"),
     ],
-)
+)  # fmt: skip
 def test_wrong_usage(folder: Path, model: Path, options: list[str], says: str) -> None:
     assert_refused(run("transcribe", "-m", model, "one.wav", "talks", *options), 2, says)
 
