@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from granite_gguf.errors import CheckpointError, brief
-from granite_gguf.spec.consistency import contradiction
+from granite_gguf.spec.checks import contradiction
 from granite_gguf.spec.hparams import Editor, Encoder, FrontEnd, HParams, Hypothesis, Projector
 
 _MAX_NUMBER = 3.4e38

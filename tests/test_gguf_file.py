@@ -12,7 +12,7 @@ import pytest
 
 import granite_gguf
 from granite_gguf import ModelFileError, UnsupportedModelError
-from granite_gguf.spec.consistency import contradiction
+from granite_gguf.spec.checks import contradiction
 from granite_gguf.storage.keys import hparams_metadata, read_hparams
 from granite_gguf.storage.model_file import open_model_file
 from tests.gguf_editing import rewrite

@@ -14,7 +14,7 @@ from typing import Any
 import gguf
 
 from granite_gguf.errors import ModelFileError, brief
-from granite_gguf.spec.consistency import contradiction
+from granite_gguf.spec.checks import contradiction
 from granite_gguf.spec.hparams import Editor, Encoder, FrontEnd, HParams, Hypothesis, Projector
 from granite_gguf.storage.container import MetadataValue, ValueType
 

@@ -8,6 +8,6 @@ mel filterbank, which lies the other way round, is copied.
 """
 
 from granite_gguf.storage.dialects.transcribe_cpp.keys import ARCHITECTURE
-from granite_gguf.storage.dialects.transcribe_cpp.translation import translate
+from granite_gguf.storage.dialects.transcribe_cpp.nar import translate
 
 __all__ = ["ARCHITECTURE", "translate"]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from granite_gguf.errors import ModelFileError
 from granite_gguf.ggml.types import F32
 from granite_gguf.sound.features import hann_window
-from granite_gguf.spec.consistency import contradiction
+from granite_gguf.spec.checks import contradiction
 from granite_gguf.spec.hparams import FrontEnd, HParams
 from granite_gguf.spec.tensors import Role, Stage, TensorSpec, expected_tensors
 from granite_gguf.storage.container import Container, MetadataValue, ValueType, to_float32
