@@ -15,9 +15,9 @@ import sys
 import time
 from pathlib import Path
 
+from granite_gguf.architectures import open_model_file
 from granite_gguf.ggml.quants import encode_rows
 from granite_gguf.quantize import make_plan, quantize
-from granite_gguf.storage.model_file import open_model_file
 
 
 def by_package(args: argparse.Namespace) -> None:

@@ -19,25 +19,25 @@ from typing import Any
 import gguf
 import numpy as np
 import numpy.typing as npt
+from gguf import TokenType
 from tokenizers import Tokenizer
 
 from granite_gguf.converters.dtypes import OutType, convert_values, output_type
 from granite_gguf.converters.layouts import CheckpointConfig, Layout, read_config
 from granite_gguf.converters.names import DROPPED, checkpoint_key
 from granite_gguf.converters.safetensors_source import StoredTensor, open_checkpoint
-from granite_gguf.errors import CheckpointError, brief
+from granite_gguf.errors import CheckpointError, brief, library_errors
 from granite_gguf.ggml.types import F32
 from granite_gguf.sound.features import mel_filters
+from granite_gguf.spec.format import Format
 from granite_gguf.spec.hparams import HParams
-from granite_gguf.spec.tensors import TensorSpec, expected_tensors
-from granite_gguf.storage.container import MetadataValue, ValueType
-from granite_gguf.storage.keys import ARCHITECTURE, Keys, hparams_metadata
+from granite_gguf.spec.tensors import MEL_FILTERS, TensorSpec
+from granite_gguf.storage.container import MetadataValue
+from granite_gguf.storage.dialects.own import hparams_metadata
+from granite_gguf.storage.keys import Keys
 from granite_gguf.storage.writer import Progress, TensorSource, silent, write_gguf
-from granite_gguf.tokenizer import library_errors
 
 Metadata = dict[str, MetadataValue]
-
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 1, 2, 3, 4, 5  # llama.cpp's token types
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,15 @@ def convert(
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: is no directory, expected a checkpoint's")
     config = read_config(directory)
-    specs = expected_tensors(config.hparams)
+    form = config.format
+    specs = form.tensors(config.hparams)
     tensors = _match(directory, config.layout, specs, open_checkpoint(directory))
     sources = [_tensor_source(policy, config.hparams, spec, tensors) for spec in specs.values()]
     parameters = sum(prod(spec.shape) for spec in specs.values())
     metadata = {
-        **_general_metadata(directory, name or directory.resolve().name, parameters, policy),
+        **_general_metadata(form, directory, name, parameters, policy),
         **_source_metadata(config, revision),
-        **hparams_metadata(config.hparams),
+        **hparams_metadata(form, config.hparams),
         **_character_metadata(config),
         **_tokenizer_metadata(directory, config.hparams),
     }
@@ -150,19 +151,15 @@ def _tensor_source(
         return TensorSource(spec.name, spec.shape, F32, lambda: [_computed(hparams, spec)])
 
     def chunks() -> Iterator[npt.NDArray[Any]]:
-        for rows, stored in tensor.rows(spec.name, _row_width(spec)):
+        for rows, stored in tensor.rows(spec.name, spec.width):
             yield convert_values(spec.name, rows, stored, kind)
 
     return TensorSource(spec.name, spec.shape, kind, chunks)
 
 
-def _row_width(spec: TensorSpec) -> int:
-    return max(spec.shape[0], prod(spec.shape[:2]) if spec.shape[0] == 1 else 1)
-
-
 def _computed(hparams: HParams, spec: TensorSpec) -> npt.NDArray[np.float32]:
     """A tensor that no checkpoint holds: the mel filters, or a norm without parameters."""
-    if spec.name == "audio.mel_filters":
+    if spec.name == MEL_FILTERS:
         return mel_filters(hparams.front_end)
     fill = np.ones if spec.name.endswith(".weight") else np.zeros
     return fill(spec.shape, np.float32)
@@ -171,21 +168,12 @@ def _computed(hparams: HParams, spec: TensorSpec) -> npt.NDArray[np.float32]:
 # Metadata
 
 
-def _string(value: str) -> MetadataValue:
-    return MetadataValue(ValueType.STRING, value)
-
-
-def _strings(values: list[str]) -> MetadataValue:
-    return MetadataValue(ValueType.ARRAY, values, ValueType.STRING)
-
-
-def _u32(value: int) -> MetadataValue:
-    return MetadataValue(ValueType.UINT32, value)
-
-
-def _general_metadata(directory: Path, name: str, parameters: int, policy: OutType) -> Metadata:
+def _general_metadata(
+    form: Format[Any], directory: Path, name: str | None, parameters: int, policy: OutType
+) -> Metadata:
     """The Hub's keys, from the model card beside the checkpoint where there is one."""
-    scratch = gguf.GGUFWriter(None, ARCHITECTURE)
+    name = name or directory.resolve().name
+    scratch = gguf.GGUFWriter(None, form.name)
     with _quiet():
         found = gguf.Metadata.load(model_path=directory, total_params=parameters)
         parts = gguf.Metadata.get_model_id_components(name, parameters)
@@ -220,17 +208,18 @@ def _quiet() -> Iterator[None]:
 
 
 def _source_metadata(config: CheckpointConfig, revision: str | None) -> Metadata:
-    metadata = {Keys.Source.LAYOUT: _string(config.layout.value)}
+    key = config.format.key
+    metadata = {key(Keys.Source.LAYOUT): MetadataValue.of(config.layout.value)}
     if revision:
-        metadata[Keys.Source.REVISION] = _string(revision)
+        metadata[key(Keys.Source.REVISION)] = MetadataValue.of(revision)
     return metadata
 
 
 def _character_metadata(config: CheckpointConfig) -> Metadata:
-    size = config.hparams.encoder.ctc_vocab
-    metadata = {Keys.CTC.VOCAB_SIZE: _u32(size)}
+    key, size = config.format.key, config.hparams.encoder.ctc_vocab
+    metadata = {key(Keys.CTC.VOCAB_SIZE): MetadataValue.of(size)}
     if config.characters is not None:
-        metadata[Keys.CTC.VOCAB] = _string("\n".join(config.characters))
+        metadata[key(Keys.CTC.VOCAB)] = MetadataValue.of("\n".join(config.characters))
     return metadata
 
 
@@ -250,30 +239,30 @@ def _tokenizer_metadata(directory: Path, hparams: HParams) -> Metadata:
         vocabulary = {**model["vocab"], **{token["content"]: token["id"] for token in added}}
         kinds = {token["id"]: _token_type(token["content"], token["special"]) for token in added}
         Tokenizer.from_str(text)
-    editor = hparams.editor
-    tokens = [f"[PAD{i}]" for i in range(editor.vocab_size)]
-    types = [_UNUSED] * editor.vocab_size
+    language = hparams.language
+    tokens = [f"[PAD{i}]" for i in range(language.vocab_size)]
+    types = [int(TokenType.UNUSED)] * language.vocab_size
     for token, i in vocabulary.items():
-        if not isinstance(i, int) or not 0 <= i < editor.vocab_size:
+        if not isinstance(i, int) or not 0 <= i < language.vocab_size:
             raise CheckpointError(
                 f"{path}: token {brief(token)} has the id {i}, the model only "
-                f"{editor.vocab_size} ids"
+                f"{language.vocab_size} ids"
             )
-        tokens[i], types[i] = token, kinds.get(i, _NORMAL)
+        tokens[i], types[i] = token, kinds.get(i, TokenType.NORMAL)
     return {
-        Keys.Tokenizer.MODEL: _string("gpt2"),
-        Keys.Tokenizer.PRE: _string("dbrx"),
-        Keys.Tokenizer.TOKENS: _strings(tokens),
-        Keys.Tokenizer.TOKEN_TYPE: MetadataValue(ValueType.ARRAY, types, ValueType.INT32),
-        Keys.Tokenizer.MERGES: _strings(merges),
-        Keys.Tokenizer.BOS: _u32(editor.bos_token_id),
-        Keys.Tokenizer.EOS: _u32(editor.eos_token_id),
-        Keys.Tokenizer.PAD: _u32(editor.pad_token_id),
-        Keys.Tokenizer.HUGGINGFACE: _string(text),
+        Keys.Tokenizer.MODEL: MetadataValue.of("gpt2"),
+        Keys.Tokenizer.PRE: MetadataValue.of("dbrx"),
+        Keys.Tokenizer.TOKENS: MetadataValue.strings(tokens),
+        Keys.Tokenizer.TOKEN_TYPE: MetadataValue.integers(map(int, types)),
+        Keys.Tokenizer.MERGES: MetadataValue.strings(merges),
+        Keys.Tokenizer.BOS: MetadataValue.of(language.bos_token_id),
+        Keys.Tokenizer.EOS: MetadataValue.of(language.eos_token_id),
+        Keys.Tokenizer.PAD: MetadataValue.of(language.pad_token_id),
+        Keys.Tokenizer.HUGGINGFACE: MetadataValue.of(text),
     }
 
 
-def _token_type(content: str, special: bool) -> int:
+def _token_type(content: str, special: bool) -> TokenType:
     if not special:
-        return _USER_DEFINED
-    return _UNKNOWN if content == "<|unk|>" else _CONTROL
+        return TokenType.USER_DEFINED
+    return TokenType.UNKNOWN if content == "<|unk|>" else TokenType.CONTROL

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from granite_gguf.errors import CheckpointError
 from granite_gguf.ggml.types import BF16, F16, F32, GGMLType
-from granite_gguf.spec.tensors import Role, Stage, TensorSpec
+from granite_gguf.spec.tensors import TensorSpec
 
 
 class OutType(Enum):
@@ -31,16 +31,13 @@ class OutType(Enum):
         }[self]
 
 
-_MATRICES = {Role.MATRIX, Role.POINTWISE, Role.EMBEDDING}
-
-
 def output_type(policy: OutType, spec: TensorSpec) -> GGMLType:
     """The type a tensor is written as."""
-    if spec.role not in _MATRICES:
+    if not spec.role.is_matrix:
         return F32
     if policy is OutType.BF16:
         return BF16
-    if policy is OutType.F16 and spec.stage is Stage.EDITOR:
+    if policy is OutType.F16 and spec.stage.is_language:
         return F16
     return F32
 

@@ -15,6 +15,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
+from granite_gguf.architectures import open_model_file
 from granite_gguf.converters.convert import Conversion
 from granite_gguf.converters.dtypes import SOURCE_TYPES, OutType, convert_values, output_type
 from granite_gguf.converters.layouts import Layout
@@ -22,10 +23,10 @@ from granite_gguf.converters.safetensors_source import CHUNK_BYTES
 from granite_gguf.errors import InputError, ModelFileError, UnsupportedModelError
 from granite_gguf.ggml.types import GGMLType, row_bytes
 from granite_gguf.spec.tensors import TensorSpec
-from granite_gguf.storage.container import MetadataValue, ValueType
+from granite_gguf.storage.container import MetadataValue
 from granite_gguf.storage.file_names import split_type
-from granite_gguf.storage.keys import ARCHITECTURE, Keys
-from granite_gguf.storage.model_file import ModelFile, open_model_file
+from granite_gguf.storage.keys import Keys
+from granite_gguf.storage.model_file import ModelFile
 from granite_gguf.storage.writer import Progress, TensorSource, silent, write_gguf
 
 _MAGIC = b"GGUF"
@@ -45,10 +46,10 @@ def is_gguf(path: Path) -> bool:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def default_output(source: Path) -> Path:
-    """The source's name with the format before the type, which the Hub reads at the end."""
-    name, kind = split_type(source.stem)
-    return source.with_name(f"{name}-{ARCHITECTURE}{kind}.gguf")
+def default_output(file: ModelFile[Any]) -> Path:
+    """The file's name with the format before the type, which the Hub reads at the end."""
+    name, kind = split_type(file.path.stem)
+    return file.path.with_name(f"{name}-{file.format.name}{kind}.gguf")
 
 
 def convert_gguf(
@@ -79,34 +80,29 @@ def convert_gguf(
         OutputError: the output exists and ``force`` is not set, or cannot be written.
     """
     file = open_model_file(Path(source))
-    if file.dialect == ARCHITECTURE:
+    if file.dialect == file.format.name:
         raise UnsupportedModelError(
-            f"{file.path}: is a {ARCHITECTURE} file already; there is nothing to convert. "
+            f"{file.path}: is a {file.dialect} file already; there is nothing to convert. "
             "`granite-gguf quantize` writes other types"
         )
-    path = default_output(file.path) if output is None else Path(output)
+    path = default_output(file) if output is None else Path(output)
     if path.exists() and path.samefile(file.path):
         raise InputError(f"{path}: is the source itself; name another output")
     policy = None if outtype is None else OutType(outtype)
     if policy is not None:
         _check_floats(file)
     parameters = sum(prod(spec.shape) for spec in file.specs.values())
+    metadata = _metadata(file, policy, parameters, revision)
     with file.path.open("rb") as data:
         sources = [
             _tensor_source(file, spec, policy, data.fileno()) for spec in file.specs.values()
         ]
-        size = write_gguf(
-            path,
-            _metadata(file, policy, parameters, revision),
-            sources,
-            force=force,
-            progress=progress,
-        )
-    layout = Layout(file.text(Keys.Source.LAYOUT))
+        size = write_gguf(path, metadata, sources, force=force, progress=progress)
+    layout = Layout(metadata[file.format.key(Keys.Source.LAYOUT)].value)
     return Conversion(path, layout, file.hparams, parameters, size)
 
 
-def _check_floats(file: ModelFile) -> None:
+def _check_floats(file: ModelFile[Any]) -> None:
     quantized = [info for info in map(file.info, file.specs) if info.type not in _FLOATS]
     if quantized:
         raise ModelFileError(
@@ -117,7 +113,7 @@ def _check_floats(file: ModelFile) -> None:
 
 
 def _tensor_source(
-    file: ModelFile, spec: TensorSpec, policy: OutType | None, descriptor: int
+    file: ModelFile[Any], spec: TensorSpec, policy: OutType | None, descriptor: int
 ) -> TensorSource:
     info = file.info(spec.name)
     kind = info.type if policy is None else output_type(policy, spec)
@@ -127,7 +123,7 @@ def _tensor_source(
 
     def chunks() -> Iterator[npt.NDArray[Any]]:
         for start in range(0, total, step):
-            raw = file.container.read(descriptor, spec.name, start, min(step, total - start))
+            raw = file.read_bytes(descriptor, spec.name, start, min(step, total - start))
             yield raw if policy is None else _converted(spec.name, raw, width, info.type, kind)
 
     return TensorSource(spec.name, info.shape, kind, chunks)
@@ -140,20 +136,17 @@ def _converted(
 
 
 def _metadata(
-    file: ModelFile, policy: OutType | None, parameters: int, revision: str | None
+    file: ModelFile[Any], policy: OutType | None, parameters: int, revision: str | None
 ) -> dict[str, MetadataValue]:
-    metadata = dict(file.container.metadata)
-    variant = file.text(Keys.Source.VARIANT) or file.path.stem
+    metadata, key = file.metadata(), file.format.key
+    variant = metadata.get(key(Keys.Source.VARIANT), MetadataValue.of(file.path.stem)).value
     title: str = gguf.Metadata.id_to_title(variant)  # type: ignore[no-untyped-call]
-    metadata.setdefault(Keys.General.NAME, _string(title))
-    metadata.setdefault(Keys.General.SIZE_LABEL, _string(gguf.size_label(parameters, 0, 0, 0)))
-    metadata[Keys.Source.FILE] = _string(file.path.name)
+    label = gguf.size_label(parameters, 0, 0, 0)
+    metadata.setdefault(Keys.General.NAME, MetadataValue.of(title))
+    metadata.setdefault(Keys.General.SIZE_LABEL, MetadataValue.of(label))
+    metadata[key(Keys.Source.FILE)] = MetadataValue.of(file.path.name)
     if revision:
-        metadata[Keys.Source.REVISION] = _string(revision)
+        metadata[key(Keys.Source.REVISION)] = MetadataValue.of(revision)
     if policy is not None:
-        metadata[Keys.General.FILE_TYPE] = MetadataValue(ValueType.UINT32, int(policy.file_type))
+        metadata[Keys.General.FILE_TYPE] = MetadataValue.of(int(policy.file_type))
     return metadata
-
-
-def _string(value: str) -> MetadataValue:
-    return MetadataValue(ValueType.STRING, value)

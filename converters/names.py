@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from granite_gguf.converters.layouts import Layout
-from granite_gguf.spec.tensors import TensorSpec
+from granite_gguf.spec.tensors import MEL_FILTERS, TensorSpec
 
 DROPPED = re.compile(r"\.batch_norm\.num_batches_tracked$")
 """The one kind of tensor that inference does not need."""
@@ -100,7 +100,7 @@ def checkpoint_key(layout: Layout, spec: TensorSpec) -> str | None:
 
     The mel filters stand in no checkpoint; the native projector's norms have no parameters.
     """
-    if spec.name == "audio.mel_filters":
+    if spec.name == MEL_FILTERS:
         return None
     if layout is Layout.NATIVE and _NORM.match(spec.name):
         return None

@@ -17,6 +17,9 @@ Each message names the file or argument, says what was found and what was expect
 there is one, the remedy. The command line prints the message without a traceback.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 _SHOWN = 80  # characters of a value that a message repeats
 
 
@@ -79,3 +82,17 @@ class MissingExtraError(GraniteError):
 
 class InputError(GraniteError, ValueError):
     """An argument with a wrong shape, dtype or value."""
+
+
+@contextmanager
+def library_errors(kind: type[GraniteError], problem: str) -> Iterator[None]:
+    """Turn what a library written in Rust raises inside the block into an error of a kind.
+
+    The tokenizers library raises bare exceptions, and a panic of its code is no ``Exception``.
+    """
+    try:
+        yield
+    except (GraniteError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise kind(f"{problem}: {brief(str(error))}") from error

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
+from granite_gguf.architectures import open_model_file
 from granite_gguf.closing import Closing
 from granite_gguf.errors import AudioError, DeviceError, InputError
 from granite_gguf.ggml import DeviceInfo, Runtime
@@ -14,7 +16,7 @@ from granite_gguf.hub import find_model
 from granite_gguf.nar.stages import AudioInput, Stages
 from granite_gguf.placing.kernel_choice import Precision
 from granite_gguf.placing.weights import ModelWeights
-from granite_gguf.storage.model_file import ModelFile, open_model_file
+from granite_gguf.storage.model_file import ModelFile
 from granite_gguf.tokenizer import load_tokenizer
 from granite_gguf.transcript import Segment, Transcript
 from granite_gguf.transcription import recordings
@@ -42,7 +44,7 @@ class Model(Stages, Closing):
 
     def __init__(
         self,
-        file: ModelFile,
+        file: ModelFile[Any],
         *,
         threads: int | None = None,
         device: str = "auto",

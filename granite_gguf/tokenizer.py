@@ -6,15 +6,17 @@ and merges; theirs is built around the cl100k-style split that Granite 4 uses.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from gguf import TokenType
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from granite_gguf.errors import GraniteError, ModelFileError, brief
+from granite_gguf.errors import ModelFileError, library_errors
+from granite_gguf.storage.dialects.dialect import TokenizerFacts
 from granite_gguf.storage.keys import Keys
 from granite_gguf.storage.model_file import ModelFile
 
@@ -23,9 +25,6 @@ _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-
-_CONTROL = 3  # llama.cpp's token types
-_USER_DEFINED = 4
 
 
 class SpeechTokenizer:
@@ -58,51 +57,40 @@ class SpeechTokenizer:
         return self.encode(text)
 
 
-def load_tokenizer(file: ModelFile) -> SpeechTokenizer:
+def load_tokenizer(file: ModelFile[Any]) -> SpeechTokenizer:
     """The tokenizer of a model file.
 
     Raises:
         ModelFileError: the file has none, or it does not fit the model's vocabulary.
     """
-    own = file.text(Keys.Tokenizer.HUGGINGFACE)
+    facts = file.tokenizer()
     with library_errors(ModelFileError, f"{file.path}: its tokenizer cannot be read"):
-        tokenizer = Tokenizer.from_str(own) if own is not None else _build(file)
-    size, vocabulary = tokenizer.get_vocab_size(), file.hparams.editor.vocab_size
-    if not size:
+        tokenizer = (
+            _build(file.path, facts)
+            if facts.huggingface is None
+            else Tokenizer.from_str(facts.huggingface)
+        )
+    if not tokenizer.get_vocab_size():
         raise ModelFileError(f"{file.path}: its tokenizer has no tokens")
     last = max(tokenizer.get_vocab().values())
-    if last >= vocabulary:
+    if last >= facts.vocabulary:
         raise ModelFileError(
-            f"{file.path}: its tokenizer has a token {last}, its model only {vocabulary} tokens"
+            f"{file.path}: its tokenizer has a token {last}, its model only "
+            f"{facts.vocabulary} tokens"
         )
     return SpeechTokenizer(tokenizer, file.path)
 
 
-@contextmanager
-def library_errors(kind: type[GraniteError], problem: str) -> Iterator[None]:
-    """Turn what the tokenizers library raises inside the block into an error of a kind.
-
-    It raises bare exceptions, and a panic of its Rust code is no ``Exception`` at all.
-    """
-    try:
-        yield
-    except (GraniteError, KeyboardInterrupt, SystemExit, GeneratorExit):
-        raise
-    except BaseException as error:
-        raise kind(f"{problem}: {brief(str(error))}") from error
-
-
-def _build(file: ModelFile) -> Tokenizer:
-    tokens = file.strings(Keys.Tokenizer.TOKENS)
-    merges = file.strings(Keys.Tokenizer.MERGES)
+def _build(path: Path, facts: TokenizerFacts) -> Tokenizer:
+    tokens, merges = facts.tokens, facts.merges
     if not tokens or merges is None:
         raise ModelFileError(
-            f"{file.path}: has no tokenizer: neither {Keys.Tokenizer.HUGGINGFACE} nor "
+            f"{path}: has no tokenizer: neither {Keys.Tokenizer.HUGGINGFACE} nor "
             f"{Keys.Tokenizer.TOKENS} with {Keys.Tokenizer.MERGES}"
         )
     pairs = [tuple(merge.split(" ")) for merge in merges]
     if any(len(pair) != 2 for pair in pairs):
-        raise ModelFileError(f"{file.path}: {Keys.Tokenizer.MERGES} has an entry that is no pair")
+        raise ModelFileError(f"{path}: {Keys.Tokenizer.MERGES} has an entry that is no pair")
     vocabulary = {token: i for i, token in enumerate(tokens)}
     model = models.BPE(vocab=vocabulary, merges=[(a, b) for a, b in pairs])
     tokenizer = Tokenizer(model)
@@ -113,24 +101,22 @@ def _build(file: ModelFile) -> Tokenizer:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    special, ordinary = _added_tokens(file, tokens)
+    special, ordinary = _added_tokens(facts, tokens)
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
     tokenizer.add_tokens([AddedToken(token, special=False) for token in ordinary])
     return tokenizer
 
 
-def _added_tokens(file: ModelFile, tokens: list[str]) -> tuple[list[str], list[str]]:
+def _added_tokens(facts: TokenizerFacts, tokens: list[str]) -> tuple[list[str], list[str]]:
     """Special tokens, which decoding skips, and other added ones, which it keeps."""
-    types = file.integers(Keys.Tokenizer.TOKEN_TYPE)
+    types = facts.types
     if types is not None and len(types) == len(tokens):
         kinds = list(zip(tokens, types, strict=True))
         return (
-            [token for token, kind in kinds if kind == _CONTROL],
-            [token for token, kind in kinds if kind == _USER_DEFINED],
+            [token for token, kind in kinds if kind == TokenType.CONTROL],
+            [token for token, kind in kinds if kind == TokenType.USER_DEFINED],
         )
-    editor = file.hparams.editor
-    first = min(editor.pad_token_id, editor.eos_token_id, editor.bos_token_id)
     # Without types, the added tokens are those from the first special one on.
-    added = tokens[first:]
+    added = tokens[facts.first_special :]
     special = [token for token in added if token.startswith("<|") and token.endswith("|>")]
     return special, [token for token in added if token not in set(special)]

@@ -25,8 +25,10 @@ from granite_gguf.storage.container import (
     open_container,
     to_float32,
 )
+from granite_gguf.storage.keys import Keys
 from granite_gguf.storage.writer import TensorSource, write_gguf
 
+_TYPE = "imatrix"
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _FLOOR = 1e-6  # of the mean: a column that was never used still weighs something
 
@@ -81,11 +83,11 @@ def collect_importance(
             done += 1
             progress(done)
     metadata = {
-        "general.architecture": MetadataValue(ValueType.STRING, "granite_nle"),
-        "general.type": MetadataValue(ValueType.STRING, "imatrix"),
-        "imatrix.datasets": MetadataValue(ValueType.ARRAY, list(datasets), ValueType.STRING),
-        "imatrix.chunk_count": MetadataValue(ValueType.UINT32, done),
-        "imatrix.chunk_size": MetadataValue(ValueType.UINT32, 1),
+        Keys.General.ARCHITECTURE: MetadataValue.of(model.file.format.name),
+        Keys.General.TYPE: MetadataValue.of(_TYPE),
+        Keys.Imatrix.DATASETS: MetadataValue.strings(datasets),
+        Keys.Imatrix.CHUNK_COUNT: MetadataValue.of(done),
+        Keys.Imatrix.CHUNK_SIZE: MetadataValue.of(1),
     }
     tensors = []
     for name in sorted(observed):
@@ -109,8 +111,7 @@ def read_importance(path: str | PathLike[str]) -> ImportanceMatrix:
         ModelFileError: the file is damaged, or is no importance matrix.
     """
     container = open_container(Path(path))
-    kind = container.metadata.get("general.type")
-    if kind is None or kind.value != "imatrix":
+    if container.text(Keys.General.TYPE) != _TYPE:
         raise ModelFileError(f"{path}: is no importance matrix, as `granite-gguf imatrix` makes it")
     columns = {}
     for name, info in container.tensors.items():
@@ -135,20 +136,21 @@ def read_importance(path: str | PathLike[str]) -> ImportanceMatrix:
 
 
 def _datasets(container: Container) -> tuple[str, ...]:
-    found = container.metadata.get("imatrix.datasets")
+    found = container.metadata.get(Keys.Imatrix.DATASETS)
     if found is None:
         return ()
     if found.element_type is not ValueType.STRING:
-        raise ModelFileError(f"{container.path}: imatrix.datasets are no strings")
+        raise ModelFileError(f"{container.path}: {Keys.Imatrix.DATASETS} are no strings")
     return tuple(found.value)
 
 
 def _chunks(container: Container) -> int:
-    found = container.metadata.get("imatrix.chunk_count")
+    found = container.metadata.get(Keys.Imatrix.CHUNK_COUNT)
     if found is None:
         return 0
     if not isinstance(found.value, int) or not 0 <= found.value < 1 << 32:
         raise ModelFileError(
-            f"{container.path}: imatrix.chunk_count is {brief(found.value)}, expected a count"
+            f"{container.path}: {Keys.Imatrix.CHUNK_COUNT} is {brief(found.value)}, "
+            "expected a count"
         )
     return found.value

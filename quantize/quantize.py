@@ -13,10 +13,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from granite_gguf.architectures import open_model_file
 from granite_gguf.errors import InputError, ModelFileError
 from granite_gguf.ggml import BF16, F16, F32, default_threads, row_bytes
 from granite_gguf.ggml.quants import encode_rows, prepare_encoding
@@ -24,16 +26,10 @@ from granite_gguf.quantize.imatrix import ImportanceMatrix, read_importance
 from granite_gguf.quantize.policies import Choice, Override, Scope, choose_type
 from granite_gguf.quantize.types import QUANT_TYPES, QuantType
 from granite_gguf.spec.tensors import Role, TensorSpec
-from granite_gguf.storage.container import (
-    Container,
-    MetadataValue,
-    TensorInfo,
-    ValueType,
-    to_float32,
-)
+from granite_gguf.storage.container import MetadataValue, TensorInfo, to_float32
 from granite_gguf.storage.file_names import split_type
 from granite_gguf.storage.keys import Keys
-from granite_gguf.storage.model_file import ModelFile, open_model_file
+from granite_gguf.storage.model_file import ModelFile
 from granite_gguf.storage.writer import Progress, TensorSource, silent, write_gguf
 
 CHUNK_NUMBERS = 1 << 20  # of a piece that one thread works on
@@ -140,7 +136,7 @@ def default_output(source: Path, plan_quant: QuantType, scope: Scope) -> Path:
 
 
 def make_plan(
-    file: ModelFile,
+    file: ModelFile[Any],
     quant: QuantType | str = "q4_k",
     scope: Scope = Scope.EDITOR,
     overrides: Sequence[Override] = (),
@@ -214,7 +210,7 @@ def quantize(
     for kind in {tensor.choice.type for tensor in plan.tensors}:
         prepare_encoding(kind)
     with ThreadPoolExecutor(count, "quantize") as pool, file.path.open("rb") as data:
-        encoder = _Encoder(pool, 2 * count, file.container, data.fileno(), importance)
+        encoder = _Encoder(pool, 2 * count, file, data.fileno(), importance)
         sources = [encoder.source(tensor) for tensor in plan.tensors]
         size = write_gguf(
             path, _metadata(file, plan, importance), sources, force=force, progress=progress
@@ -222,7 +218,7 @@ def quantize(
     return Quantization(path, plan, size)
 
 
-def _fitting_importance(file: ModelFile, path: str | PathLike[str]) -> ImportanceMatrix:
+def _fitting_importance(file: ModelFile[Any], path: str | PathLike[str]) -> ImportanceMatrix:
     importance = read_importance(path)
     for name, columns in importance.columns.items():
         if name in file.specs and len(columns) not in file.info(name).shape[:2]:
@@ -235,24 +231,20 @@ def _fitting_importance(file: ModelFile, path: str | PathLike[str]) -> Importanc
 
 
 def _metadata(
-    file: ModelFile, plan: Plan, importance: ImportanceMatrix | None
+    file: ModelFile[Any], plan: Plan, importance: ImportanceMatrix | None
 ) -> dict[str, MetadataValue]:
-    metadata = dict(file.container.metadata)
-    metadata[Keys.General.FILE_TYPE] = _u32(int(plan.quant.file_type))
-    metadata[Keys.General.QUANTIZATION_VERSION] = _u32(QUANTIZATION_VERSION)
-    metadata[Keys.Quantize.POLICY] = MetadataValue(ValueType.STRING, plan.policy)
+    metadata = file.metadata()
+    metadata[Keys.General.FILE_TYPE] = MetadataValue.of(int(plan.quant.file_type))
+    metadata[Keys.General.QUANTIZATION_VERSION] = MetadataValue.of(QUANTIZATION_VERSION)
+    metadata[file.format.key(Keys.Quantize.POLICY)] = MetadataValue.of(plan.policy)
     if importance is not None:
-        metadata[Keys.Quantize.IMATRIX_FILE] = MetadataValue(ValueType.STRING, importance.path.name)
-        metadata[Keys.Quantize.IMATRIX_DATASET] = MetadataValue(
-            ValueType.STRING, ", ".join(importance.datasets)
-        )
-        metadata[Keys.Quantize.IMATRIX_ENTRIES] = _u32(len(importance.columns))
-        metadata[Keys.Quantize.IMATRIX_CHUNKS] = _u32(importance.chunks)
+        metadata |= {
+            Keys.Quantize.IMATRIX_FILE: MetadataValue.of(importance.path.name),
+            Keys.Quantize.IMATRIX_DATASET: MetadataValue.of(", ".join(importance.datasets)),
+            Keys.Quantize.IMATRIX_ENTRIES: MetadataValue.of(len(importance.columns)),
+            Keys.Quantize.IMATRIX_CHUNKS: MetadataValue.of(importance.chunks),
+        }
     return metadata
-
-
-def _u32(value: int) -> MetadataValue:
-    return MetadataValue(ValueType.UINT32, value)
 
 
 @dataclass(frozen=True)
@@ -261,7 +253,7 @@ class _Encoder:
 
     pool: ThreadPoolExecutor
     ahead: int
-    container: Container
+    file: ModelFile[Any]
     descriptor: int
     importance: ImportanceMatrix | None
 
@@ -291,7 +283,9 @@ class _Encoder:
     def _piece(self, tensor: PlannedTensor, start: int, count: int) -> npt.NDArray[np.uint8]:
         info, width, kind = tensor.info, tensor.shape[0], tensor.choice.type
         stored = row_bytes(info.type, width)
-        raw = self.container.read(self.descriptor, tensor.spec.name, start * stored, count * stored)
+        raw = self.file.read_bytes(
+            self.descriptor, tensor.spec.name, start * stored, count * stored
+        )
         if not tensor.changes:
             return raw
         values = to_float32(raw, info.type, (width, count))

@@ -16,10 +16,10 @@ from safetensors.numpy import load_file, save_file
 
 import granite_gguf
 from granite_gguf import CheckpointError, OutputError
+from granite_gguf.architectures import open_model_file
 from granite_gguf.converters import Layout, convert
 from granite_gguf.converters.dtypes import convert_values
 from granite_gguf.ggml import BF16, F16, F32
-from granite_gguf.storage.model_file import open_model_file
 from tests.parity import assert_same_rows
 from tests.signals import synthetic_audio
 from tests.support.make_checkpoint import make_checkpoint

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 import granite_gguf
 from granite_gguf import CheckpointError, GraniteError, ModelFileError
+from granite_gguf.architectures import open_model_file
 from granite_gguf.converters import convert
-from granite_gguf.storage.model_file import open_model_file
 from tests.gguf_editing import rewrite
 from tests.signals import synthetic_audio
 from tests.support.checkpoint_mutator import damage

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 import granite_gguf
 from granite_gguf import GraniteError, ModelFileError
+from granite_gguf.architectures import open_model_file
 from granite_gguf.demo import DEMO_MODEL, DEMO_SAMPLES
 from granite_gguf.ggml.types import GGMLType
 from granite_gguf.placing.finite import stored_finite
 from granite_gguf.quantize import quantize, read_importance
-from granite_gguf.storage.model_file import open_model_file
 from tests.fuzzing.fuzz_targets import MESSAGE_LIMIT, TARGETS, try_file
 from tests.gguf_editing import rewrite
 from tests.signals import synthetic_audio

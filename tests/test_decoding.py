@@ -9,7 +9,7 @@ import pytest
 
 import granite_gguf
 from granite_gguf.nar.decoding import collapse, edited_tokens, hypothesis_tokens, insert_slots
-from granite_gguf.spec.hparams import Hypothesis
+from granite_gguf.spec.nar import Hypothesis
 
 
 @pytest.mark.parametrize(

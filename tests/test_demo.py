@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import granite_gguf
+from granite_gguf.architectures import open_model_file
 from granite_gguf.converters import convert
 from granite_gguf.demo import DEMO_MODEL, DEMO_SAMPLES
 from granite_gguf.quantize import Scope, quantize
-from granite_gguf.storage.model_file import open_model_file
 from training import grammar, voices
 from training.scoring import word_error_rate
 from training.speech import speak, with_margins

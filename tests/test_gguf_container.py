@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from granite_gguf import GraniteError, ModelFileError
+from granite_gguf.architectures import open_model_file
 from granite_gguf.storage.container import open_container, to_float32
-from granite_gguf.storage.model_file import open_model_file
 
 
 @pytest.fixture

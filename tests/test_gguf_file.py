@@ -12,9 +12,9 @@ import pytest
 
 import granite_gguf
 from granite_gguf import ModelFileError, UnsupportedModelError
-from granite_gguf.spec.checks import contradiction
-from granite_gguf.storage.keys import hparams_metadata, read_hparams
-from granite_gguf.storage.model_file import open_model_file
+from granite_gguf.architectures import open_model_file
+from granite_gguf.spec.nar import NAR
+from granite_gguf.storage.dialects.own import Own, hparams_metadata
 from tests.gguf_editing import rewrite
 from tests.parity import assert_same_rows
 from tests.signals import synthetic_audio
@@ -132,8 +132,10 @@ def test_quantized_files_run_as_their_decoded_weights(published: Path, tmp_path:
 
 def test_hparams_survive_the_metadata(models: dict[str, granite_gguf.Model]) -> None:
     for model in models.values():
-        metadata = hparams_metadata(model.hparams)
-        restored = read_hparams(Path("x"), metadata)
+        stored = replace(
+            model.file.container, metadata=hparams_metadata(NAR, model.hparams), tensors={}
+        )
+        restored = Own(NAR).read_hparams(stored)
         for stage in fields(restored):
             mine, theirs = getattr(restored, stage.name), getattr(model.hparams, stage.name)
             for field in fields(mine):
@@ -211,7 +213,7 @@ def test_an_unusable_tokenizer(published: Path, tmp_path: Path) -> None:
 
 def test_contradiction_reads_every_stage(models: dict[str, granite_gguf.Model]) -> None:
     h = models["nle"].hparams
-    assert contradiction(h) is None
-    assert contradiction(replace(h, encoder=replace(h.encoder, conv_kernel=14)))
-    assert contradiction(replace(h, projector=replace(h.projector, n_heads=0)))
-    assert contradiction(replace(h, hypothesis=replace(h.hypothesis, blank_id=5)))
+    assert NAR.problem(h) is None
+    assert NAR.problem(replace(h, encoder=replace(h.encoder, conv_kernel=14)))
+    assert NAR.problem(replace(h, projector=replace(h.projector, n_heads=0)))
+    assert NAR.problem(replace(h, hypothesis=replace(h.hypothesis, blank_id=5)))

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from granite_gguf.architectures import open_model_file
 from granite_gguf.demo import DEMO_MODEL, DEMO_SAMPLES
 from granite_gguf.parity.reference_file import ARCHITECTURE, architecture, read_reference
-from granite_gguf.storage.model_file import open_model_file
 
 # Says when its modules are loaded; before that the interpreter itself answers a signal.
 SCRIPT = (

@@ -13,8 +13,8 @@ import pytest
 import soundfile
 
 from granite_gguf import AudioError, InputError, Model, Segment
+from granite_gguf.architectures import open_model_file
 from granite_gguf.nar.decoding import edited_tokens, insert_slots
-from granite_gguf.storage.model_file import open_model_file
 from granite_gguf.transcription.recordings import longest_pass
 from tests.signals import synthetic_audio
 

@@ -13,6 +13,7 @@ import pytest
 
 import granite_gguf
 from granite_gguf import InputError, ModelFileError, OutputError
+from granite_gguf.architectures import open_model_file
 from granite_gguf.converters import convert
 from granite_gguf.ggml.quants import encode_rows
 from granite_gguf.quantize import (
@@ -26,7 +27,6 @@ from granite_gguf.quantize import (
 )
 from granite_gguf.quantize.policies import higher_layer
 from granite_gguf.quantize.types import fitting_type
-from granite_gguf.storage.model_file import open_model_file
 from tests.parity import assert_same_rows
 from tests.signals import synthetic_audio, uniform
 from tests.support.make_checkpoint import make_checkpoint

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from granite_gguf.storage.model_file import open_model_file
+from granite_gguf.architectures import open_model_file
 from granite_gguf.tokenizer import SpeechTokenizer, load_tokenizer
 from tests.gguf_editing import rewrite
 

@@ -11,7 +11,7 @@ import typer
 from granite_gguf.cli.console import print_note, writing_progress
 from granite_gguf.converters import Conversion, OutType, convert_gguf
 from granite_gguf.converters import convert as convert_checkpoint
-from granite_gguf.converters.gguf_source import default_output, is_gguf
+from granite_gguf.converters.gguf_source import is_gguf
 from granite_gguf.converters.hub import fetch_checkpoint
 from granite_gguf.errors import InputError
 from granite_gguf.sizes import megabytes
@@ -94,7 +94,7 @@ def _from_checkpoint(
 def _from_gguf(
     source: Path, path: Path | None, outtype: OutType | None, revision: str | None, *, force: bool
 ) -> tuple[Conversion, str]:
-    with writing_progress(f"writing {(path or default_output(source)).name}") as progress:
+    with writing_progress(f"converting {source.name}") as progress:
         result = convert_gguf(
             source, path, outtype=outtype, revision=revision, force=force, progress=progress
         )

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from granite_gguf.architectures import DIALECTS
 from granite_gguf.cli.console import print_note
 from granite_gguf.cli.model_names import local_model
 from granite_gguf.errors import ComparisonError, InputError, brief
@@ -17,7 +18,6 @@ from granite_gguf.parity.plot import load_matplotlib, plot
 from granite_gguf.parity.reference_file import ARCHITECTURE, architecture
 from granite_gguf.parity.report import as_markdown, as_text, as_values
 from granite_gguf.sound.reading import read_audio
-from granite_gguf.storage.model_file import DIALECTS
 from granite_gguf.storage.writer import check_target
 
 

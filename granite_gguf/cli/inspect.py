@@ -11,11 +11,12 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from granite_gguf.architectures import open_model_file
 from granite_gguf.cli.console import stdout
 from granite_gguf.cli.model_names import MODEL_HELP, local_model
 from granite_gguf.sizes import megabytes
 from granite_gguf.storage.container import MetadataValue, ValueType
-from granite_gguf.storage.model_file import ModelFile, open_model_file
+from granite_gguf.storage.model_file import ModelFile
 
 _LONGEST = 100  # characters of a value shown
 _SHOWN_KEYS = (
@@ -33,7 +34,7 @@ def inspect(
     if as_json:
         typer.echo(json.dumps(_as_dict(model), ensure_ascii=False, indent=2))
         return
-    stored = model.stored
+    stored = model.container
     stdout.print(
         f"{model.path}: GGUF version {stored.version}, dialect {model.dialect}, "
         f"{len(stored.tensors)} tensors, {megabytes(stored.data.nbytes)}\n"
@@ -74,7 +75,7 @@ def _text(value: object) -> Text:
     return Text(str(value))
 
 
-def _hparams_table(model: ModelFile) -> Table:
+def _hparams_table(model: ModelFile[Any]) -> Table:
     table = _plain_table("\nHyper-parameters", "stage", "name", "value")
     for stage, fields in asdict(model.hparams).items():
         for name, value in fields.items():
@@ -82,7 +83,7 @@ def _hparams_table(model: ModelFile) -> Table:
     return table
 
 
-def _sizes(model: ModelFile) -> dict[tuple[str, str], tuple[int, int, int]]:
+def _sizes(model: ModelFile[Any]) -> dict[tuple[str, str], tuple[int, int, int]]:
     """Tensors, parameters and bytes by stage and type."""
     sums: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
     for spec in model.specs.values():
@@ -97,7 +98,7 @@ def _sizes(model: ModelFile) -> dict[tuple[str, str], tuple[int, int, int]]:
     return {key: (value[0], value[1], value[2]) for key, value in sums.items()}
 
 
-def _sizes_table(model: ModelFile) -> Table:
+def _sizes_table(model: ModelFile[Any]) -> Table:
     table = Table(title="\nSizes", title_justify="left", box=None, pad_edge=False)
     table.add_column("stage")
     table.add_column("type")
@@ -111,11 +112,11 @@ def _sizes_table(model: ModelFile) -> Table:
     return table
 
 
-def _as_dict(model: ModelFile) -> dict[str, Any]:
+def _as_dict(model: ModelFile[Any]) -> dict[str, Any]:
     return {
         "file": str(model.path),
         "dialect": model.dialect,
-        "metadata": {key: value.value for key, value in model.stored.metadata.items()},
+        "metadata": {key: value.value for key, value in model.container.metadata.items()},
         "hparams": asdict(model.hparams),
         "sizes": [
             {"stage": stage, "type": kind, "tensors": t, "parameters": p, "bytes": b}
@@ -123,6 +124,6 @@ def _as_dict(model: ModelFile) -> dict[str, Any]:
         ],
         "tensors": [
             {"name": info.name, "shape": list(info.shape), "type": info.type.name}
-            for info in model.stored.tensors.values()
+            for info in model.container.tensors.values()
         ],
     }

@@ -11,13 +11,13 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from granite_gguf.architectures import DIALECTS
 from granite_gguf.cli.console import stdout
 from granite_gguf.errors import HubError, ModelFileError
 from granite_gguf.hub.names import AUTO, HubName, choose_file
 from granite_gguf.hub.published import PUBLISHED, Published
 from granite_gguf.sizes import megabytes
 from granite_gguf.storage.container import open_container
-from granite_gguf.storage.model_file import DIALECTS
 
 if TYPE_CHECKING:
     from granite_gguf.hub.cached import CachedFile

@@ -11,12 +11,12 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from granite_gguf.architectures import open_model_file
 from granite_gguf.cli.console import print_note, stdout, writing_progress
 from granite_gguf.errors import InputError
 from granite_gguf.quantize import QUANT_TYPES, Plan, Scope, make_plan, parse_override, quant_type
 from granite_gguf.quantize import quantize as quantize_file
 from granite_gguf.sizes import megabytes
-from granite_gguf.storage.model_file import open_model_file
 
 
 class Preset(str, Enum):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from granite_gguf.ggml import I32, Graph, Tensor, concat, mul_mat, swiglu
 from granite_gguf.graph.layers import Weights, attend, linear, rms_norm
-from granite_gguf.spec.hparams import Editor
+from granite_gguf.spec.nar import Editor
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from granite_gguf.ggml import Graph
 from granite_gguf.graph.layers import Weights, linear, total
-from granite_gguf.spec.hparams import Hypothesis
+from granite_gguf.spec.nar import Hypothesis
 
 POOLING_EPS = 1e-8
 

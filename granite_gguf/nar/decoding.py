@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from granite_gguf.arrays import IntArray
-from granite_gguf.spec.hparams import Editor, Hypothesis
+from granite_gguf.spec.nar import Editor, Hypothesis
 
 
 def best_ids(logits: npt.NDArray[np.float32]) -> IntArray:

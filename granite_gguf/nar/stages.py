@@ -43,8 +43,8 @@ from granite_gguf.nar.results import (
 from granite_gguf.placing.finite import check_results
 from granite_gguf.placing.weights import ModelWeights
 from granite_gguf.sound import features, reading
-from granite_gguf.spec.hparams import HParams
-from granite_gguf.spec.tensors import Stage
+from granite_gguf.spec.nar import HParams
+from granite_gguf.spec.tensors import MEL_FILTERS, TOKEN_EMBEDDING, Stage
 from granite_gguf.storage.model_file import ModelFile
 from granite_gguf.tokenizer import SpeechTokenizer
 
@@ -68,16 +68,20 @@ class Stages:
     """
 
     def __init__(
-        self, file: ModelFile, tokenizer: SpeechTokenizer, weights: ModelWeights, runtime: Runtime
+        self,
+        file: ModelFile[HParams],
+        tokenizer: SpeechTokenizer,
+        weights: ModelWeights,
+        runtime: Runtime,
     ) -> None:
         self._file, self._tokenizer = file, tokenizer
         self._weights, self._runtime = weights, runtime
-        self._filters = file.read("audio.mel_filters")
+        self._filters = file.read(MEL_FILTERS)
         self._lock = threading.RLock()
         self._closed = False
 
     @property
-    def file(self) -> ModelFile:
+    def file(self) -> ModelFile[HParams]:
         """The model's file."""
         return self._file
 
@@ -353,7 +357,7 @@ class Stages:
             raise InputError(f"text_ids have the shape {text_ids.shape}, expected (n,), n > 0")
         if text_ids.min() < 0 or text_ids.max() >= e.vocab_size:
             raise InputError(f"text_ids are not all below the vocabulary size {e.vocab_size}")
-        return self._weights.read_rows("llm.token_embd.weight", text_ids)
+        return self._weights.read_rows(TOKEN_EMBEDDING, text_ids)
 
     def check_room(self, frames: int) -> None:
         """Raise OutOfMemoryError if ``frames`` frames cannot be edited, whatever is said."""

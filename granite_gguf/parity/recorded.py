@@ -12,7 +12,7 @@ from granite_gguf.errors import AudioError
 from granite_gguf.model import Model
 from granite_gguf.nar import decoding
 from granite_gguf.parity.thresholds import Precision, file_precision
-from granite_gguf.spec.hparams import HParams
+from granite_gguf.spec.nar import HParams
 
 
 class Names:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from granite_gguf.errors import ComparisonError, InputError
 from granite_gguf.parity.recorded import Names, Recorded, layer_names
 from granite_gguf.parity.thresholds import Precision, min_agreement, min_cosine
-from granite_gguf.spec.hparams import HParams
+from granite_gguf.spec.nar import HParams
 
 HYPOTHESIS = "hypothesis"
 TOP1 = "editing_logits_top1"

@@ -10,9 +10,9 @@ Q5, Q3_K and Q2_K are interpolated, none is from the released weights.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from granite_gguf.ggml.types import GGMLType
-from granite_gguf.spec.tensors import Role
 from granite_gguf.storage.model_file import ModelFile
 
 Precision = Mapping[str, GGMLType]
@@ -96,12 +96,12 @@ def coarsest(types: list[GGMLType]) -> GGMLType:
     return min(types, key=MIN_COSINE.__getitem__, default=GGMLType.F32)
 
 
-def file_precision(file: ModelFile) -> Precision:
+def file_precision(file: ModelFile[Any]) -> Precision:
     """What each part's matrices are stored as, the coarsest type counting."""
     types: dict[str, list[GGMLType]] = {part: [] for part in PARTS.values()}
     for name, spec in file.specs.items():
         prefix = next((prefix for prefix in PARTS if name.startswith(prefix)), None)
-        if prefix is not None and spec.role in (Role.MATRIX, Role.POINTWISE, Role.EMBEDDING):
+        if prefix is not None and spec.role.is_matrix:
             types[PARTS[prefix]].append(file.info(name).type)
     return {part: coarsest(found) for part, found in types.items()}
 

@@ -59,20 +59,20 @@ def _no_exponent_full(bits: npt.NDArray[Any], mask: int) -> bool:
     return not any(((bits[at : at + _AT_A_TIME] & mask) == mask).any() for at in parts)
 
 
-def check_stored(file: ModelFile, name: str) -> None:
+def check_stored(file: ModelFile[Any], name: str) -> None:
     """Refuse a tensor with numbers that are not finite.
 
     Raises:
         ModelFileError: it has some.
     """
-    if not stored_finite(file.container.raw(name), file.info(name).type):
+    if not stored_finite(file.raw(name), file.info(name).type):
         raise ModelFileError(
             f"{file.path}: tensor {file.info(name).name} holds NaN or infinity. The file is "
             "damaged: fetch or convert it again"
         )
 
 
-def check_small(file: ModelFile, arrays: Mapping[str, npt.NDArray[np.floating]]) -> None:
+def check_small(file: ModelFile[Any], arrays: Mapping[str, npt.NDArray[np.floating]]) -> None:
     """Refuse weights, the file's own or computed from them, that are not finite.
 
     Raises:
@@ -88,7 +88,7 @@ def check_small(file: ModelFile, arrays: Mapping[str, npt.NDArray[np.floating]])
             )
 
 
-def check_results(file: ModelFile, stage: str, *arrays: npt.NDArray[np.floating]) -> None:
+def check_results(file: ModelFile[Any], stage: str, *arrays: npt.NDArray[np.floating]) -> None:
     """Refuse outputs that are not finite.
 
     Raises:

@@ -13,6 +13,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,6 @@ from granite_gguf.placing.kernel_choice import Kernel, Kernels, Precision
 from granite_gguf.spec.tensors import Role, Stage, TensorSpec
 from granite_gguf.storage.model_file import ModelFile
 
-_PRODUCT_ROLES = {Role.MATRIX, Role.POINTWISE, Role.EMBEDDING}
 _SMALLER = "Use a file of a smaller type (granite-gguf quantize), or free some memory"
 _ROWS_AT_A_TIME = 4096  # of a weight whose type is changed, to bound the memory
 
@@ -60,7 +60,12 @@ class ModelWeights(Mapping[str, Tensor]):
     """
 
     def __init__(
-        self, file: ModelFile, runtime: Runtime, precision: Precision, *, low_memory: bool = False
+        self,
+        file: ModelFile[Any],
+        runtime: Runtime,
+        precision: Precision,
+        *,
+        low_memory: bool = False,
     ) -> None:
         self._file, self._runtime, self._low_memory = file, runtime, low_memory
         self._stack = ExitStack()
@@ -75,7 +80,7 @@ class ModelWeights(Mapping[str, Tensor]):
             if _replaced(spec):
                 continue
             kind = file.info(spec.name).type
-            if spec.role in _PRODUCT_ROLES:
+            if spec.role.is_matrix:
                 kernel = choice.choose(kind, spec.shape[-2], _padded_rows(spec))
                 self.kernels.setdefault(spec.stage, Counter())[str(kernel)] += 1
                 self._used[spec.name] = kernel
@@ -125,7 +130,7 @@ class ModelWeights(Mapping[str, Tensor]):
         return {
             name
             for name, spec in self._file.specs.items()
-            if spec.role not in _PRODUCT_ROLES or spec.stage in integer
+            if not spec.role.is_matrix or spec.stage in integer
         }
 
     def _check_finite(self, names: Iterable[str]) -> None:
@@ -133,7 +138,7 @@ class ModelWeights(Mapping[str, Tensor]):
             _wait_for(pool.map(lambda name: check_stored(self._file, name), names))
 
     def _products(self) -> Iterator[TensorSpec]:
-        return (spec for spec in self._file.specs.values() if spec.role in _PRODUCT_ROLES)
+        return (spec for spec in self._file.specs.values() if spec.role.is_matrix)
 
     def _rows(self, spec: TensorSpec) -> int:
         """Rows of a matrix in memory: ggml needs those of the head filled up with zeros."""
@@ -198,7 +203,7 @@ class ModelWeights(Mapping[str, Tensor]):
             if spec.name in suspects:
                 check_stored(self._file, spec.name)
             plan.buffer.fill(spec.name, self._content(spec, plan.kernel))
-            self._file.container.release(spec.name)
+            self._file.release(spec.name)
 
         with memory.starting_threads(), ThreadPoolExecutor(self._runtime.threads) as pool:
             _wait_for(pool.map(fill, plan.specs))
@@ -213,7 +218,7 @@ class ModelWeights(Mapping[str, Tensor]):
         """A matrix's bytes in the kernel's type ``(rows, bytes of a row)``."""
         info = self._file.info(spec.name)
         width, rows, padded = spec.shape[-2], spec.shape[-1], self._rows(spec)
-        stored = self._file.container.raw(spec.name).reshape(rows, -1)
+        stored = self._file.raw(spec.name).reshape(rows, -1)
         if not self._changes(spec, kernel):
             return stored
         content = np.zeros((padded, row_bytes(kernel.type, width)), np.uint8)
@@ -230,7 +235,7 @@ class ModelWeights(Mapping[str, Tensor]):
         rows = self._file.read_rows(name, ids)
         if name not in self._mapped:
             # A few rows have brought in the megabytes around each.
-            self._file.container.release(name)
+            self._file.release(name)
         return rows
 
     def let_go(self, stage: Stage) -> None:
@@ -238,7 +243,7 @@ class ModelWeights(Mapping[str, Tensor]):
         if self._low_memory:
             for name in self._mapped:
                 if self._file.specs[name].stage is stage:
-                    self._file.container.release(name)
+                    self._file.release(name)
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]

@@ -12,8 +12,8 @@ import errno
 import mmap
 import os
 import struct
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from granite_gguf.errors import ModelFileError, OutOfMemoryError, brief
 from granite_gguf.ggml.types import BLOCK_SIZES, GGMLType
+from granite_gguf.storage.keys import Keys
 
 MAX_DIMENSIONS = 4
 MAX_METADATA_PAIRS = 1 << 16
@@ -47,6 +48,13 @@ _SCALARS: dict[gguf.GGUFValueType, struct.Struct] = {
     ValueType.FLOAT64: struct.Struct("<d"),
 }
 
+_TYPES: dict[type, gguf.GGUFValueType] = {
+    bool: ValueType.BOOL,
+    int: ValueType.UINT32,
+    float: ValueType.FLOAT32,
+    str: ValueType.STRING,
+}
+
 
 @dataclass(frozen=True)
 class MetadataValue:
@@ -55,6 +63,21 @@ class MetadataValue:
     type: gguf.GGUFValueType
     value: Any
     element_type: gguf.GGUFValueType | None = None
+
+    @classmethod
+    def of(cls, value: bool | int | float | str) -> MetadataValue:
+        """A flag, a 32-bit count, a float32 or a string."""
+        return cls(_TYPES[type(value)], value)
+
+    @classmethod
+    def strings(cls, values: Iterable[str]) -> MetadataValue:
+        """An array of strings."""
+        return cls(ValueType.ARRAY, list(values), ValueType.STRING)
+
+    @classmethod
+    def integers(cls, values: Iterable[int]) -> MetadataValue:
+        """An array of 32-bit integers."""
+        return cls(ValueType.ARRAY, list(values), ValueType.INT32)
 
 
 @dataclass(frozen=True)
@@ -73,10 +96,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Container:
-    """An opened GGUF file. ``data`` shows the bytes of ``mapped``, the whole file.
-
-    ``replaced`` holds the bytes of tensors that differ from the file's.
-    """
+    """An opened GGUF file. ``data`` shows the bytes of ``mapped``, the whole file."""
 
     path: Path
     version: int
@@ -85,12 +105,25 @@ class Container:
     tensors: dict[str, TensorInfo]
     data: npt.NDArray[np.uint8]
     mapped: mmap.mmap
-    replaced: Mapping[str, npt.NDArray[np.uint8]] = field(default_factory=dict)
+
+    def text(self, key: str) -> str | None:
+        """A string of the metadata, or None."""
+        found = self.metadata.get(key)
+        return found.value if found is not None and found.type is ValueType.STRING else None
+
+    def strings(self, key: str) -> list[str] | None:
+        """A string array of the metadata, or None."""
+        found = self.metadata.get(key)
+        textual = found is not None and found.element_type is ValueType.STRING
+        return list(found.value) if found is not None and textual else None
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """The shape of a tensor, or None where there is none of the name."""
+        info = self.tensors.get(name)
+        return None if info is None else info.shape
 
     def raw(self, name: str) -> npt.NDArray[np.uint8]:
         """The bytes of a tensor, as a view of the map."""
-        if name in self.replaced:
-            return self.replaced[name]
         info = self.tensors[name]
         return self.data[info.offset : info.offset + info.byte_count]
 
@@ -99,8 +132,6 @@ class Container:
 
         Unlike the map's, pages read so do not count as memory of the process.
         """
-        if name in self.replaced:
-            return self.replaced[name][start : start + count]
         data = os.pread(descriptor, count, self.tensors[name].offset + start)
         return np.frombuffer(data, np.uint8)
 
@@ -280,13 +311,13 @@ def open_container(path: Path) -> Container:
 
 
 def _alignment(cursor: _Cursor, metadata: dict[str, MetadataValue]) -> int:
-    value = metadata.get("general.alignment")
+    value = metadata.get(Keys.General.ALIGNMENT)
     if value is None:
         return int(gguf.GGUF_DEFAULT_ALIGNMENT)
     alignment = value.value
     if value.type is not ValueType.UINT32 or alignment < 8 or alignment & (alignment - 1):
         raise cursor.fail(
-            f"general.alignment is {brief(alignment)}, expected a power of two from 8"
+            f"{Keys.General.ALIGNMENT} is {brief(alignment)}, expected a power of two from 8"
         )
     return int(alignment)
 

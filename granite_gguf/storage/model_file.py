@@ -1,78 +1,107 @@
 """A model file: opened, checked, and read by tensor.
 
-path → container → the format's keys and names (dialect) → hyper-parameters, checked tensors
+path → container → dialect: hyper-parameters → expected tensors, checked and found by name
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Generic
 
 import numpy as np
 import numpy.typing as npt
 
 from granite_gguf.errors import ModelFileError, UnsupportedModelError, brief
-from granite_gguf.spec.hparams import HParams
-from granite_gguf.spec.tensors import TensorSpec, expected_tensors
+from granite_gguf.ggml.types import F32
+from granite_gguf.spec.format import Format, H
+from granite_gguf.spec.tensors import TensorSpec
 from granite_gguf.storage.container import (
     Container,
+    MetadataValue,
     TensorInfo,
-    ValueType,
     open_container,
     to_float32,
 )
-from granite_gguf.storage.dialects import transcribe_cpp
-from granite_gguf.storage.keys import ARCHITECTURE, Keys, read_hparams
+from granite_gguf.storage.dialects.dialect import Dialect, TokenizerFacts
+from granite_gguf.storage.keys import Keys
 from granite_gguf.storage.tensor_check import check_tensors
-
-DIALECTS = (ARCHITECTURE, transcribe_cpp.ARCHITECTURE)
-"""The architectures that are read."""
 
 
 @dataclass(frozen=True)
-class ModelFile:
-    """A checked file, mapped into memory.
+class ModelFile(Generic[H]):
+    """A checked file, mapped into memory. Tensors are asked for by our names.
 
     Attributes:
-        container: the file with the metadata and tensor names of ``granite_nle``.
+        container: the file as it is.
+        reader: of its dialect.
         hparams: all stages' numbers.
         specs: the tensors by name.
-        stored: the file as it is; another object than ``container`` where it is of another dialect.
+        replaced: the tensors that lie otherwise in the file, as ours hold them.
     """
 
     container: Container
-    hparams: HParams
+    reader: Dialect[H]
+    hparams: H
     specs: dict[str, TensorSpec]
-    stored: Container
+    replaced: Mapping[str, npt.NDArray[np.float32]]
 
     @property
     def path(self) -> Path:
         return self.container.path
 
     @property
+    def format(self) -> Format[H]:
+        """What files of its architecture hold."""
+        return self.reader.format
+
+    @property
     def dialect(self) -> str:
         """The architecture that the file itself names."""
-        return str(self.stored.metadata[Keys.General.ARCHITECTURE].value)
+        return self.reader.architecture
 
     def info(self, name: str) -> TensorInfo:
-        return self.container.tensors[name]
+        """Where a tensor lies, its shape and type, and what the file calls it."""
+        info = self.container.tensors[self.reader.stored_name(name)]
+        array = self.replaced.get(name)
+        if array is None:
+            return info
+        return replace(info, shape=array.shape[::-1], type=F32, byte_count=array.nbytes)
+
+    def raw(self, name: str) -> npt.NDArray[np.uint8]:
+        """The bytes of a tensor, a view of the file's map unless it is replaced."""
+        array = self.replaced.get(name)
+        if array is not None:
+            return array.reshape(-1).view(np.uint8)
+        return self.container.raw(self.reader.stored_name(name))
+
+    def read_bytes(
+        self, descriptor: int, name: str, start: int, count: int
+    ) -> npt.NDArray[np.uint8]:
+        """Some bytes of a tensor, from an open descriptor of the file.
+
+        Unlike the map's, pages read so do not count as memory of the process.
+        """
+        if name in self.replaced:
+            return self.raw(name)[start : start + count]
+        return self.container.read(descriptor, self.reader.stored_name(name), start, count)
+
+    def release(self, name: str) -> None:
+        """Let go of the memory that reading a tensor has filled; it is read anew when needed."""
+        self.container.release(self.reader.stored_name(name))
 
     def text(self, key: str) -> str | None:
-        """A string of the metadata, or None."""
-        found = self.container.metadata.get(key)
-        return found.value if found is not None and found.type is ValueType.STRING else None
+        """A string of the file's own metadata, or None."""
+        return self.container.text(key)
 
-    def integers(self, key: str) -> list[int] | None:
-        """An integer array of the metadata, or None."""
-        found = self.container.metadata.get(key)
-        integral = found is not None and found.element_type in (ValueType.INT32, ValueType.UINT32)
-        return list(found.value) if found is not None and integral else None
+    def metadata(self) -> dict[str, MetadataValue]:
+        """The metadata of a file of ours with the same content."""
+        return self.reader.metadata(self.container, self.hparams)
 
-    def strings(self, key: str) -> list[str] | None:
-        """A string array of the metadata, or None."""
-        found = self.container.metadata.get(key)
-        textual = found is not None and found.element_type is ValueType.STRING
-        return list(found.value) if found is not None and textual else None
+    def tokenizer(self) -> TokenizerFacts:
+        """What the file says of its tokenizer."""
+        return self.reader.tokenizer(self.container, self.hparams)
 
     def read(self, name: str) -> npt.NDArray[np.float32]:
         """A whole tensor decoded to float32, in numpy order.
@@ -80,38 +109,47 @@ class ModelFile:
         Its shape is the format's, whatever dimensions of length 1 the file stores.
         """
         info = self.info(name)
-        values = to_float32(self.container.raw(name), info.type, info.shape)
+        values = to_float32(self.raw(name), info.type, info.shape)
         return values.reshape(tuple(reversed(self.specs[name].shape)))
 
     def read_rows(self, name: str, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
         """Some rows of a matrix decoded to float32; only those are read from the file."""
         info = self.info(name)
         width, count = self.specs[name].shape[-2:]
-        raw = self.container.raw(name).reshape(count, -1)[rows]
+        raw = self.raw(name).reshape(count, -1)[rows]
         return to_float32(raw.reshape(-1), info.type, (width, len(rows)))
 
 
-def open_model_file(path: str | Path) -> ModelFile:
-    """Map and check a file of either dialect.
+def open_model_file(path: str | Path, dialects: Sequence[Dialect[Any]]) -> ModelFile[Any]:
+    """Map and check a file of one of some dialects.
 
     Raises:
         ModelFileError: the file is damaged, incomplete or inconsistent.
         UnsupportedModelError: it holds another architecture.
     """
-    path = Path(path)
-    stored = open_container(path)
-    architecture = stored.metadata.get(Keys.General.ARCHITECTURE)
-    if architecture is None or architecture.value not in DIALECTS:
-        found = "no architecture" if architecture is None else brief(architecture.value)
+    container = open_container(Path(path))
+    reader = _recognise(container, dialects)
+    hparams = reader.read_hparams(container)
+    problem = reader.format.problem(hparams)
+    if problem:
+        raise ModelFileError(f"{path}: {problem}")
+    specs = reader.format.tensors(hparams)
+    check_tensors(container, reader.stored_specs(hparams, specs.values()))
+    return ModelFile(container, reader, hparams, specs, reader.replaced(container, hparams, specs))
+
+
+def _recognise(container: Container, dialects: Sequence[Dialect[Any]]) -> Dialect[Any]:
+    """The reader of a file: several may name the same architecture and differ in their keys."""
+    found = container.metadata.get(Keys.General.ARCHITECTURE)
+    named = [d for d in dialects if found is not None and found.value == d.architecture]
+    if not named:
+        architectures = dict.fromkeys(dialect.architecture for dialect in dialects)
+        titles = dict.fromkeys(dialect.format.title for dialect in dialects)
         raise UnsupportedModelError(
-            f"{path}: holds {found}, expected {' or '.join(map(repr, DIALECTS))}: a Granite "
-            "Speech NAR model, as `granite-gguf convert` makes it"
+            f"{container.path}: holds "
+            f"{'no architecture' if found is None else brief(found.value)}, expected "
+            f"{' or '.join(map(repr, architectures))}: {' or '.join(titles)}, as "
+            "`granite-gguf convert` makes it"
         )
-    container = stored if architecture.value == ARCHITECTURE else transcribe_cpp.translate(stored)
-    hparams = read_hparams(path, container.metadata)
-    layers = max(hparams.encoder.n_layers, hparams.projector.n_layers, hparams.editor.n_layers)
-    if layers > len(container.tensors):
-        raise ModelFileError(f"{path}: claims {layers} layers in {len(container.tensors)} tensors")
-    specs = expected_tensors(hparams)
-    check_tensors(path, container.tensors, specs.values())
-    return ModelFile(container, hparams, specs, stored)
+    by_keys = (d for d in named if any(key.startswith(d.prefix) for key in container.metadata))
+    return next(by_keys, named[0])

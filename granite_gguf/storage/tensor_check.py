@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable
 
 from granite_gguf.errors import ModelFileError
 from granite_gguf.ggml.types import GGMLType
 from granite_gguf.spec.tensors import TensorSpec
-from granite_gguf.storage.container import TensorInfo
+from granite_gguf.storage.container import Container
 
 WEIGHT_TYPES = frozenset(
     {
@@ -31,15 +30,13 @@ WEIGHT_TYPES = frozenset(
 )
 
 
-def check_tensors(
-    path: Path, tensors: Mapping[str, TensorInfo], expected: Iterable[TensorSpec]
-) -> None:
-    """Compare a file's tensors, by the names they have there, with the expected ones.
+def check_tensors(container: Container, expected: Iterable[TensorSpec]) -> None:
+    """Compare a file's tensors with those expected, by the names they have there.
 
     Raises:
         ModelFileError: some are missing, left over, misshapen, or of a type that cannot be run.
     """
-    specs = {spec.name: spec for spec in expected}
+    specs, tensors = {spec.name: spec for spec in expected}, container.tensors
     problems: list[str] = []
 
     def note(names: list[str], what: str) -> None:
@@ -63,4 +60,4 @@ def check_tensors(
         "tensors have types that cannot be run",
     )
     if problems:
-        raise ModelFileError(f"{path}: {'; '.join(problems)}")
+        raise ModelFileError(f"{container.path}: {'; '.join(problems)}")

@@ -17,9 +17,10 @@ import numpy.typing as npt
 from granite_gguf.errors import OutputError
 from granite_gguf.ggml.types import GGMLType, row_bytes
 from granite_gguf.storage.container import MetadataValue, ValueType
+from granite_gguf.storage.keys import Keys
 
-_ARCHITECTURE = "general.architecture"
-_ALIGNMENT = "general.alignment"  # a source's own: what is written here has the default one
+# A source's own alignment does not count: what is written here has the default one.
+_WRITTEN_APART = (Keys.General.ARCHITECTURE, Keys.General.ALIGNMENT)
 
 
 @dataclass(frozen=True)
@@ -146,10 +147,10 @@ def write_gguf(
 def _write_head(
     path: Path, metadata: Mapping[str, MetadataValue], tensors: Sequence[TensorSource]
 ) -> None:
-    writer = gguf.GGUFWriter(path, metadata[_ARCHITECTURE].value)
+    writer = gguf.GGUFWriter(path, metadata[Keys.General.ARCHITECTURE].value)
     for key, value in metadata.items():
         empty = value.type is ValueType.ARRAY and not value.value
-        if key not in (_ARCHITECTURE, _ALIGNMENT) and not empty:
+        if key not in _WRITTEN_APART and not empty:
             writer.add_key_value(key, value.value, value.type, value.element_type)
     for tensor in tensors:
         writer.add_tensor_info(

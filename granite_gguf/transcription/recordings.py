@@ -25,7 +25,7 @@ from granite_gguf.nar.results import EncoderResult
 from granite_gguf.nar.stages import AudioInput, Stages
 from granite_gguf.sound import features, reading
 from granite_gguf.sound.pieces import chunks
-from granite_gguf.spec.hparams import HParams
+from granite_gguf.spec.nar import HParams
 from granite_gguf.transcript import Segment, Word
 from granite_gguf.words.times import time_words, token_probabilities
 

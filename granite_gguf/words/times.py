@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from granite_gguf.arrays import FloatArray, IntArray
-from granite_gguf.spec.hparams import Editor, Hypothesis
+from granite_gguf.spec.nar import Editor, Hypothesis
 from granite_gguf.tokenizer import SpeechTokenizer
 from granite_gguf.transcript import Word
 from granite_gguf.words.alignment import align

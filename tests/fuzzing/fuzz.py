@@ -30,7 +30,7 @@ from pathlib import Path
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from granite_gguf.storage.model_file import DIALECTS
+from granite_gguf.architectures import DIALECTS
 from tests.fuzzing.fuzz_targets import TARGETS, Target, sound_model
 from tests.support.gguf_mutator import Sound, mutate, take_apart
 

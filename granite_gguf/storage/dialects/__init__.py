@@ -1,1 +1,1 @@
-"""Files that other publishers write."""
+"""The dialects of published files: one reader for each, and what a reader answers."""

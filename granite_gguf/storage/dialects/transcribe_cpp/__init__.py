@@ -1,13 +1,5 @@
-"""Files of the other published dialect, ``granite_speech_nar``, read as ``granite_nle``.
+"""Files of transcribe.cpp's dialects, whose own keys begin with ``stt.``."""
 
-    stored container → keys → hyper-parameters → expected tensors ┐
-                       tensors, named as they are stored ─────────┴→ the same bytes, our names
+from granite_gguf.storage.dialects.transcribe_cpp.nar import TranscribeCppNar
 
-Whatever is wrong is told in the file's own names. Tensors stay where the file is mapped; only the
-mel filterbank, which lies the other way round, is copied.
-"""
-
-from granite_gguf.storage.dialects.transcribe_cpp.keys import ARCHITECTURE
-from granite_gguf.storage.dialects.transcribe_cpp.nar import translate
-
-__all__ = ["ARCHITECTURE", "translate"]
+__all__ = ["TranscribeCppNar"]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 
+from granite_gguf.spec.tensors import MEL_FILTERS
+
 MEL_FILTERBANK = "frontend.mel_filterbank"
 WINDOW = "frontend.window"
 
 _TOP = {
-    "audio.mel_filters": MEL_FILTERBANK,
+    MEL_FILTERS: MEL_FILTERBANK,
     "enc.input": "enc.input_linear",
     "enc.ctc_out": "enc.ctc_proj",
     "enc.ctc_mid": "enc.ctc_bypass",

@@ -1,0 +1,36 @@
+"""An architecture: one kind of model, as a record of what its files hold and what runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Protocol
+
+from granite_gguf.ggml import Runtime
+from granite_gguf.placing.weights import ModelWeights
+from granite_gguf.spec.format import Format, H
+from granite_gguf.storage.dialects.dialect import Dialect
+from granite_gguf.storage.model_file import ModelFile
+from granite_gguf.tokenizer import SpeechTokenizer
+
+
+class Lane(Protocol):
+    """What computes a model's passes on one runtime."""
+
+    def close(self) -> None:
+        """Wait for what is being computed, and compute nothing more."""
+
+
+@dataclass(frozen=True)
+class Architecture(Generic[H]):
+    """What is to be known of one kind of model; nothing outside its own rooms knows more.
+
+    Attributes:
+        format: its name, hyper-parameters, tensors and checks.
+        dialects: the readers of its files, our own first.
+        lane: makes what runs a file's weights on a runtime.
+    """
+
+    format: Format[H]
+    dialects: tuple[Dialect[H], ...]
+    lane: Callable[[ModelFile[H], SpeechTokenizer, ModelWeights, Runtime], Lane]

@@ -1,0 +1,103 @@
+"""A dialect: how files of one publisher are to be read."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Generic
+
+import numpy as np
+import numpy.typing as npt
+
+from granite_gguf.fields import MetadataFields
+from granite_gguf.spec.format import Format, H
+from granite_gguf.spec.tensors import TensorSpec
+from granite_gguf.storage.container import Container, MetadataValue, ValueType
+from granite_gguf.storage.keys import Keys
+
+
+@dataclass(frozen=True)
+class TokenizerFacts:
+    """What a file says of its tokenizer.
+
+    Attributes:
+        huggingface: the checkpoint's own ``tokenizer.json``, or None.
+        tokens: the vocabulary by id, or None.
+        merges: pairs as ``"left right"``, or None.
+        types: llama.cpp's type of each token, or None.
+        vocabulary: how many tokens the model has.
+        first_special: the smallest id of a token with a meaning of its own.
+    """
+
+    huggingface: str | None
+    tokens: list[str] | None
+    merges: list[str] | None
+    types: list[int] | None
+    vocabulary: int
+    first_special: int
+
+
+class Dialect(ABC, Generic[H]):
+    """Reads one publisher's files of an architecture.
+
+    Attributes:
+        architecture: what they name as ``general.architecture``.
+        prefix: what the keys begin with by which they are told from files that name the same.
+        format: what they hold.
+    """
+
+    architecture: str
+    prefix: str
+    format: Format[H]
+
+    @abstractmethod
+    def read_hparams(self, stored: Container) -> H:
+        """The hyper-parameters, not yet checked against each other.
+
+        Raises:
+            ModelFileError: a key is missing, of a wrong type, or of a value that is not supported.
+        """
+
+    def stored_name(self, name: str) -> str:
+        """What such files call a tensor of ours."""
+        return name
+
+    def stored_specs(self, _hparams: H, specs: Iterable[TensorSpec]) -> Iterator[TensorSpec]:
+        """The tensors that such a file holds, by its own names and with its own shapes."""
+        for spec in specs:
+            yield replace(spec, name=self.stored_name(spec.name))
+
+    def replaced(
+        self, _stored: Container, _hparams: H, _specs: Mapping[str, TensorSpec]
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """Tensors that lie otherwise in the file than in ours, as ours, by our names.
+
+        Raises:
+            ModelFileError: the file holds what the model does not support.
+        """
+        return {}
+
+    @abstractmethod
+    def metadata(self, stored: Container, hparams: H) -> dict[str, MetadataValue]:
+        """What a file of ours says in place of this one's metadata."""
+
+    def tokenizer(self, stored: Container, hparams: H) -> TokenizerFacts:
+        """What the file says of its tokenizer."""
+        language = hparams.language
+        special = (language.pad_token_id, language.eos_token_id, language.bos_token_id)
+        types = stored.metadata.get(Keys.Tokenizer.TOKEN_TYPE)
+        integral = types is not None and types.element_type in (ValueType.INT32, ValueType.UINT32)
+        return TokenizerFacts(
+            huggingface=stored.text(Keys.Tokenizer.HUGGINGFACE),
+            tokens=stored.strings(Keys.Tokenizer.TOKENS),
+            merges=stored.strings(Keys.Tokenizer.MERGES),
+            types=list(types.value) if types is not None and integral else None,
+            vocabulary=language.vocab_size,
+            first_special=min(special),
+        )
+
+    def fields(self, stored: Container) -> MetadataFields:
+        """The metadata by key."""
+        values = {key: found.value for key, found in stored.metadata.items()}
+        return MetadataFields(stored.path, values, owner=self.architecture)
