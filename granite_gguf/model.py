@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from granite_gguf.architectures import open_model_file
+from granite_gguf.arrays import Samples
 from granite_gguf.closing import Closing
 from granite_gguf.errors import AudioError, DeviceError, InputError
 from granite_gguf.ggml import DeviceInfo, Runtime
 from granite_gguf.hub import find_model
-from granite_gguf.nar.stages import AudioInput, Stages
+from granite_gguf.nar.stages import Stages
+from granite_gguf.passes import Options
 from granite_gguf.placing.kernel_choice import Precision
 from granite_gguf.placing.weights import ModelWeights
 from granite_gguf.storage.model_file import ModelFile
 from granite_gguf.tokenizer import load_tokenizer
 from granite_gguf.transcript import Segment, Transcript
 from granite_gguf.transcription import recordings
+from granite_gguf.transcription.recordings import AudioInput
 from granite_gguf.transcription.scheduler import MOST_LANES, Event, transcribe_each
 
 
@@ -87,6 +90,22 @@ class Model(Stages, Closing):
             super().close()
             self._stack.close()
 
+    def load_audio(
+        self,
+        source: AudioInput,
+        *,
+        sample_rate: float | None = None,
+        channel: int | None = None,
+    ) -> Samples:
+        """Mono float32 samples ``(n,)`` at the model's rate.
+
+        Raises:
+            AudioError: the file or the array cannot be used.
+            InputError: a sample rate was given for a file.
+        """
+        wanted = self.hparams.front_end.sample_rate
+        return recordings.load_audio(recordings.Source(source, sample_rate, channel), wanted)
+
     # The whole pipeline
 
     def transcribe(
@@ -151,7 +170,7 @@ class Model(Stages, Closing):
         >>> [(part.start, part.end) for part in parts]
         [(0.0, 3.0)]
         """
-        options = recordings.Options(chunk_seconds, word_times)
+        options = Options(chunk_seconds, word_times)
         yield from recordings.transcribe_source(
             self, recordings.Source(source, sample_rate, channel), options
         )
@@ -180,7 +199,7 @@ class Model(Stages, Closing):
         >>> [transcript.duration for transcript in model.transcribe_many([samples, samples[:8000]])]
         [3.0, 0.5]
         """
-        options = recordings.Options(chunk_seconds, word_times)
+        options = Options(chunk_seconds, word_times)
         recordings.check_options(self.hparams, options)
         for event in self.transcribe_events(
             sources, options, sample_rate=sample_rate, channel=channel
@@ -191,7 +210,7 @@ class Model(Stages, Closing):
     def transcribe_events(
         self,
         sources: Iterable[AudioInput],
-        options: recordings.Options,
+        options: Options,
         *,
         sample_rate: float | None = None,
         channel: int | None = None,

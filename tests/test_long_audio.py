@@ -15,7 +15,7 @@ import soundfile
 from granite_gguf import AudioError, InputError, Model, Segment
 from granite_gguf.architectures import open_model_file
 from granite_gguf.nar.decoding import edited_tokens, insert_slots
-from granite_gguf.transcription.recordings import longest_pass
+from granite_gguf.nar.transcribe import longest_pass
 from tests.signals import synthetic_audio
 
 RATE = 16_000
@@ -83,12 +83,13 @@ def test_speech_too_dense_for_a_pass_is_cut_again(
     limited: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ten seconds fit by their length; with 100 tokens for them, only shorter pieces do."""
-    dense = lambda states: [np.arange(len(s[0]) // 5) % 50 + 100 for s in states]  # noqa: E731
-    monkeypatch.setattr(limited, "run_hypotheses", dense)
+    dense = lambda ids: ids.each(lambda part: np.arange(len(part) * 4 // 5) % 50 + 100)  # noqa: E731
+    monkeypatch.setattr(limited, "read_hypothesis", dense)
     segments = list(limited.transcribe_stream(with_pauses(10), chunk_seconds=15))
     assert len(segments) >= 2
     assert segments[-1].end == 10.0 and all(s.hypothesis for s in segments)
-    monkeypatch.setattr(limited, "run_hypotheses", lambda _: [np.full(200, 100)])
+    endless = lambda ids: ids.each(lambda _: np.full(200, 100))  # noqa: E731
+    monkeypatch.setattr(limited, "read_hypothesis", endless)
     with pytest.raises(AudioError, match="200 positions"):
         limited.transcribe(with_pauses(3))
 

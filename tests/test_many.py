@@ -14,10 +14,12 @@ import soundfile
 
 import granite_gguf
 from granite_gguf import AudioError, InputError, Model, OutOfMemoryError, Segment, Transcript
+from granite_gguf.arrays import Rows
 from granite_gguf.demo import DEMO_MODEL
 from granite_gguf.nar.decoding import insert_slots
 from granite_gguf.nar.stages import Stages
-from granite_gguf.transcription.recordings import Options, Piece, one_pass
+from granite_gguf.nar.transcribe import one_pass
+from granite_gguf.passes import Options, Piece
 from granite_gguf.transcription.scheduler import SHORT_SECONDS
 from tests.signals import SAMPLE_RATE, synthetic_audio
 
@@ -73,8 +75,8 @@ def test_several_go_through_one_pass(
     with granite_gguf.load(DEMO_MODEL, threads=1) as model:
         alone = [model.transcribe(clip, word_times=True) for clip in clips]
         pieces = [Piece(0, clip) for clip in clips]
-        encode = model.run_encoders
-        monkeypatch.setattr(model, "run_encoders", lambda m: (sizes.append(len(m)), encode(m))[1])
+        encode = model.run_encoder
+        monkeypatch.setattr(model, "run_encoder", lambda m: (sizes.append(len(m)), encode(m))[1])
         together = one_pass(model, pieces, Options(word_times=True))
     assert sizes == [len(clips) - 1]  # one is shorter than a frame
     for transcript, segment in zip(alone, together, strict=True):
@@ -94,26 +96,27 @@ def test_the_stages_keep_recordings_apart(models: dict[str, Model]) -> None:
     clips = [synthetic_audio(int(s * SAMPLE_RATE), seed=k) for k, s in enumerate(lengths)]
     for model in models.values():
         mels = [model.compute_mel(clip) for clip in clips]
-        encoded = model.run_encoders(mels)
-        tokens = model.run_hypotheses([(one.final, one.blank) for one in encoded])
-        audio = model.run_projectors([one.captured for one in encoded])
-        texts = [insert_slots(model.hparams.editor, ids) for ids in tokens]
+        encoded = model.run_encoder(Rows.of(mels))
+        tokens = model.run_hypothesis(encoded.final, encoded.blank)
+        audio = model.run_projector(encoded.captured)
+        editor = model.hparams.editor
+        texts = tokens.each(lambda ids, editor=editor: insert_slots(editor, ids))
         taps = frozenset({"editing_logits"})
-        edited = model.run_editors(list(zip(audio, texts, strict=True)), taps)
+        edited = model.run_editor(audio, texts, taps)
         for n, mel in enumerate(mels):
             one = model.run_encoder(mel)
             for name in ("captured", "final", "blank"):
                 np.testing.assert_allclose(
-                    getattr(encoded[n], name), getattr(one, name), rtol=1e-4, atol=1e-5
+                    getattr(encoded, name)[n], getattr(one, name), rtol=1e-4, atol=1e-5
                 )
             np.testing.assert_array_equal(model.run_hypothesis(one.final, one.blank), tokens[n])
             np.testing.assert_allclose(
                 audio[n], model.run_projector(one.captured), rtol=1e-3, atol=1e-4
             )
             alone = model.run_editor(audio[n], texts[n], taps)
-            np.testing.assert_array_equal(edited[n].ids, alone.ids)
+            np.testing.assert_array_equal(edited.ids[n], alone.ids)
             np.testing.assert_allclose(
-                edited[n].taps["editing_logits"], alone.taps["editing_logits"], rtol=1e-3, atol=1e-3
+                edited.taps["editing_logits"][n], alone.taps["editing_logits"], rtol=1e-3, atol=1e-3
             )
 
 
@@ -121,14 +124,14 @@ def test_where_one_pass_is_refused_each_goes_alone(
     model: Model, clips: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = [facts(model.transcribe(clip)) for clip in clips]
-    encode = Stages.run_encoders
+    encode = Stages.run_encoder
 
-    def refuse(self: Stages, mels: list[np.ndarray], *rest: object) -> object:
-        if len(mels) > 1:
+    def refuse(self: Stages, mel: Rows, *rest: object) -> object:
+        if len(mel) > 1:
             raise OutOfMemoryError("too much")
-        return encode(self, mels, *rest)
+        return encode(self, mel, *rest)
 
-    monkeypatch.setattr(Stages, "run_encoders", refuse)
+    monkeypatch.setattr(Stages, "run_encoder", refuse)
     assert [facts(t) for t in model.transcribe_many(clips)] == expected
 
 

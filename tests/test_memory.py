@@ -228,7 +228,7 @@ def test_the_long_pass_is_refused_before_it_begins(
     with load(f32_files["granite_speech_nar"], threads=1, device="cpu") as model:
         monkeypatch.setattr(memory, "ROOT", system(tmp_path, {"proc/meminfo": meminfo(1)}))
         monkeypatch.setattr(
-            model, "run_encoders", lambda *_: pytest.fail("the encoder ran before the check")
+            model, "run_encoder", lambda *_: pytest.fail("the encoder ran before the check")
         )
         with pytest.raises(OutOfMemoryError, match="chunk-seconds"):
             model.transcribe(synthetic_audio(16_000 * 61, seed=1))

@@ -189,8 +189,8 @@ def test_failures_are_named_at_the_end(folder: Path, model: Path) -> None:
         (["-q", "-v"], "contradict"),
         (["--word-times"], "--word-times needs a format"),
         (["--max-lines", "3"], "belong to subtitles"),
-        (["-f", "tsv", "-o", "new", "--output-template", "{index}.{format}", "--max-line-width", "7"],
-         "expected 8 or more"),
+        (["-f", "tsv", "-o", "new", "--output-template", "{index}.{format}",
+          "--max-line-width", "7"], "expected 8 or more"),
         (["--chunk-seconds", "2"], "5 to 408 s"),
         (["--channel", "0"], "channel"),
         (["-f", "docx"], "docx"),
@@ -238,14 +238,14 @@ def test_interruption_ends_at_once_and_keeps_what_is_finished(
 ) -> None:
     """Interrupted inside a computation that takes many seconds and hears no signal."""
     script = (
-        "import hashlib, sys; from granite_gguf import cli, stages\n"
-        "run, calls = stages.Stages.run_encoders, []\n"
+        "import hashlib, sys; from granite_gguf import cli; from granite_gguf.nar import stages\n"
+        "run, calls = stages.Stages.run_encoder, []\n"
         "def slow(*a, **k):\n"
         "    calls.append(1)\n"
         "    if len(calls) == 2:\n"
         "        print('busy', flush=True); hashlib.pbkdf2_hmac('sha256', b'', b'', 2 * 10**7)\n"
         "    return run(*a, **k)\n"
-        "stages.Stages.run_encoders = slow; sys.argv[0] = 'granite-gguf'; cli.main()"
+        "stages.Stages.run_encoder = slow; sys.argv[0] = 'granite-gguf'; cli.main()"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", script, "transcribe", "-m", model, "talks", "-o", "out",

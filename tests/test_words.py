@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 
 from granite_gguf import Model, Word
-from granite_gguf.words.times import Posteriors, split_words, time_words, token_probabilities
+from granite_gguf.nar import decoding
+from granite_gguf.nar.decoding import best_probabilities, edited_probabilities, log_totals
+from granite_gguf.nar.stages import BPE_TOTALS
+from granite_gguf.words.times import split_words, time_words
+from tests.signals import synthetic_audio
 
 
 def test_words_are_split_at_white_space(models: dict[str, Model]) -> None:
@@ -27,11 +31,13 @@ def test_a_run_of_rows_counts_by_its_surest(models: dict[str, Model]) -> None:
         [[0.9, 0.05, 0.05], [0.2, 0.6, 0.2], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4], [0.1, 0.7, 0.2]]
     )
     ids = probabilities.argmax(axis=1)
-    found = token_probabilities(e, ids, np.log(probabilities).astype(np.float32))
+    best = best_probabilities(e, np.log(probabilities).astype(np.float32))
+    np.testing.assert_allclose(best, [0.9, 0.6, 0.8, 0.4, 0.7], rtol=1e-6)
+    found = edited_probabilities(e, ids, best)
     np.testing.assert_allclose(found, [0.8, 0.4, 0.7], rtol=1e-6)
     scaled = replace(e, apply_logits_scaling=True, logits_scaling=2.0)
     logits = (2 * np.log(probabilities)).astype(np.float32)
-    np.testing.assert_allclose(token_probabilities(scaled, ids, logits), found, rtol=1e-6)
+    np.testing.assert_allclose(best_probabilities(scaled, logits), best, rtol=1e-6)
 
 
 @pytest.mark.parametrize("layout", ["nle", "granite_speech_nar"])
@@ -47,13 +53,12 @@ def test_capitals_and_punctuation_are_the_editors(models: dict[str, Model], layo
         for k, token in enumerate(tokenizer.encode(text)):
             logits[at + k, token + h.id_shift] = 40
 
-    def head(first: int, last: int) -> np.ndarray:
-        assert first % h.pooling_window == 0
-        return logits[first // 4 : -(-last // 4)]
-
+    said = logits - log_totals(logits)[:, None]
     tokens = tokenizer.encode("So, ASK really it now!")
     sure = np.linspace(0.5, 0.9, len(tokens)).astype(np.float32)
-    words = time_words(h, tokenizer, tokens, sure, mel, np.ones(frames), head, 0.02)
+    words = time_words(
+        h, tokenizer, tokens, sure, mel, np.ones(frames), lambda ids: said[:, ids], 0.02
+    )
     assert [word.text for word in words] == ["So,", "ASK", "really", "it", "now!"]
     assert [word.aligned for word in words] == [True, True, False, True, True]
     starts = {word.text: word.start for word in words}
@@ -66,15 +71,29 @@ def test_capitals_and_punctuation_are_the_editors(models: dict[str, Model], layo
     assert isinstance(words[0], Word)
 
 
-def test_posteriors_do_not_depend_on_the_slices(
-    models: dict[str, Model], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("rows_at_once", [64, 8])
+def test_sums_of_a_softmax_do_not_depend_on_the_slices(
+    models: dict[str, Model], monkeypatch: pytest.MonkeyPatch, rows_at_once: int
 ) -> None:
-    h = models["nle"].hparams.hypothesis
-    logits = np.random.default_rng(0).standard_normal((33, h.bpe_vocab)).astype(np.float32)
-    columns = np.array([3, 7, 50])
-    expected = logits - np.log(np.exp(logits.astype(np.float64)).sum(axis=1, keepdims=True))
-    for windows in (64, 8):
-        monkeypatch.setattr(Posteriors, "windows_at_once", windows)
-        found = Posteriors(h, 130, columns, lambda a, b: logits[a // 4 : -(-b // 4)])
-        np.testing.assert_allclose(found.tokens, expected[:, columns], atol=1e-5)
-        np.testing.assert_allclose(found.blank, expected[:, h.blank_id], atol=1e-5)
+    monkeypatch.setattr(decoding, "_ROWS_AT_ONCE", rows_at_once)
+    logits = 9 * np.random.default_rng(0).standard_normal((33, 700)).astype(np.float32)
+    odds = np.exp(logits.astype(np.float64))
+    np.testing.assert_allclose(log_totals(logits), np.log(odds.sum(axis=1)), rtol=1e-6)
+    e = replace(models["nle"].hparams.editor, apply_logits_scaling=False)
+    best = odds.max(axis=1) / odds.sum(axis=1)
+    np.testing.assert_allclose(best_probabilities(e, logits), best, rtol=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["nle", "granite_speech_nar"])
+def test_posteriors_are_the_softmax_of_the_head(models: dict[str, Model], layout: str) -> None:
+    """Of some ids, without the logits: they come from the pooled states once more."""
+    model = models[layout]
+    encoded = model.run_encoder(model.compute_mel(synthetic_audio(33 * 1280, seed=3)))
+    taps = frozenset({"pooled", "bpe_logits", BPE_TOTALS})
+    head = model.run_hypothesis_head(encoded.final, encoded.blank, taps)
+    odds = np.exp(head.taps["bpe_logits"].astype(np.float64))
+    expected = np.log(odds / odds.sum(axis=1, keepdims=True))
+    ids = np.array([model.hparams.hypothesis.blank_id, 7, 50, 3, 7])
+    found = model.bpe_posteriors(head.taps["pooled"], head.taps[BPE_TOTALS], ids)
+    assert found.shape == (33, 5)
+    np.testing.assert_allclose(found, expected[:, ids], atol=1e-4)

@@ -20,10 +20,11 @@ from granite_gguf.demo import DEMO_MODEL, DEMO_NOTE
 from granite_gguf.errors import InputError
 from granite_gguf.formats import FORMATS, Shape
 from granite_gguf.model import Model, load
+from granite_gguf.passes import Options
 from granite_gguf.placing.kernel_choice import Precision
 from granite_gguf.sound.reading import duration_of
 from granite_gguf.transcript import Segment, Transcript
-from granite_gguf.transcription.recordings import Options, check_options
+from granite_gguf.transcription.recordings import check_options
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130

@@ -1,17 +1,45 @@
-"""From CTC outputs to text ids and back: pure functions on integer arrays."""
+"""From logits to ids and text ids, and back: pure functions on arrays."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-from granite_gguf.arrays import IntArray
+from granite_gguf.arrays import FloatArray, IntArray
 from granite_gguf.spec.nar import Editor, Hypothesis
 
+_ROWS_AT_ONCE = 64  # bounds the memory of a softmax over the vocabulary
 
-def best_ids(logits: npt.NDArray[np.float32]) -> IntArray:
+
+def best_ids(logits: FloatArray) -> IntArray:
     """The id of the largest logit of each row ``(rows, vocabulary)``; of equal ones, the first."""
     best: IntArray = logits.argmax(axis=1).astype(np.int64)
+    return best
+
+
+def log_totals(logits: FloatArray) -> FloatArray:
+    """The logarithm of each row's sum of exponentials, ``(rows,)``: what softmax divides by."""
+    totals = np.empty(len(logits), np.float32)
+    for start in range(0, len(logits), _ROWS_AT_ONCE):
+        rows = logits[start : start + _ROWS_AT_ONCE]
+        top = rows.max(axis=1, keepdims=True)
+        totals[start : start + _ROWS_AT_ONCE] = top[:, 0] + np.log(np.exp(rows - top).sum(axis=1))
+    return totals
+
+
+def best_probabilities(e: Editor, logits: FloatArray) -> FloatArray:
+    """The editor's probability of each row's best id, ``(rows,)``.
+
+    Args:
+        e: tells the scale of the logits.
+        logits: ``(rows, vocabulary)``, not divided by the scale.
+    """
+    scale = np.float32(e.logits_scaling if e.apply_logits_scaling else 1.0)
+    best = np.empty(len(logits), np.float32)
+    for start in range(0, len(logits), _ROWS_AT_ONCE):
+        rows = logits[start : start + _ROWS_AT_ONCE] / scale
+        rows -= rows.max(axis=1, keepdims=True)
+        best[start : start + _ROWS_AT_ONCE] = 1.0 / np.exp(rows, out=rows).sum(axis=1)
     return best
 
 
@@ -43,3 +71,19 @@ def insert_slots(e: Editor, tokens: npt.NDArray[np.integer]) -> IntArray:
 def edited_tokens(e: Editor, ids: npt.NDArray[np.integer]) -> IntArray:
     """Tokens of the transcript from the editor's best ids, one per row of text."""
     return collapse(ids, e.eos_token_id)
+
+
+def edited_probabilities(e: Editor, ids: IntArray, best: FloatArray) -> FloatArray:
+    """The probability of each of :func:`edited_tokens`.
+
+    A token comes from a run of equal best ids; the surest row of the run counts.
+
+    Args:
+        e: tells eos.
+        ids: ``(rows,)``, the best id of each text row.
+        best: ``(rows,)``, its probability.
+    """
+    run_starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
+    surest: FloatArray = np.maximum.reduceat(best, run_starts)
+    kept: FloatArray = surest[ids[run_starts] != e.eos_token_id]
+    return kept

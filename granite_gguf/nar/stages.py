@@ -1,18 +1,25 @@
-"""The stages of a model, one by one: each takes and gives numpy arrays."""
+"""The stages of a model, one by one: each takes and gives numpy arrays.
+
+What takes rows takes them of one recording, as an array, or of several that go through the stage
+together, as :class:`granite_gguf.arrays.Rows`, and answers in kind. Each recording of a batch gets
+what it would get alone.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from os import PathLike
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from granite_gguf.arrays import AnyArray, Batch, FloatArray, IntArray, Rows, as_rows, in_kind
 from granite_gguf.errors import AudioError, InputError
 from granite_gguf.ggml import (
     Graph,
@@ -25,32 +32,25 @@ from granite_gguf.ggml import (
 )
 from granite_gguf.graph.editor import EditorRows, build_editor, build_editor_head
 from granite_gguf.graph.encoder import build_encoder
-from granite_gguf.graph.hypothesis import build_hypothesis
+from granite_gguf.graph.hypothesis import HEAD, build_hypothesis
 from granite_gguf.graph.projector import build_projector
 from granite_gguf.nar import decoding
-from granite_gguf.nar.results import (
-    EncoderResult,
-    FloatArray,
-    IntArray,
-    TokenResult,
-    check_rows,
-    divided,
-    divided_tokens,
-    joined,
-    joined_tokens,
-    rows,
-)
+from granite_gguf.nar.results import EncoderResult, TokenResult, checked_rows, matrix
 from granite_gguf.placing.finite import check_results
 from granite_gguf.placing.weights import ModelWeights
-from granite_gguf.sound import features, reading
+from granite_gguf.sound import features
 from granite_gguf.spec.nar import HParams
 from granite_gguf.spec.tensors import MEL_FILTERS, TOKEN_EMBEDDING, Stage
 from granite_gguf.storage.model_file import ModelFile
 from granite_gguf.tokenizer import SpeechTokenizer
 
-AudioInput = str | PathLike[str] | BinaryIO | npt.NDArray[Any]
-
 NO_TAPS: frozenset[str] = frozenset()
+
+BPE_TOTALS = "bpe_totals"
+"""A tap of the BPE head: what its softmax divides by, as a logarithm."""
+
+BEST_PROBABILITIES = "best_probabilities"
+"""A tap of the editor: the probability of each best id."""
 
 _PURPOSE = "This stretch of audio"
 _SHORTER = "Transcribe it in shorter pieces (--chunk-seconds), or free some memory"
@@ -105,28 +105,6 @@ class Stages:
         with self._lock:
             self._closed = True
 
-    def load_audio(
-        self,
-        source: AudioInput,
-        *,
-        sample_rate: float | None = None,
-        channel: int | None = None,
-    ) -> FloatArray:
-        """Mono float32 samples ``(n,)`` at the model's rate.
-
-        Raises:
-            AudioError: the file or the array cannot be used.
-            InputError: a sample rate was given for a file.
-        """
-        wanted = self.hparams.front_end.sample_rate
-        if isinstance(source, np.ndarray):
-            return reading.prepare_audio(
-                source, wanted if sample_rate is None else sample_rate, wanted, channel=channel
-            )
-        if sample_rate is not None:
-            raise InputError("sample_rate belongs to samples; a file has its own")
-        return reading.read_audio(source, wanted, channel=channel)
-
     def compute_mel(self, samples: FloatArray) -> FloatArray:
         """Log-mel frames ``(T, 160)``, float32, of mono samples ``(n,)`` at the model's rate."""
         if samples.ndim != 1:
@@ -140,136 +118,97 @@ class Stages:
             )
         return mel
 
-    def run_encoder(self, mel: FloatArray, taps: frozenset[str] = NO_TAPS) -> EncoderResult:
+    def run_encoder(self, mel: Batch, taps: frozenset[str] = NO_TAPS) -> EncoderResult[Batch]:
         """Encode log-mel frames ``(T, 160)``, T at least 1.
 
         ``taps`` may name ``encoder_layer_K`` for each captured K and ``encoder_logits``.
         """
-        (result,) = self.run_encoders([mel], taps)
-        return result
-
-    def run_encoders(
-        self, mels: Sequence[FloatArray], taps: frozenset[str] = NO_TAPS
-    ) -> list[EncoderResult]:
-        """Encode recordings in one pass; each as :meth:`run_encoder` does it."""
-        e = self.hparams.encoder
-        for mel in mels:
-            check_rows("mel", mel, e.input_dim)
-        lengths = [len(mel) for mel in mels]
+        e, frames = self.hparams.encoder, checked_rows("mel", mel, self.hparams.encoder.input_dim)
         out = self._run(
             taps,
-            lambda graph: build_encoder(graph, self._weights, e, lengths),
-            {"mel": joined(mels)},
+            lambda graph: build_encoder(graph, self._weights, e, frames.counts),
+            {"mel": frames.array},
         )
         self._weights.let_go(Stage.ENCODER)
         check_results(self._file, "encoder", *out.values())
-        parts = {name: divided(rows(array), lengths) for name, array in out.items()}
-        captured, final, blank = (parts.pop(name) for name in ("captured", "final", "blank"))
-        return [
-            EncoderResult(
-                captured=captured[n],
-                final=final[n],
-                blank=blank[n][:, 0],
-                taps={name: arrays[n] for name, arrays in parts.items()},
-            )
-            for n in range(len(mels))
-        ]
+        out = {name: matrix(array) for name, array in out.items()}
+        out["blank"] = out["blank"][:, 0]
+        found = {name: in_kind(mel, frames.like(array)) for name, array in out.items()}
+        captured, final, blank = (found.pop(name) for name in ("captured", "final", "blank"))
+        return EncoderResult(captured, final, blank, found)
 
     def run_hypothesis_head(
-        self, final: FloatArray, blank: FloatArray, taps: frozenset[str] = NO_TAPS
-    ) -> TokenResult:
+        self, final: Batch, blank: Batch, taps: frozenset[str] = NO_TAPS
+    ) -> TokenResult[Batch]:
         """Best BPE ids, one per window of pooled frames, blanks and repetitions included.
 
         Args:
             final: ``(T, D)``, T at least 1.
             blank: ``(T,)``.
-            taps: may name ``pooled`` and ``bpe_logits``.
+            taps: may name ``pooled``, ``bpe_logits``, and :data:`BPE_TOTALS`.
         """
-        (result,) = self.run_hypothesis_heads([(final, blank)], taps)
-        return result
-
-    def run_hypothesis_heads(
-        self, states: Sequence[tuple[FloatArray, FloatArray]], taps: frozenset[str] = NO_TAPS
-    ) -> list[TokenResult]:
-        """The heads of recordings in one pass; each as :meth:`run_hypothesis_head` does it."""
-        window = self.hparams.hypothesis.pooling_window
-        padded = [self._whole_windows(final, blank) for final, blank in states]
-        result = self._run_hypothesis_head(
-            joined([final for final, _ in padded]), joined([blank for _, blank in padded]), taps
-        )
-        return divided_tokens(result, [len(final) // window for final, _ in padded])
-
-    def _whole_windows(self, final: FloatArray, blank: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """States with frames that weigh nothing, up to whole windows."""
         e, h = self.hparams.encoder, self.hparams.hypothesis
-        check_rows("final", final, e.d_model)
-        if blank.shape != (len(final),):
-            raise InputError(f"blank has the shape {blank.shape}, expected ({len(final)},)")
-        missing = -len(final) % h.pooling_window
-        if not missing:
-            return final, blank
-        return (
-            np.pad(final, ((0, missing), (0, 0))),
-            np.pad(blank, (0, missing), constant_values=1.0),
-        )
-
-    def _run_hypothesis_head(
-        self, final: FloatArray, blank: FloatArray, taps: frozenset[str]
-    ) -> TokenResult:
-        """The head on states of whole windows, as many rows at a time as logits may take."""
-        e, h = self.hparams.encoder, self.hparams.hypothesis
-
-        def head(part: slice) -> TokenResult:
-            return self._run_head(
-                taps,
-                ("first hypothesis", "bpe_logits", h.bpe_vocab),
-                lambda graph: build_hypothesis(
-                    graph, self._weights, h, e.d_model, len(final[part])
-                ),
-                {"final": final[part], "blank": blank[part]},
+        states, silence = checked_rows("final", final, e.d_model), as_rows(blank)
+        if silence.counts != states.counts or silence.array.ndim != 1:
+            raise InputError(
+                f"blank has the shape {silence.array.shape}, expected ({len(states.array)},)"
             )
-
-        windows = len(final) // h.pooling_window
-        parts = [head(part) for part in _even_slices(windows, h.pooling_window)]
+        # What fills up a window is surely blank, and weighs nothing.
+        window = h.pooling_window
+        states = states.each(lambda part: _filled_up(part, window, 0.0))
+        silence = silence.each(lambda part: _filled_up(part, window, 1.0))
+        head = _Head(
+            "first hypothesis",
+            "bpe_logits",
+            h.bpe_vocab,
+            {BPE_TOTALS: decoding.log_totals},
+            lambda graph, rows: build_hypothesis(graph, self._weights, h, e.d_model, rows),
+        )
+        found = self._run_head(head, taps, {"final": states.array, "blank": silence.array}, window)
         self._weights.let_go(Stage.ENCODER)
-        return joined_tokens(parts)
+        counts = tuple(count // window for count in states.counts)
+        return _token_result(final, counts, found)
 
-    def run_hypothesis(self, final: FloatArray, blank: FloatArray) -> IntArray:
-        """Token ids ``(n,)`` of the first hypothesis, from the encoder's results.
+    def read_hypothesis(self, ids: Batch) -> Batch:
+        """Token ids ``(n,)`` of the first hypothesis, from the best ids of the BPE head.
 
         Where the model was so trained, they are the tokens of its text stripped and lower-cased.
         """
-        (tokens,) = self.run_hypotheses([(final, blank)])
-        return tokens
-
-    def run_hypotheses(self, states: Sequence[tuple[FloatArray, FloatArray]]) -> list[IntArray]:
-        """Token ids of recordings in one pass; each as :meth:`run_hypothesis` does it."""
         h = self.hparams.hypothesis
-        heads = self.run_hypothesis_heads(states)
-        tokens = [decoding.hypothesis_tokens(h, head.ids) for head in heads]
-        if h.retokenize:
-            return [self._tokenizer.normalise_hypothesis(ids) for ids in tokens]
-        return tokens
+        tokens = as_rows(ids).each(lambda part: decoding.hypothesis_tokens(h, part))
+        return in_kind(
+            ids, tokens.each(self._tokenizer.normalise_hypothesis) if h.retokenize else tokens
+        )
 
-    def run_projector_windows(self, captured: FloatArray) -> FloatArray:
+    def run_hypothesis(self, final: Batch, blank: Batch) -> Batch:
+        """Token ids ``(n,)`` of the first hypothesis, from the encoder's results."""
+        return self.read_hypothesis(self.run_hypothesis_head(final, blank).ids)
+
+    def bpe_posteriors(self, pooled: FloatArray, totals: FloatArray, ids: IntArray) -> FloatArray:
+        """Log-probabilities ``(windows, n)`` of some ids of the BPE head.
+
+        Args:
+            pooled: ``(windows, D)``, a tap of the head.
+            totals: ``(windows,)``, its tap :data:`BPE_TOTALS`.
+            ids: ``(n,)``.
+        """
+        weight = self._weights.read_rows(f"{HEAD}.weight", ids)
+        logits: FloatArray = pooled @ weight.T + self._file.read(f"{HEAD}.bias")[ids]
+        return logits - totals[:, None]
+
+    def run_projector_windows(self, captured: Batch) -> Batch:
         """Everything the projector makes of ``(T, captures * D)``: ``(3 * ceil(T / 15), 2048)``."""
-        (projected,) = self._run_projector_windows([captured])
-        return projected
-
-    def _run_projector_windows(self, recordings: Sequence[FloatArray]) -> list[FloatArray]:
         p = self.hparams.projector
-        for captured in recordings:
-            check_rows("captured", captured, p.num_encoder_layers * p.encoder_dim)
-        lengths = [len(captured) for captured in recordings]
+        states = checked_rows("captured", captured, p.num_encoder_layers * p.encoder_dim)
         out = self._run(
             NO_TAPS,
-            lambda graph: build_projector(graph, self._weights, p, lengths),
-            {"captured": joined(recordings)},
+            lambda graph: build_projector(graph, self._weights, p, states.counts),
+            {"captured": states.array},
         )
         self._weights.let_go(Stage.PROJECTOR)
         check_results(self._file, "projector", *out.values())
-        counts = [-(-length // p.block_size) * p.n_queries for length in lengths]
-        return divided(rows(out["projected"]), counts)
+        counts = tuple(-(-count // p.block_size) * p.n_queries for count in states.counts)
+        return in_kind(captured, Rows(matrix(out["projected"]), counts))
 
     def scale_audio_tokens(self, projected: FloatArray, frames: int) -> FloatArray:
         """The audio tokens ``(T // 5, 2048)`` of the projector's windows, for ``frames`` T.
@@ -281,83 +220,65 @@ class Stages:
         tokens = projected[: frames // p.downsample_rate]
         return tokens / np.float32(e.embedding_multiplier) if p.scale_embeddings else tokens
 
-    def run_projector(self, captured: FloatArray) -> FloatArray:
+    def run_projector(self, captured: Batch) -> Batch:
         """Audio tokens ``(T // 5, 2048)`` of captured states ``(T, captures * D)``, T at least 1,
         cut and scaled as :meth:`scale_audio_tokens` does it.
         """
-        (tokens,) = self.run_projectors([captured])
-        return tokens
-
-    def run_projectors(self, recordings: Sequence[FloatArray]) -> list[FloatArray]:
-        """Audio tokens of recordings in one pass; each as :meth:`run_projector` does it."""
-        return [
-            self.scale_audio_tokens(projected, len(captured))
-            for projected, captured in zip(
-                self._run_projector_windows(recordings), recordings, strict=True
-            )
-        ]
+        projected = as_rows(self.run_projector_windows(captured))
+        frames = as_rows(captured).counts
+        tokens = [self.scale_audio_tokens(*of) for of in zip(projected, frames, strict=True)]
+        return in_kind(captured, Rows.of(tokens))
 
     def run_editor(
         self,
-        audio_tokens: FloatArray,
-        text_ids: npt.NDArray[np.integer],
+        audio_tokens: AnyArray | Rows,
+        text_ids: Batch,
         taps: frozenset[str] = NO_TAPS,
-    ) -> TokenResult:
+    ) -> TokenResult[Batch]:
         """Best ids ``(n,)`` for text ids ``(n,)`` with slots, given audio tokens ``(A, 2048)``.
 
-        ``taps`` may name ``editing_logits`` ``(n, vocabulary)``, not divided by the logits scale.
+        ``taps`` may name ``editing_logits`` ``(n, vocabulary)``, not divided by the logits scale,
+        and :data:`BEST_PROBABILITIES` ``(n,)``.
         """
-        (result,) = self.run_editors([(audio_tokens, text_ids)], taps)
-        return result
-
-    def run_editors(
-        self,
-        recordings: Sequence[tuple[FloatArray, npt.NDArray[np.integer]]],
-        taps: frozenset[str] = NO_TAPS,
-    ) -> list[TokenResult]:
-        """Edit recordings in one pass; each as :meth:`run_editor` does it."""
         e = self.hparams.editor
-        embedded, counts = [], []
-        for audio_tokens, text_ids in recordings:
-            text = self._embed(audio_tokens, np.asarray(text_ids, dtype=np.int64))
-            embedded += [audio_tokens.reshape(-1, e.d_model), text]
-            counts.append(EditorRows(len(audio_tokens), len(text)))
-        positions = [np.arange(count.count, dtype=np.int32) for count in counts]
+        audio, text = as_rows(audio_tokens), as_rows(text_ids)
+        if len(audio) != len(text):
+            raise InputError(f"audio_tokens of {len(audio)} recordings, text_ids of {len(text)}")
+        embedded = text.like(self._embed(audio, text))
+        counts = [EditorRows(*of) for of in zip(audio.counts, text.counts, strict=True)]
+        positions = Rows.of([np.arange(count.count, dtype=np.int32) for count in counts])
+        of_text = [part[count.audio :] for part, count in zip(positions, counts, strict=True)]
+        sides = zip(audio, embedded, strict=True)
         out = self._run(
             NO_TAPS,
             lambda graph: build_editor(graph, self._weights, e, counts),
             {
-                "rows": joined(embedded),
-                "positions": joined(positions),
-                "text_positions": joined(
-                    [p[c.audio :] for p, c in zip(positions, counts, strict=True)]
-                ),
+                "rows": np.concatenate([part for of in sides for part in of]),
+                "positions": positions.array,
+                "text_positions": np.concatenate(of_text),
             },
         )
-        state = rows(out["state"])
-
-        def head(part: slice) -> TokenResult:
-            return self._run_head(
-                taps,
-                ("editor", "editing_logits", e.vocab_size),
-                lambda graph: build_editor_head(graph, self._weights, e, len(state[part])),
-                {"state": state[part]},
-            )
-
-        result = joined_tokens([head(part) for part in _even_slices(len(state))])
+        head = _Head(
+            "editor",
+            "editing_logits",
+            e.vocab_size,
+            {BEST_PROBABILITIES: lambda logits: decoding.best_probabilities(e, logits)},
+            lambda graph, rows: build_editor_head(graph, self._weights, e, rows),
+        )
+        found = self._run_head(head, taps, {"state": matrix(out["state"])})
         self._weights.let_go(Stage.EDITOR)
-        return divided_tokens(result, [count.text for count in counts])
+        return _token_result(text_ids, text.counts, found)
 
-    def _embed(self, audio_tokens: FloatArray, text_ids: IntArray) -> FloatArray:
+    def _embed(self, audio: Rows, text: Rows) -> FloatArray:
         """The rows of text ids, after a look at what is to be edited."""
-        e = self.hparams.editor
-        if len(audio_tokens):
-            check_rows("audio_tokens", audio_tokens, e.d_model)
-        if text_ids.ndim != 1 or not len(text_ids):
-            raise InputError(f"text_ids have the shape {text_ids.shape}, expected (n,), n > 0")
-        if text_ids.min() < 0 or text_ids.max() >= e.vocab_size:
+        e, ids = self.hparams.editor, text.array
+        if len(audio.array):
+            checked_rows("audio_tokens", audio.array, e.d_model)
+        if ids.ndim != 1 or not all(text.counts):
+            raise InputError(f"text_ids have the shape {ids.shape}, expected (n,), n > 0")
+        if ids.min() < 0 or ids.max() >= e.vocab_size:
             raise InputError(f"text_ids are not all below the vocabulary size {e.vocab_size}")
-        return self._weights.read_rows(TOKEN_EMBEDDING, text_ids)
+        return self._weights.read_rows(TOKEN_EMBEDDING, ids)
 
     def check_room(self, frames: int) -> None:
         """Raise OutOfMemoryError if ``frames`` frames cannot be edited, whatever is said."""
@@ -397,31 +318,41 @@ class Stages:
             yield counted
 
     def _run_head(
-        self,
-        taps: frozenset[str],
-        names: tuple[str, str, int],
-        build: Callable[[Graph], None],
-        inputs: Mapping[str, npt.NDArray[Any]],
-    ) -> TokenResult:
-        """Best ids of a graph that outputs logits, ``names``: of the stage, of these, how many."""
-        stage, name, vocabulary = names
+        self, head: _Head, taps: frozenset[str], inputs: Mapping[str, AnyArray], step: int = 1
+    ) -> dict[str, AnyArray]:
+        """Best ids by the name ``ids``, and taps, of as many rows at a time as logits may take.
 
-        def read(logits: npt.NDArray[Any]) -> TokenResult:
-            kept = rows(logits)[:, :vocabulary]
+        A row is made of ``step`` rows of the inputs.
+        """
+
+        def read(logits: AnyArray) -> dict[str, AnyArray]:
+            kept = matrix(logits)[:, : head.vocabulary]
             with np.errstate(all="ignore"):
-                check_results(self._file, stage, kept.sum(axis=1))
-            return TokenResult(decoding.best_ids(kept), {name: kept.copy()} if name in taps else {})
+                check_results(self._file, head.stage, kept.sum(axis=1))
+            found = {name: make(kept) for name, make in head.derived.items() if name in taps}
+            if head.logits in taps:
+                found[head.logits] = kept.copy()
+            return {"ids": decoding.best_ids(kept), **found}
 
-        out = self._run(taps, build, inputs, {name: read})
-        check_results(self._file, stage, out.pop("sums"))
-        best: TokenResult = out.pop(name)
-        return TokenResult(best.ids, {**{n: rows(array) for n, array in out.items()}, **best.taps})
+        parts = []
+        for part in _even_slices(len(next(iter(inputs.values()))) // step, step):
+            given = {name: array[part] for name, array in inputs.items()}
+            out = self._run(
+                taps - head.derived.keys(),
+                partial(head.build, rows=part.stop - part.start),
+                given,
+                {head.logits: read},
+            )
+            check_results(self._file, head.stage, out.pop("sums"))
+            read_off = out.pop(head.logits)
+            parts.append({**{name: matrix(array) for name, array in out.items()}, **read_off})
+        return {name: Rows.of([part[name] for part in parts]).array for name in parts[0]}
 
     def _run(
         self,
         taps: frozenset[str],
         build: Callable[[Graph], None],
-        inputs: Mapping[str, npt.NDArray[Any]],
+        inputs: Mapping[str, AnyArray],
         readers: Mapping[str, Reader] | None = None,
     ) -> dict[str, Any]:
         with self._graph(taps) as graph:
@@ -439,6 +370,42 @@ class Stages:
                 raise InputError("the model is closed")
             with Graph(taps, purpose=_PURPOSE, remedy=_SHORTER) as graph:
                 yield graph
+
+
+@dataclass(frozen=True)
+class _Head:
+    """A graph that makes logits.
+
+    Attributes:
+        stage: its name in messages.
+        logits: the output's name.
+        vocabulary: how many of the numbers of a row are the model's.
+        derived: further taps, made of the logits ``(rows, vocabulary)``.
+        build: declares it in a graph over so many ``rows`` of its inputs.
+    """
+
+    stage: str
+    logits: str
+    vocabulary: int
+    derived: Mapping[str, Callable[[FloatArray], FloatArray]]
+    build: Callable[..., None]
+
+
+def _token_result(
+    given: Batch, counts: tuple[int, ...], found: Mapping[str, AnyArray]
+) -> TokenResult[Batch]:
+    """What a head has found, in kind, with so many rows of each recording."""
+    parts = {name: in_kind(given, Rows(array, counts)) for name, array in found.items()}
+    return TokenResult(parts.pop("ids"), parts)
+
+
+def _filled_up(part: AnyArray, step: int, value: float) -> AnyArray:
+    """Rows with some of one value behind them, up to a multiple of ``step``."""
+    missing = -len(part) % step
+    if not missing:
+        return part
+    padding = ((0, missing), *((0, 0),) * (part.ndim - 1))
+    return np.pad(part, padding, constant_values=value)
 
 
 def _even_slices(rows: int, step: int = 1) -> list[slice]:

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from granite_gguf.arrays import FloatArray, IntArray
+from granite_gguf.arrays import AnyArray, FloatArray, IntArray
 from granite_gguf.errors import ComparisonError
 from granite_gguf.model import Model
 from granite_gguf.nar import decoding
@@ -181,7 +181,7 @@ class _Runner:
         return len(self.recorded.arrays[Names.ENCODER_OUTPUT])
 
     @cached_property
-    def _encoded(self) -> EncoderResult:
+    def _encoded(self) -> EncoderResult[AnyArray]:
         taps = frozenset({*layer_names(self.model.hparams), Names.ENCODER_LOGITS})
         return self.model.run_encoder(self.recorded.arrays[Names.MEL], taps)
 
@@ -210,7 +210,7 @@ class _Runner:
         return ["blank_prob is this model's own, the reference has none"]
 
     @cached_property
-    def _head(self) -> TokenResult:
+    def _head(self) -> TokenResult[AnyArray]:
         taps = frozenset({Names.BPE_LOGITS})
         return self.model.run_hypothesis_head(self._final, self._blank, taps)
 
@@ -219,7 +219,7 @@ class _Runner:
         return self.model.run_projector_windows(self.recorded.arrays[Names.ENCODER_OUTPUT])
 
     @cached_property
-    def _edited(self) -> TokenResult:
+    def _edited(self) -> TokenResult[AnyArray]:
         audio_tokens = self.recorded.audio_tokens(self.model.hparams)
         assert audio_tokens is not None and self.recorded.text_ids is not None
         taps = frozenset({Names.EDITING_LOGITS})

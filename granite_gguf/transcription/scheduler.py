@@ -22,14 +22,14 @@ from threading import Lock
 import numpy as np
 
 from granite_gguf.errors import AudioError, DeviceError
-from granite_gguf.nar.stages import AudioInput, Stages
+from granite_gguf.nar.stages import Stages
+from granite_gguf.nar.transcribe import one_pass
+from granite_gguf.passes import Options, Piece
 from granite_gguf.sound.reading import duration_of
 from granite_gguf.transcript import Segment, Transcript
 from granite_gguf.transcription.recordings import (
-    Options,
-    Piece,
+    AudioInput,
     Source,
-    one_pass,
     read_whole,
     transcribe_source,
 )

@@ -1,7 +1,6 @@
 """Times and probabilities of a transcript's words, from what the stages computed.
 
     final tokens → words → their tokens in the encoder's BPE posteriors → windows → seconds
-    editor's logits → probability of each token → least of a word
 
 A window pools 4 frames of 20 ms; :mod:`granite_gguf.words.boundaries` finds the frames of a word.
 """
@@ -16,13 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from granite_gguf.arrays import FloatArray, IntArray
-from granite_gguf.spec.nar import Editor, Hypothesis
+from granite_gguf.spec.nar import Hypothesis
 from granite_gguf.tokenizer import SpeechTokenizer
 from granite_gguf.transcript import Word
 from granite_gguf.words.alignment import align
 from granite_gguf.words.boundaries import place_words
-
-_ROWS_AT_ONCE = 64  # bounds the memory of a softmax over the vocabulary
 
 
 @dataclass(frozen=True)
@@ -47,55 +44,8 @@ def split_words(tokenizer: SpeechTokenizer, tokens: npt.NDArray[np.integer]) -> 
     return words
 
 
-def token_probabilities(e: Editor, ids: IntArray, logits: FloatArray) -> FloatArray:
-    """The editor's probability of each token of the transcript.
-
-    A token comes from a run of equal best ids; the surest row of the run counts.
-
-    Args:
-        e: tells eos and the scale of the logits.
-        ids: ``(rows,)``, the best id of each text row.
-        logits: ``(rows, vocabulary)``, not divided by the scale.
-    """
-    scale = e.logits_scaling if e.apply_logits_scaling else 1.0
-    best = np.empty(len(ids), np.float32)
-    for start in range(0, len(ids), _ROWS_AT_ONCE):
-        rows = logits[start : start + _ROWS_AT_ONCE] / np.float32(scale)
-        rows -= rows.max(axis=1, keepdims=True)
-        best[start : start + _ROWS_AT_ONCE] = 1.0 / np.exp(rows, out=rows).sum(axis=1)
-    run_starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
-    surest: FloatArray = np.maximum.reduceat(best, run_starts)
-    kept: FloatArray = surest[ids[run_starts] != e.eos_token_id]
-    return kept
-
-
-HeadSlice = Callable[[int, int], FloatArray]
-"""The BPE head's logits ``(windows, bpe_vocab)`` of the frames from one number to another."""
-
-
-class Posteriors:
-    """Log-probabilities of the BPE head, of the blank and of some tokens only.
-
-    Args:
-        h: the head's numbers.
-        frames: frames T of the audio.
-        columns: the ids wanted.
-        head: computes the head over a part of the frames.
-    """
-
-    windows_at_once = 64  # 100,000 tokens in each
-
-    def __init__(self, h: Hypothesis, frames: int, columns: IntArray, head: HeadSlice) -> None:
-        wanted = np.concatenate([[h.blank_id], columns])
-        parts = [np.empty((0, len(wanted)), np.float32)]
-        step = self.windows_at_once * h.pooling_window
-        for start in range(0, frames, step):
-            logits = head(start, min(start + step, frames))
-            top = logits.max(axis=1, keepdims=True)
-            normaliser = top + np.log(np.exp(logits - top).sum(axis=1, keepdims=True))
-            parts.append(logits[:, wanted] - normaliser)
-        every = np.concatenate(parts)
-        self.blank, self.tokens = every[:, 0], every[:, 1:]
+Posteriors = Callable[[IntArray], FloatArray]
+"""Log-probabilities ``(windows, n)`` of some ids of the BPE head."""
 
 
 def time_words(
@@ -105,7 +55,7 @@ def time_words(
     probabilities: FloatArray,
     mel: FloatArray,
     blank: FloatArray,
-    head: HeadSlice,
+    posteriors: Posteriors,
     frame_seconds: float,
 ) -> tuple[Word, ...]:
     """The words of a transcript with their times, in seconds from the start of the frames.
@@ -117,19 +67,20 @@ def time_words(
         probabilities: ``(n,)``, theirs.
         mel: ``(T, bands)``, the front end's features.
         blank: ``(T,)``, the blank's probability at the character head.
-        head: computes the BPE head's logits over a part of the frames.
+        posteriors: tells what the BPE head says.
         frame_seconds: from one frame to the next.
     """
     words = split_words(tokenizer, tokens)
     spellings = [_spellings(h, tokenizer, word, tokens) for word in words]
     columns = np.unique(np.concatenate([way for ways in spellings for way in ways] or [tokens]))
-    heard = Posteriors(h, len(blank), columns, head)
-    best = heard.tokens.max(axis=0, initial=-np.inf)
+    heard = posteriors(np.concatenate([[h.blank_id], columns]))
+    silent, emitted = heard[:, 0], heard[:, 1:]
+    best = emitted.max(axis=0, initial=-np.inf)
     chosen = []
     for ways in spellings:
         places = [np.searchsorted(columns, way) for way in ways]
         chosen.append(max(places, key=lambda place: float(best[place].mean())))
-    spans = align(heard.blank, heard.tokens, [[int(i) for i in place] for place in chosen])
+    spans = align(silent, emitted, [[int(i) for i in place] for place in chosen])
     times = place_words(spans, blank, mel, h.pooling_window)
     return tuple(
         Word(
