@@ -100,7 +100,8 @@ def _mel_power(
     for start in range(0, len(windows), _FRAMES_AT_ONCE):
         part = slice(start, start + _FRAMES_AT_ONCE)
         spectrum = np.fft.rfft(windows[part] * window, axis=1)
-        power[part] = (spectrum.real**2 + spectrum.imag**2) @ filters
+        # In float64: how a product of float32 is rounded depends on how many frames there are.
+        power[part] = (spectrum.real**2 + spectrum.imag**2) @ filters.astype(np.float64)
     return power
 
 
