@@ -239,10 +239,14 @@ class ModelWeights(Mapping[str, Tensor]):
         return rows
 
     def let_go(self, stage: Stage) -> None:
-        """Give back the mapped pages of a stage that has run, where memory is to be saved."""
+        """Give back the mapped pages of a stage that has run, where memory is to be saved.
+
+        With its weights the system has brought in what lies around them: tensors that were copied
+        when the model was loaded, and that nothing reads any more.
+        """
         if self._low_memory:
-            for name in self._mapped:
-                if self._file.specs[name].stage is stage:
+            for name, spec in self._file.specs.items():
+                if spec.stage is stage or name not in self._mapped:
                     self._file.release(name)
 
     def __getitem__(self, name: str) -> Tensor:
