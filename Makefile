@@ -1,19 +1,21 @@
 # make demo        set up, then transcribe the samples with the demonstration model
-# make test        set up, then run all checks
+# make test        set up, then run the tests, side by side on as many cores as there are
+# make check       set up, then style, types and what the built wheel holds
 # make reference   add PyTorch, with which `make test` also recomputes what it compares with
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
-GGML = ggml-python==0.0.45
+# The version stands in pyproject.toml alone.
+GGML = $(shell sed -n 's/^ *"\(ggml-python==[^"]*\)",$$/\1/p' pyproject.toml)
 # More flags for a GPU build, such as make demo GGML_FLAGS=-DGGML_CUDA=ON
 GGML_FLAGS ?=
 
-.PHONY: demo test reference clean
+.PHONY: demo test check reference clean
 
 # The default build of ggml-python lacks the llamafile kernels, and a cached wheel may be one.
-$(READY): pyproject.toml granite_gguf/ggml/native/tiles.c
+$(READY): pyproject.toml $(wildcard granite_gguf/ggml/native/*.[ch])
 	$(PYTHON) -m venv $(VENV) || (echo "On Debian and Ubuntu: apt install python3-venv"; exit 1)
 	$(BIN)/pip install --quiet --upgrade pip
 	CMAKE_ARGS="-DGGML_LLAMAFILE=ON $(GGML_FLAGS)" \
@@ -26,7 +28,12 @@ demo: $(READY)
 		granite_gguf/data/sample-3.flac
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest tests/check_package.py
 
 reference: $(READY)
 	$(BIN)/pip install --quiet 'torch==2.13.0'

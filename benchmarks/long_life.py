@@ -54,12 +54,14 @@ def slope(values: list[int]) -> float:
 def repeat(model: granite_gguf.Model, sample: Path, count: int) -> tuple[set[str], float]:
     """Texts of ``count`` transcriptions, and how much memory each one adds, in kB."""
     texts, memory = set(), []
+    gc.freeze()  # what a process has loaded before is not looked through each time
     step = max(1, count // 100)  # giving memory back moves what is measured
     for number in range(count):
         texts.add(model.transcribe(sample).text)
         if number % step == 0:
             gc.collect()
             memory.append(in_use_kb())
+    gc.unfreeze()
     return texts, slope(memory) / step
 
 
@@ -81,10 +83,12 @@ def processes(path: Path, sample: Path) -> set[str]:
 def reload(path: Path, count: int) -> float:
     """How much memory each load and close adds, in kB."""
     memory = []
+    gc.freeze()
     for _ in range(count):
         granite_gguf.load(path, threads=2, device="cpu").close()
         gc.collect()
         memory.append(in_use_kb())
+    gc.unfreeze()
     return slope(memory)
 
 

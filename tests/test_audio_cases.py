@@ -181,6 +181,7 @@ def test_a_truncated_file_among_others(said: np.ndarray, tmp_path: Path) -> None
 # Long
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["noise", "speech"])
 def test_long_recordings_lose_nothing_and_hold_no_memory(
     model: Model, tmp_path: Path, kind: str

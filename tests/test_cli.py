@@ -105,6 +105,7 @@ def test_a_failed_file_stops_nothing_and_is_not_hidden(
     assert len(lines) == 2 and all(line.startswith(f"{audio_file}\t") for line in lines)
 
 
+@pytest.mark.slow
 def test_wrong_usage(f32_files: dict[str, Path], audio_file: Path, tmp_path: Path) -> None:
     model = f32_files["nle"]
     assert_refused(run("transcribe", "-m", tmp_path / "no.gguf", audio_file), 2, "no such file")
@@ -153,6 +154,7 @@ def test_advice_for_a_slow_build() -> None:
     )
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_conversion_leaves_nothing(
     checkpoints: dict[str, Path], tmp_path: Path, number: signal.Signals

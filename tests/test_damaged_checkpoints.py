@@ -29,6 +29,7 @@ def damaged(source: Path, scratch: Path, seed: int) -> str:
     return damage(scratch, seed)
 
 
+@pytest.mark.slow
 @settings(
     max_examples=120,
     deadline=None,

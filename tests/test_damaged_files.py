@@ -52,6 +52,7 @@ def test_the_mutator_changes_nothing_by_itself(
     assert mutate(sound, 7) == mutate(sound, 7) != mutate(sound, 8)
 
 
+@pytest.mark.slow
 @settings(
     max_examples=150,
     deadline=None,
@@ -69,6 +70,7 @@ def test_a_damaged_file_is_refused_or_runs(
     assert try_file(path, synthetic_audio(4000, seed=1)) in ("refused", "not run", "ran")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["reference", "imatrix"])
 def test_other_damaged_files_are_refused_or_used(
     f32_files: dict[str, Path], tmp_path: Path, kind: str

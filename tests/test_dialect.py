@@ -432,6 +432,7 @@ def test_numbers_that_are_not_finite(
         granite_gguf.load(write(tensors={name: values}))
 
 
+@pytest.mark.slow
 def test_damaged_files_are_refused_or_run(write: Callable[..., Path], tmp_path: Path) -> None:
     sound = take_apart(write())
     path = tmp_path / "damaged.gguf"
@@ -619,6 +620,7 @@ def test_inspect_names_the_dialect(pairs: dict[str, tuple[Path, Path]]) -> None:
     assert fields["hparams"] == same["hparams"] and fields["sizes"] == same["sizes"]
 
 
+@pytest.mark.slow
 def test_convert_command(pairs: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
     theirs, ours = pairs["q4_k_m"]
     source = tmp_path / theirs.name
@@ -643,6 +645,7 @@ def test_convert_command(pairs: dict[str, tuple[Path, Path]], tmp_path: Path) ->
     assert run("convert", TRAINED, tmp_path / "c.gguf", "--outtype", "f32").returncode == 0
 
 
+@pytest.mark.slow
 def test_every_command_takes_such_a_file(
     pairs: dict[str, tuple[Path, Path]], write: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -375,6 +375,7 @@ def wav(tmp_path_factory: pytest.TempPathFactory, samples: Array) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_command(
     f32_files: dict[str, Path], reference_file: Path, wav: Path, tmp_path: Path
 ) -> None:
@@ -404,6 +405,7 @@ def test_command(
     assert limited.returncode == 0
 
 
+@pytest.mark.slow
 def test_command_refuses(
     f32_files: dict[str, Path], reference_file: Path, wav: Path, tmp_path: Path
 ) -> None:
@@ -422,6 +424,7 @@ def test_command_refuses(
     assert_refused(run("diff", model, model, short), 2, "shorter than one frame")
 
 
+@pytest.mark.slow
 def test_plot(f32_files: dict[str, Path], reference_file: Path, wav: Path, tmp_path: Path) -> None:
     picture = tmp_path / "rows.png"
     try:

@@ -187,6 +187,7 @@ def test_without_the_extra(f32_files: dict[str, Path], folder: Path) -> None:
     assert_refused(process, 2, "granite-gguf[eval]")
 
 
+@pytest.mark.slow
 def test_command(
     needs_extra: None,
     f32_files: dict[str, Path],

@@ -117,6 +117,7 @@ def test_every_truncation_is_refused(small_file: Path) -> None:
             open_container(small_file)
 
 
+@pytest.mark.slow
 @settings(
     max_examples=300,
     deadline=None,

@@ -91,6 +91,7 @@ def client(hub: FakeHub, tmp_path: Path) -> Client:
     return Client(tmp_path / "home", hub.endpoint)
 
 
+@pytest.mark.slow
 def test_download_once_then_offline(hub: FakeHub, client: Client) -> None:
     first = client.run("transcribe", "-m", f"{REPOSITORY}:q6_k", SAMPLE, HF_TOKEN="hf_secret")
     assert (first.returncode, first.stdout.strip()) == (0, TEXT), first.stderr
@@ -112,6 +113,7 @@ def test_download_once_then_offline(hub: FakeHub, client: Client) -> None:
     assert not hub.requests
 
 
+@pytest.mark.slow
 def test_offline_from_the_cache(hub: FakeHub, client: Client) -> None:
     assert client.run("inspect", f"{REPOSITORY}:Q6_K").returncode == 0
     for status, code, says in (
@@ -140,6 +142,7 @@ def test_offline_from_the_cache(hub: FakeHub, client: Client) -> None:
     assert "cannot be reached" in line and "not in the cache" in line and "local file" in line
 
 
+@pytest.mark.slow
 def test_a_broken_download_is_resumed(hub: FakeHub, client: Client) -> None:
     hub.cut_after = 3_000_000
     line = client.refused("inspect", f"{REPOSITORY}:Q6_K")
@@ -194,6 +197,7 @@ def test_damaged_contents_are_deleted(hub: FakeHub, client: Client) -> None:
     assert not client.blobs
 
 
+@pytest.mark.slow
 def test_interrupted(hub: FakeHub, client: Client) -> None:
     hub.hold_after = 2_000_000
     process = client.start("inspect", f"{REPOSITORY}:Q6_K")
@@ -212,6 +216,7 @@ def test_interrupted(hub: FakeHub, client: Client) -> None:
     assert hub.ranges[-1] == f"bytes={size}-"
 
 
+@pytest.mark.slow
 def test_two_at_once_download_once(hub: FakeHub, client: Client) -> None:
     processes = [client.start("inspect", f"{REPOSITORY}:Q6_K") for _ in range(2)]
     for process in processes:
@@ -238,6 +243,7 @@ def test_a_disk_that_fills(hub: FakeHub, client: Client) -> None:
     assert f"cannot be stored in {client.repository / 'blobs'}" in process.stderr
 
 
+@pytest.mark.slow
 def test_refusals(hub: FakeHub, client: Client) -> None:
     assert "no such repository" in client.refused("inspect", "someone/else:Q6_K")
     assert "no revision 'v9'" in client.refused("inspect", f"{REPOSITORY}:Q6_K@v9")
@@ -258,6 +264,7 @@ def test_refusals(hub: FakeHub, client: Client) -> None:
     assert "does not answer like a Hub" in client.refused("inspect", f"{REPOSITORY}:Q6_K")
 
 
+@pytest.mark.slow
 def test_models_lists_what_is_known_and_cached(hub: FakeHub, client: Client) -> None:
     offline = {"HF_HUB_OFFLINE": "1"}
     empty = client.run("models", **offline)

@@ -72,6 +72,7 @@ def check_complete(output: Path) -> None:
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("name", ["convert", "quantize", "reference", "transcribe"])
 def test_a_signal_at_any_moment(

@@ -38,9 +38,10 @@ def with_pauses(seconds: int) -> np.ndarray:
     return samples
 
 
+@pytest.mark.slow
 def test_one_pass_is_the_stages_one_after_the_other(models: dict[str, Model]) -> None:
+    samples = synthetic_audio(70 * RATE, seed=4)  # longer than a piece of longer audio
     for model in models.values():
-        samples = synthetic_audio(70 * RATE, seed=4)  # longer than a piece of longer audio
         (segment,) = model.transcribe_stream(samples)
         encoded = model.run_encoder(model.compute_mel(samples))
         slots = insert_slots(
@@ -100,12 +101,13 @@ def test_lengths_of_pieces_have_limits(models: dict[str, Model], seconds: float)
         models["nle"].transcribe(synthetic_audio(100, seed=1), chunk_seconds=seconds)
 
 
+@pytest.mark.slow
 def test_the_first_segment_does_not_wait_for_the_rest(
     models: dict[str, Model], tmp_path: Path
 ) -> None:
-    """Half an hour of audio in a file that breaks off behind the middle."""
+    """A quarter of an hour of audio in a file that breaks off behind the middle."""
     path = tmp_path / "long.flac"
-    soundfile.write(path, np.tile(with_pauses(30), 60), RATE)
+    soundfile.write(path, np.tile(with_pauses(30), 30), RATE)
     data = path.read_bytes()
     stream = models["nle"].transcribe_stream(io.BytesIO(data[: len(data) * 2 // 3]))
     first = next(stream)

@@ -10,6 +10,7 @@ import granite_gguf
 from benchmarks.long_life import bits, callers, processes, reload, repeat
 from granite_gguf.demo import DEMO_MODEL, DEMO_SAMPLES
 
+pytestmark = pytest.mark.alone
 SAMPLE = DEMO_SAMPLES[0]
 TEXT = SAMPLE.with_suffix(".txt").read_text().strip()
 

@@ -23,6 +23,7 @@ from granite_gguf.passes import Options, Piece
 from granite_gguf.transcription.scheduler import SHORT_SECONDS
 from tests.signals import SAMPLE_RATE, synthetic_audio
 
+pytestmark = pytest.mark.alone  # several threads, each on a core
 LENGTHS = (0.3, 2.0, 0.001, 3.1, 0.5, 1.0, 2.5, 0.2, 4.0, 1.7)
 
 

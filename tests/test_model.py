@@ -51,6 +51,7 @@ def test_runs_are_bit_identical(models: dict[str, Model]) -> None:
     np.testing.assert_array_equal(first.captured, again.captured)
 
 
+@pytest.mark.alone
 def test_threads_take_turns(models: dict[str, Model]) -> None:
     model = models["nle"]
     clips = [synthetic_audio(16_000 * n, seed=n) for n in range(1, 9)]
@@ -59,6 +60,7 @@ def test_threads_take_turns(models: dict[str, Model]) -> None:
         assert list(pool.map(lambda clip: model.transcribe(clip).text, clips)) == alone
 
 
+@pytest.mark.alone
 def test_thread_counts_agree(f32_files: dict[str, Path]) -> None:
     clip = synthetic_audio(100_000, seed=2)
     texts = set()

@@ -228,6 +228,7 @@ def test_metadata_is_carried_over_and_completed(small: Path, tmp_path: Path) -> 
     assert after == {**before, **added}
 
 
+@pytest.mark.slow
 def test_the_plan_knows_the_size(small: Path, tmp_path: Path) -> None:
     for scope in Scope:
         plan = make_plan(open_model_file(small), "q4_k_m", scope)
@@ -320,14 +321,15 @@ def test_importance_is_the_mean_square_of_the_inputs(small: Path, importance: Pa
     assert fields["imatrix.chunk_count"].contents() == 2
 
 
+@pytest.mark.slow
 def test_importance_is_used_and_recorded(small: Path, importance: Path, tmp_path: Path) -> None:
     quantize(small, tmp_path / "plain.gguf", scope=Scope.ALL)
     quantize(small, tmp_path / "weighted.gguf", scope=Scope.ALL, imatrix=importance)
     original = decoded(small)
     plain, weighted = decoded(tmp_path / "plain.gguf"), decoded(tmp_path / "weighted.gguf")
-    better = []
+    better, kinds = [], types(tmp_path / "plain.gguf")
     for name, columns in read_importance(importance).columns.items():
-        if types(tmp_path / "plain.gguf")[name] is GGML.Q4_K:
+        if kinds[name] is GGML.Q4_K:
             errors = [
                 (((x[name] - original[name]).reshape(-1, len(columns)) ** 2) * columns).sum()
                 for x in (plain, weighted)
@@ -360,6 +362,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_command_line(small: Path, tmp_path: Path) -> None:
     source = tmp_path / "model-F32.gguf"
     source.write_bytes(small.read_bytes())

@@ -35,6 +35,7 @@ def folder(checkpoints: dict[str, Path], audio_file: Path, tmp_path: Path) -> Pa
     return tmp_path
 
 
+@pytest.mark.slow
 def test_commands_and_python(folder: Path) -> None:
     commands = [
         line.removeprefix("$ ")
@@ -63,6 +64,7 @@ def test_commands_and_python(folder: Path) -> None:
     assert "(30, 64)" in run.stdout  # 3 s are 150 frames, 30 audio tokens
 
 
+@pytest.mark.slow
 def test_options_exist() -> None:
     """Every option and command that the README names is known to the command line."""
     environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}

@@ -54,6 +54,7 @@ def test_staged_is_the_whole(layout: str, checkpoints: dict[str, Path]) -> None:
         assert {parameter.device.type for parameter in staged.model.parameters()} == {"meta"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_models_pass_against_the_file(
     layout: str,
@@ -81,6 +82,7 @@ def test_models_pass_against_the_file(
     assert_refused(again, 2, "exists already")
 
 
+@pytest.mark.slow
 def test_bfloat16(
     checkpoints: dict[str, Path], models: dict[str, Model], audio_file: Path, tmp_path: Path
 ) -> None:
@@ -95,6 +97,7 @@ def test_bfloat16(
     assert stage.comparison is not None and stage.comparison.cos_min < 0.99999
 
 
+@pytest.mark.slow
 def test_refusals(checkpoints: dict[str, Path], audio_file: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     output = tmp_path / "ref.gguf"
@@ -149,6 +152,7 @@ class FakeModel(PreTrainedModel):
 '''
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", [False, True])
 def test_upstream(
     broken: bool,

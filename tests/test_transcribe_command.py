@@ -232,6 +232,7 @@ def test_progress_is_shown_on_a_terminal_and_results_elsewhere(folder: Path, mod
     assert on_terminal("-q") == (stdout, "")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interruption_ends_at_once_and_keeps_what_is_finished(
     folder: Path, model: Path, number: signal.Signals
@@ -270,4 +271,5 @@ def test_help_fits_a_terminal() -> None:
     assert result.returncode == 0
     assert all(len(line) <= 80 for line in result.stdout.splitlines())
     text = " ".join(result.stdout.replace("│", " ").split())
-    assert ", ".join(list(FORMATS)[1:-1]) + " or tsv" in text
+    *others, last = list(FORMATS)[1:]
+    assert f"{', '.join(others)} or {last}" in text

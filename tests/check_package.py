@@ -1,4 +1,4 @@
-"""What is installed, and the checks that need the installed form."""
+"""What is installed, and its types: run by `make check`, for it takes half a minute."""
 
 from __future__ import annotations
 
@@ -54,22 +54,8 @@ def test_types(wheel: Path, tmp_path: Path) -> None:
         archive.extractall(tmp_path)
     checked = subprocess.run(
         [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"),
-         "-p", "granite_gguf", "--exclude", "/reference/"],
+         "-p", "granite_gguf", "--exclude", "/reference/",
+         "--cache-dir", str(ROOT / ".mypy_cache")],
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert checked.returncode == 0, checked.stdout
-
-
-@pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=" ".join)
-def test_style(command: list[str]) -> None:
-    checked = subprocess.run(
-        [sys.executable, "-m", "ruff", *command, str(ROOT)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert checked.returncode == 0, checked.stdout + checked.stderr
-
-
-def test_no_file_is_too_long_to_read() -> None:
-    for folder in ("granite_gguf", "converters", "quantize"):
-        for path in (ROOT / folder).rglob("*.py"):
-            assert len(path.read_text(encoding="utf-8").splitlines()) <= 450, path
