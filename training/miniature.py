@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from granite_gguf.reference import GraniteSpeechNar, ModelConfig, read_config
 from tests.support.checkpoint.configs import write_configs
-from tests.support.checkpoint.sizes import (
-    EditorSize,
-    EncoderSize,
-    ModelSize,
-    ProjectorSize,
-    VocabularySize,
-)
+from tests.support.checkpoint.sizes import SMALL, ModelSize, VocabularySize
 from training.tokens import write_trained_tokenizer
 
 LAYOUT = "granite_speech_nar"
 
-# Every row width that is a multiple of 256 in the full model is one here, so that the same
-# quantizations apply; the position table has no more rows than a block of attention can use.
+# The generator's small size, so that the same quantizations apply as to the full model. The
+# miniature knows fewer characters and pieces, edits with another layer, and needs no more positions
+# in the table than a block of attention can use.
 SIZE = ModelSize(
-    encoder=EncoderSize(
-        layers=4,
-        hidden=256,
-        heads=2,
-        characters=32,
-        self_conditioning_layer=2,
-        captured_layers=(1, 2, 3, -1),
-        feedforward_mult=3,
-        max_pos_emb=200,
-    ),
-    projector=ProjectorSize(hidden=256, heads=4, mlp_ratio=1),
-    editor=EditorSize(layers=5, hidden=256, heads=2, kv_heads=1, ffn=512),
+    encoder=replace(SMALL.encoder, characters=32, feedforward_mult=3, max_pos_emb=200),
+    projector=replace(SMALL.projector, mlp_ratio=1),
+    editor=replace(SMALL.editor, layers=5),
     vocabulary=VocabularySize(bpe=496, added=16),
 )
 

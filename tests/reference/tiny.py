@@ -1,4 +1,9 @@
-"""A model that runs in milliseconds, a tokenizer and checkpoint directories for it."""
+"""A model that runs in milliseconds, a tokenizer and checkpoint directories for it.
+
+Its dimensions are its own, unlike those of any model: a head is no share of the width, and hardly
+two sizes are equal, so that one in the place of another shows. Its configurations are written here
+a second time, by hand, so that the generator in ``tests/support`` proves nothing by itself.
+"""
 
 from __future__ import annotations
 
