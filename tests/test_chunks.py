@@ -17,10 +17,15 @@ def in_blocks(samples: np.ndarray, size: int) -> Iterator[np.ndarray]:
     return iter([samples[i : i + size] for i in range(0, len(samples), size)])
 
 
+@pytest.fixture(scope="module")
+def babble() -> np.ndarray:
+    return synthetic_audio(100 * RATE, seed=7)
+
+
 @pytest.mark.parametrize("seconds", [0, 3, 9.999, 10, 10.001, 12.4, 12.6, 20, 31, 47.3, 100])
 @pytest.mark.parametrize("block", [1_000, 65_536])
-def test_pieces_partition_the_audio(seconds: float, block: int) -> None:
-    samples = synthetic_audio(int(seconds * RATE), seed=7)
+def test_pieces_partition_the_audio(babble: np.ndarray, seconds: float, block: int) -> None:
+    samples = babble[: int(seconds * RATE)]
     pieces = list(chunks(in_blocks(samples, block), rate=RATE, longest=10 * RATE))
     ends = np.cumsum([len(piece) for _, piece in pieces])
     assert [start for start, _ in pieces] == [0, *ends[:-1]]
@@ -30,8 +35,8 @@ def test_pieces_partition_the_audio(seconds: float, block: int) -> None:
         assert min(len(piece) for _, piece in pieces) >= 2.5 * RATE - 1
 
 
-def test_what_fits_stays_whole() -> None:
-    samples = synthetic_audio(25 * RATE, seed=7)
+def test_what_fits_stays_whole(babble: np.ndarray) -> None:
+    samples = babble[: 25 * RATE]
     options = {"rate": RATE, "longest": 10 * RATE}
     assert len(list(chunks(in_blocks(samples, 5_000), whole=25 * RATE, **options))) == 1
     assert len(list(chunks(in_blocks(samples, 5_000), whole=25 * RATE - 1, **options))) > 2

@@ -191,6 +191,7 @@ def test_overrides_decide_first(small: Path, tmp_path: Path) -> None:
     assert result.plan.policy == "q4_k editor attn_v=q8_0 enc\\.bpe_out\\.weight=q6_k"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUANT_TYPES)
 def test_every_type_runs_as_its_decoded_weights(small: Path, tmp_path: Path, name: str) -> None:
     """A file of each type against a float32 file of the same numbers."""

@@ -27,7 +27,7 @@ from tests.support.checkpoint.safetensors_file import (
 )
 from tests.support.make_checkpoint import LAYOUTS, SIZES, CheckpointError, main, make_checkpoint
 
-SCRIPT = Path(__file__).resolve().parent.parent / "tests" / "support" / "make_checkpoint.py"
+SCRIPT = Path(__file__).resolve().parent / "make_checkpoint.py"
 
 Arrays = dict[str, npt.NDArray[Any]]
 
