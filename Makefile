@@ -1,5 +1,6 @@
 # make demo        set up, then transcribe the samples with the demonstration model
 # make test        set up, then run the tests, side by side on as many cores as there are
+# make quick       the same without the slow ones
 # make check       set up, then style, types and what the built wheel holds
 # make reference   add PyTorch, with which `make test` also recomputes what it compares with
 
@@ -12,7 +13,9 @@ GGML = $(shell sed -n 's/^ *"\(ggml-python==[^"]*\)",$$/\1/p' pyproject.toml)
 # More flags for a GPU build, such as make demo GGML_FLAGS=-DGGML_CUDA=ON
 GGML_FLAGS ?=
 
-.PHONY: demo test check reference clean
+SIDE_BY_SIDE = --numprocesses auto --maxprocesses 4 --dist worksteal
+
+.PHONY: demo test quick check reference clean
 
 # The default build of ggml-python lacks the llamafile kernels, and a cached wheel may be one.
 $(READY): pyproject.toml $(wildcard granite_gguf/ggml/native/*.[ch])
@@ -28,7 +31,10 @@ demo: $(READY)
 		granite_gguf/data/sample-3.flac
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
+
+quick: $(READY)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow"
 
 check: $(READY)
 	$(BIN)/python -m ruff check .
