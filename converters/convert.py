@@ -79,7 +79,7 @@ def convert(
         revision: the checkpoint's revision, recorded in the file.
         name: the model's name, recorded in the file; by default the directory's.
         force: replace an existing file.
-        progress: is told of every piece written.
+        progress: is told of every part written.
 
     Raises:
         CheckpointError: the checkpoint is incomplete, inconsistent or of another model.
@@ -150,11 +150,11 @@ def _tensor_source(
     if tensor is None:
         return TensorSource(spec.name, spec.shape, F32, lambda: [_computed(hparams, spec)])
 
-    def chunks() -> Iterator[npt.NDArray[Any]]:
+    def parts() -> Iterator[npt.NDArray[Any]]:
         for rows, stored in tensor.rows(spec.name, spec.width):
             yield convert_values(spec.name, rows, stored, kind)
 
-    return TensorSource(spec.name, spec.shape, kind, chunks)
+    return TensorSource(spec.name, spec.shape, kind, parts)
 
 
 def _computed(hparams: HParams, spec: TensorSpec) -> npt.NDArray[np.float32]:

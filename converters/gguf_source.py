@@ -1,4 +1,4 @@
-"""Converts a GGUF file of another dialect to ``granite_nle``, a piece at a time.
+"""Converts a GGUF file of another dialect to ``granite_nle``, part by part.
 
 The tensors keep their types and bytes unless other types are asked for.
 """
@@ -19,7 +19,7 @@ from granite_gguf.architectures import open_model_file
 from granite_gguf.converters.convert import Conversion
 from granite_gguf.converters.dtypes import SOURCE_TYPES, OutType, convert_values, output_type
 from granite_gguf.converters.layouts import Layout
-from granite_gguf.converters.safetensors_source import CHUNK_BYTES
+from granite_gguf.converters.safetensors_source import PART_BYTES
 from granite_gguf.errors import InputError, ModelFileError, UnsupportedModelError
 from granite_gguf.ggml.types import GGMLType, row_bytes
 from granite_gguf.spec.tensors import TensorSpec
@@ -70,7 +70,7 @@ def convert_gguf(
             own, and its bytes.
         revision: the checkpoint's revision, recorded in the file.
         force: replace an existing file.
-        progress: is told of every piece written.
+        progress: is told of every part written.
 
     Raises:
         InputError: the output is the source.
@@ -119,14 +119,14 @@ def _tensor_source(
     kind = info.type if policy is None else output_type(policy, spec)
     width = info.shape[0]
     row, total = row_bytes(info.type, width), info.byte_count
-    step = max(1, CHUNK_BYTES // row) * row
+    step = max(1, PART_BYTES // row) * row
 
-    def chunks() -> Iterator[npt.NDArray[Any]]:
+    def parts() -> Iterator[npt.NDArray[Any]]:
         for start in range(0, total, step):
             raw = file.read_bytes(descriptor, spec.name, start, min(step, total - start))
             yield raw if policy is None else _converted(spec.name, raw, width, info.type, kind)
 
-    return TensorSource(spec.name, info.shape, kind, chunks)
+    return TensorSource(spec.name, info.shape, kind, parts)
 
 
 def _converted(

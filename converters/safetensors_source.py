@@ -1,7 +1,7 @@
-"""Reads the tensors of a checkpoint directory a piece at a time.
+"""Reads the tensors of a checkpoint directory part by part.
 
 The ``safetensors`` library checks the files; its numpy interface knows no bfloat16 and maps whole
-files into memory, so the pieces are read here.
+files into memory, so the parts are read here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from granite_gguf.converters.dtypes import SOURCE_TYPES
 from granite_gguf.errors import CheckpointError, brief
 from granite_gguf.ggml.types import GGMLType
 
-CHUNK_BYTES = 16 << 20
+PART_BYTES = 16 << 20
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -50,7 +50,7 @@ class StoredTensor:
             )
         kind, dtype = SOURCE_TYPES[self.dtype]
         row = width * dtype.itemsize
-        at_once = max(1, CHUNK_BYTES // row) * row
+        at_once = max(1, PART_BYTES // row) * row
         with self.path.open("rb", buffering=0) as file:
             file.seek(self.start)
             for start in range(self.start, self.end, at_once):

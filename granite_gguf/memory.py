@@ -2,7 +2,7 @@
 
     /proc/meminfo, control groups, the limit of address space → the least → enough, or an error
 
-Linux kills a process that fills memory which is not there, and ggml aborts where a small piece is
+Linux kills a process that fills memory which is not there, and ggml aborts where a small amount is
 refused: neither can be caught, so what is needed is computed and compared first. What a system does
 not tell is taken as enough.
 """

@@ -126,7 +126,7 @@ class Model(Stages, Closing):
             channel: the channel to take, 1 the first; by default the mean of all.
             chunk_seconds: the longest stretch of audio for one pass, from 5 to the 408 that the
                 released model can take. By default a recording that fits in one pass is one, and
-                longer ones are cut at pauses into stretches of at most 60 s.
+                longer ones are cut at pauses into pieces of at most 60 s.
             word_times: whether to time the words and tell their probabilities.
 
         Returns:

@@ -32,7 +32,7 @@ from granite_gguf.storage.keys import Keys
 from granite_gguf.storage.model_file import ModelFile
 from granite_gguf.storage.writer import Progress, TensorSource, silent, write_gguf
 
-CHUNK_NUMBERS = 1 << 20  # of a piece that one thread works on
+PART_NUMBERS = 1 << 20  # of a part that one thread works on
 QUANTIZATION_VERSION = 2  # of ggml's block formats
 
 _FLOATS = {F32, F16, BF16}
@@ -193,7 +193,7 @@ def quantize(
         allow_requantize: accept tensors that are quantized already.
         threads: how many rows to encode at a time; by default one for each available core.
         force: replace an existing file.
-        progress: is told of every piece written.
+        progress: is told of every part written.
 
     Raises:
         InputError: a type or an override is wrong.
@@ -249,7 +249,7 @@ def _metadata(
 
 @dataclass(frozen=True)
 class _Encoder:
-    """Turns rows of the source into rows of the output, several pieces at a time, in order."""
+    """Turns rows of the source into rows of the output, several parts at a time, in order."""
 
     pool: ThreadPoolExecutor
     ahead: int
@@ -259,19 +259,17 @@ class _Encoder:
 
     def source(self, tensor: PlannedTensor) -> TensorSource:
         return TensorSource(
-            tensor.spec.name, tensor.shape, tensor.choice.type, lambda: self._pieces(tensor)
+            tensor.spec.name, tensor.shape, tensor.choice.type, lambda: self._parts(tensor)
         )
 
-    def _pieces(self, tensor: PlannedTensor) -> Iterator[npt.NDArray[np.uint8]]:
+    def _parts(self, tensor: PlannedTensor) -> Iterator[npt.NDArray[np.uint8]]:
         width = tensor.shape[0]
         rows = int(np.prod(tensor.shape[1:], dtype=np.int64))
-        step = max(1, CHUNK_NUMBERS // width)
+        step = max(1, PART_NUMBERS // width)
         waiting: deque[Future[npt.NDArray[np.uint8]]] = deque()
         try:
             for start in range(0, rows, step):
-                waiting.append(
-                    self.pool.submit(self._piece, tensor, start, min(step, rows - start))
-                )
+                waiting.append(self.pool.submit(self._part, tensor, start, min(step, rows - start)))
                 if len(waiting) >= self.ahead:
                     yield waiting.popleft().result()
             while waiting:
@@ -280,7 +278,7 @@ class _Encoder:
             for future in waiting:
                 future.cancel()
 
-    def _piece(self, tensor: PlannedTensor, start: int, count: int) -> npt.NDArray[np.uint8]:
+    def _part(self, tensor: PlannedTensor, start: int, count: int) -> npt.NDArray[np.uint8]:
         info, width, kind = tensor.info, tensor.shape[0], tensor.choice.type
         stored = row_bytes(info.type, width)
         raw = self.file.read_bytes(

@@ -1,4 +1,4 @@
-"""Pieces that every stage is made of.
+"""What every stage is made of.
 
 Shapes are in ggml order: activations ``[width, T]``, weights ``[in, out]``. The comment after a
 line gives the shape of its result.

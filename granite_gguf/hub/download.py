@@ -24,7 +24,7 @@ from granite_gguf.storage.writer import Progress
 
 _RETRIES = 3  # in a row without a byte received
 _PAUSE = 0.5  # seconds before the first of them, twice as long before each further one
-_PIECE = 1 << 20  # bytes hashed at once
+_PART = 1 << 20  # bytes hashed at once
 _SHA256_LENGTH = 64
 
 
@@ -125,9 +125,9 @@ def _receive_once(transfer: Transfer, done: int, progress: Progress) -> None:
         if response.status_code != 206:  # the whole file, whatever was asked for
             done = 0
         with transfer.partial.open("ab" if done else "wb") as file:
-            for piece in response.iter_bytes():
-                file.write(piece)
-                done += len(piece)
+            for part in response.iter_bytes():
+                file.write(part)
+                done += len(part)
                 progress(transfer.file.name, done, transfer.file.size)
 
 
@@ -137,8 +137,8 @@ def _verify(transfer: Transfer) -> None:
     header = b"" if len(expected) == _SHA256_LENGTH else f"blob {size}\0".encode()
     digest = hashlib.sha1(header, usedforsecurity=False) if header else hashlib.sha256()
     with transfer.partial.open("rb") as file:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
+        while part := file.read(_PART):
+            digest.update(part)
     if digest.hexdigest() != expected:
         transfer.partial.unlink()
         raise HubError(

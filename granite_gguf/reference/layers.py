@@ -1,4 +1,4 @@
-"""Small pieces that several stages share."""
+"""Small modules that several stages share."""
 
 from __future__ import annotations
 

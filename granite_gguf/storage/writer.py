@@ -1,4 +1,4 @@
-"""Writes GGUF files piece by piece: no tensor is ever held whole, no half-written file is left."""
+"""Writes GGUF files part by part: no tensor is ever held whole, no half-written file is left."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class TensorSource:
         name: its name in the file.
         shape: in ggml order.
         type: the type it is written as.
-        chunks: makes its contents, whole rows at a time, already in that type.
+        parts: makes its contents, whole rows at a time, already in that type.
     """
 
     name: str
     shape: tuple[int, ...]
     type: GGMLType
-    chunks: Callable[[], Iterable[npt.NDArray[Any]]]
+    parts: Callable[[], Iterable[npt.NDArray[Any]]]
 
     @property
     def byte_count(self) -> int:
@@ -45,7 +45,7 @@ class TensorSource:
 
 
 Progress = Callable[[str, int, int], None]
-"""Is told of every piece written: the tensor at work, bytes done, bytes in all."""
+"""Is told of every part written: the tensor at work, bytes done, bytes in all."""
 
 
 def silent(_name: str, _written: int, _total: int) -> None:
@@ -132,8 +132,8 @@ def write_gguf(
             written = 0
             for tensor in tensors:
                 expected = written + tensor.byte_count
-                for chunk in tensor.chunks():
-                    written += file.write(np.ascontiguousarray(chunk).data)
+                for part in tensor.parts():
+                    written += file.write(np.ascontiguousarray(part).data)
                     progress(tensor.name, written, total)
                 if written != expected:
                     raise AssertionError(f"{tensor.name}: {written - expected:+d} bytes written")

@@ -325,7 +325,7 @@ def test_a_tensor_of_another_size_is_a_bug_that_shows(tmp_path: Path) -> None:
     tensor = next(
         iter(stored_tensors("nle", SIZES["tiny"], 0, "F32", identity_projector_norms=False))
     )
-    wrong = type(tensor)(tensor.key, tensor.dtype, (*tensor.shape, 2), tensor.chunks)
+    wrong = type(tensor)(tensor.key, tensor.dtype, (*tensor.shape, 2), tensor.parts)
     with pytest.raises(AssertionError, match=tensor.key):
         write_file(tmp_path / "wrong.safetensors", [wrong])
 

@@ -62,17 +62,17 @@ def stored_tensors(
         for tensor in model_tensors(size, identity_projector_norms=identity_projector_norms)
     }
     for name, tensor in tensors.items():
-        shape, chunks = tensor.shape, partial(tensor.chunks, seed)
+        shape, parts = tensor.shape, partial(tensor.parts, seed)
         if name.startswith(_BLANK) or (layout == "native" and _PROJECTOR_NORM.match(name)):
             continue
         if name.startswith(_HEAD):
-            blank = partial(tensors[name.replace(_HEAD, _BLANK)].chunks, seed)
+            blank = partial(tensors[name.replace(_HEAD, _BLANK)].parts, seed)
             if layout == "nle":
                 shape = (shape[0] + 1, *shape[1:])
-                chunks = partial(_blank_first, chunks, blank)
+                parts = partial(_blank_first, parts, blank)
             else:
-                chunks = partial(_blank_within, chunks, blank, size.vocabulary.eos_id)
-        yield StoredTensor(key(layout, name), dtype, shape, chunks)
+                parts = partial(_blank_within, parts, blank, size.vocabulary.eos_id)
+        yield StoredTensor(key(layout, name), dtype, shape, parts)
     for n in range(size.encoder.layers):
         name = f"encoder.layers.{n}.conv.batch_norm.num_batches_tracked"
         yield StoredTensor(key(layout, name), "I64", (), lambda: [np.array(BATCHES_TRACKED)])

@@ -11,7 +11,7 @@ import numpy as np
 
 from tests.support.checkpoint.safetensors_file import FloatArray
 
-CHUNK_VALUES = 1 << 21  # 8 MiB of float32
+PART_VALUES = 1 << 21  # 8 MiB of float32
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ class RandomTensor:
     shape: tuple[int, ...]
     init: Init
 
-    def chunks(self, seed: int) -> Iterator[FloatArray]:
+    def parts(self, seed: int) -> Iterator[FloatArray]:
         """Yield the values (n, width), whole rows at a time; the name and seed alone fix them."""
         digest = hashlib.sha256(f"{seed}:{self.name}".encode()).digest()
         rng = np.random.Generator(np.random.SFC64(int.from_bytes(digest, "big")))
         height, width = self.shape[0], prod(self.shape[1:])
-        step = max(1, CHUNK_VALUES // width)
+        step = max(1, PART_VALUES // width)
         for first in range(0, height, step):
             n = min(step, height - first)
             noise = rng.standard_normal((n, width), dtype=np.float32)

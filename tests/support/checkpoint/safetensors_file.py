@@ -27,12 +27,12 @@ AnyArray = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One tensor of a file: its key, type and shape, and its values in order, chunk by chunk."""
+    """One tensor of a file: its key, type and shape, and its values in order, part by part."""
 
     key: str
     dtype: str  # as safetensors spells it
     shape: tuple[int, ...]
-    chunks: Callable[[], Iterable[AnyArray]]
+    parts: Callable[[], Iterable[AnyArray]]
 
     @property
     def size(self) -> int:
@@ -104,13 +104,13 @@ def split(tensors: Sequence[StoredTensor], shards: int) -> Iterator[list[StoredT
 
 
 def write_file(path: Path, tensors: Iterable[StoredTensor]) -> None:
-    """Write one safetensors file, holding a single chunk at a time."""
+    """Write one safetensors file, holding a single part at a time."""
     listed = list(tensors)
     with path.open("wb") as file:
         file.write(header(listed))
         for tensor in listed:
             written = 0
-            for values in tensor.chunks():
+            for values in tensor.parts():
                 written += values.size
                 file.write(_ENCODE[tensor.dtype](values).tobytes())
             if written != tensor.size:
