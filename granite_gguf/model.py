@@ -11,6 +11,7 @@ from typing import Any
 from granite_gguf.architectures import open_model_file
 from granite_gguf.arrays import Samples
 from granite_gguf.closing import Closing
+from granite_gguf.demo import DEMO_MODEL
 from granite_gguf.errors import AudioError, DeviceError, InputError
 from granite_gguf.ggml import DeviceInfo, Runtime
 from granite_gguf.hub import find_model
@@ -30,7 +31,9 @@ class Model(Stages, Closing):
     """A Granite Speech NAR model, ready to transcribe.
 
     Use as a context manager, or call :meth:`close`. Safe to call from several threads: the calls
-    take turns.
+    take turns. In a forked child it computes with threads of its own, and shares the weights with
+    its parent. A copy, and what is unpickled elsewhere, is loaded anew from the same file, with the
+    same options.
 
     Args:
         file: an opened model file.
@@ -59,6 +62,12 @@ class Model(Stages, Closing):
         except ValueError:
             choices = " or ".join(repr(str(choice)) for choice in Precision)
             raise InputError(f"precision is {precision!r}, expected {choices}") from None
+        self._asked = {
+            "threads": threads,
+            "device": device,
+            "precision": str(wanted),
+            "low_memory": low_memory,
+        }
         self._stack = ExitStack()
         tokenizer = load_tokenizer(file)
         try:
@@ -84,7 +93,7 @@ class Model(Stages, Closing):
 
     def close(self) -> None:
         """Give all memory back. Calling it again does nothing."""
-        with self._lock:
+        with self._runtime.lock:
             for lane in self._lanes:
                 lane.close()
             super().close()
@@ -105,6 +114,19 @@ class Model(Stages, Closing):
         """
         wanted = self.hparams.front_end.sample_rate
         return recordings.load_audio(recordings.Source(source, sample_rate, channel), wanted)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copied and pickled as a file's name and options, from which :func:`load` makes it."""
+        if self._closed:
+            raise InputError("the model is closed and cannot be copied or pickled")
+        path = self.file.path.absolute()
+        if not path.is_file():
+            raise InputError(
+                f"{path}: is no file any more, and a model is copied or pickled as the name of its "
+                "file: load the model where it is to be used"
+            )
+        # The demonstration model lies elsewhere where the package is installed elsewhere.
+        return _reload, (None if path == DEMO_MODEL else path, self._asked)
 
     # The whole pipeline
 
@@ -222,7 +244,7 @@ class Model(Stages, Closing):
 
     def _side_by_side(self) -> Sequence[Stages]:
         """What computes short recordings, each with its share of the threads."""
-        with self._lock:
+        with self._runtime.lock:
             if self._closed:
                 raise InputError("the model is closed")
             count = min(self.threads, MOST_LANES) if self.device.kind == "cpu" else 1
@@ -235,8 +257,12 @@ class Model(Stages, Closing):
             return self._lanes
 
 
+def _reload(path: Path | None, options: dict[str, Any]) -> Model:
+    return load(path, **options)
+
+
 def load(
-    path: str | PathLike[str],
+    path: str | PathLike[str] | None = None,
     *,
     threads: int | None = None,
     device: str = "auto",
@@ -249,7 +275,8 @@ def load(
         path: a GGUF file of the model, in either dialect; or, as a string, a model of the Hugging
             Face Hub, such as ``owner/name:Q4_K`` or ``auto``, which is downloaded into the Hub's
             cache the first time. :func:`granite_gguf.hub.find_model` tells the forms, and reports
-            progress.
+            progress. Without one, the demonstration model of this package, which knows a few
+            hundred English words.
         threads: CPU threads; by default as many as the process may run on.
         device: ``auto`` (a GPU where this build of ggml has one), ``cpu`` or a device's name.
         precision: ``exact`` multiplies with the file's own types; ``fast`` may round further where
@@ -263,6 +290,8 @@ def load(
         DeviceError: no such device, or no room on it.
         InputError: ``threads`` or ``precision`` is out of range.
     """
+    if path is None:
+        path = DEMO_MODEL
     file = find_model(path) if isinstance(path, str) else Path(path)
     return Model(
         open_model_file(file),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from threading import RLock
 from typing import Any
 
 import ggml as c
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from granite_gguf import memory
 from granite_gguf.closing import Closing
 from granite_gguf.errors import DeviceError, InputError, OutOfMemoryError
+from granite_gguf.forks import tell_after_fork
 from granite_gguf.ggml.tensor import Context, Tensor
 from granite_gguf.ggml.types import F32, I32, GGMLType
 
@@ -178,6 +180,9 @@ class Runtime(Closing):
         device: ``auto`` (a GPU where the build has one), or a device's name.
         threads: CPU threads; by default as many as the process may run on.
 
+    Attributes:
+        lock: held by who uses it, where several threads do.
+
     Raises:
         DeviceError: no such device, or it could not be opened.
         OutOfMemoryError: there is no room for its threads.
@@ -200,6 +205,11 @@ class Runtime(Closing):
             unfilled=MAX_GRAPH_NODES * _SCHEDULER_BYTES
             + self.threads_to_start * memory.stack_bytes(),
         )
+        self.lock = RLock()
+        self._start()
+        tell_after_fork(self)
+
+    def _start(self) -> None:
         self._stack = ExitStack()
         # Whoever waits for a thread of its own hears signals meanwhile.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="granite-gguf")
@@ -210,12 +220,40 @@ class Runtime(Closing):
         c.ggml_backend_cpu_set_n_threads(handles[-1], self.threads)
         self._backends = handles
         backends = (c.ggml_backend_t_ctypes * len(handles))(*handles)
-        self.scheduler: Any = c.ggml_backend_sched_new(
+        self._scheduler: Any = c.ggml_backend_sched_new(
             backends, None, len(handles), MAX_GRAPH_NODES, False, True
         )
-        if not self.scheduler:
+        if not self._scheduler:
             raise DeviceError("ggml could not create its scheduler")
-        self._stack.callback(c.ggml_backend_sched_free, self.scheduler)
+        self._stack.callback(c.ggml_backend_sched_free, self._scheduler)
+        self._forked = False
+
+    def after_fork(self) -> None:
+        """Leave to the parent what computes; the first use in the child makes it anew.
+
+        Each thread has an OpenMP team of its own, so that the new thread begins a new one. Nothing
+        is freed, as the parent may have been in the middle of using it.
+        """
+        self._forked = True
+        self.lock = RLock()
+        self._stack = ExitStack()
+
+    def _begin_anew(self) -> None:
+        if not self._forked:
+            return
+        if self.device.kind != "cpu":
+            raise DeviceError(
+                f"{self.device.name} was opened by the parent of this process and cannot be used "
+                "in a forked child: load the model in the child, or start children by 'spawn'"
+            )
+        self._work_bytes = 0
+        self._start()
+
+    @property
+    def scheduler(self) -> Any:
+        """ggml's scheduler of this process."""
+        self._begin_anew()
+        return self._scheduler
 
     def _open(self, handle: Any) -> Any:
         backend = c.ggml_backend_dev_init(handle, None)
@@ -261,6 +299,7 @@ class Runtime(Closing):
         """
         if inputs.keys() != graph.inputs.keys():
             raise InputError(f"inputs {sorted(inputs)} given, {sorted(graph.inputs)} expected")
+        self._begin_anew()
         with memory.starting_threads():
             running = self._thread.submit(self._compute, graph, inputs, readers or {})
         try:

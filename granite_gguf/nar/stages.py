@@ -7,7 +7,6 @@ what it would get alone.
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -77,7 +76,6 @@ class Stages:
         self._file, self._tokenizer = file, tokenizer
         self._weights, self._runtime = weights, runtime
         self._filters = file.read(MEL_FILTERS)
-        self._lock = threading.RLock()
         self._closed = False
 
     @property
@@ -102,7 +100,7 @@ class Stages:
 
     def close(self) -> None:
         """Wait for what is being computed, and compute nothing more."""
-        with self._lock:
+        with self._runtime.lock:
             self._closed = True
 
     def compute_mel(self, samples: FloatArray) -> FloatArray:
@@ -304,7 +302,7 @@ class Stages:
         Yields:
             A mapping that fills: by weight, sums ``(width,)`` and the number of rows summed.
         """
-        with self._lock, observe_inputs(self._runtime, self._file.specs) as observed:
+        with self._runtime.lock, observe_inputs(self._runtime, self._file.specs) as observed:
             yield observed
 
     @contextmanager
@@ -314,7 +312,7 @@ class Stages:
         Yields:
             A counter that fills, by shape and type.
         """
-        with self._lock, observe_products(self._runtime, self._file.specs) as counted:
+        with self._runtime.lock, observe_products(self._runtime, self._file.specs) as counted:
             yield counted
 
     def _run_head(
@@ -365,7 +363,7 @@ class Stages:
     @contextmanager
     def _graph(self, taps: frozenset[str]) -> Iterator[Graph]:
         """A graph to build; other threads wait."""
-        with self._lock:
+        with self._runtime.lock:
             if self._closed:
                 raise InputError("the model is closed")
             with Graph(taps, purpose=_PURPOSE, remedy=_SHORTER) as graph:
