@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from granite_gguf.ggml import (
+    F16,
     F32,
     I32,
     Graph,
@@ -19,13 +20,16 @@ from granite_gguf.ggml import (
     WeightBuffer,
     concat,
     depthwise_conv,
+    flash_attention,
     mul_mat,
     swiglu,
 )
+from granite_gguf.graph import layers
 from granite_gguf.graph.layers import attend
 from tests.signals import uniform
 
 Array = npt.NDArray[np.float32]
+KINDS = {"float32": F32, "float16": F16, "int32": I32}
 
 
 def noise(*shape: int, seed: int = 0) -> Array:
@@ -42,9 +46,7 @@ def runtime() -> Iterator[Runtime]:
 def run(runtime: Runtime, build: Callable[..., Tensor], **inputs: npt.NDArray[Any]) -> Array:
     with Graph() as graph:
         tensors = {
-            name: graph.input(
-                name, tuple(reversed(array.shape)), F32 if array.dtype == np.float32 else I32
-            )
+            name: graph.input(name, tuple(reversed(array.shape)), KINDS[array.dtype.name])
             for name, array in inputs.items()
         }
         graph.output("out", build(**tensors))
@@ -94,6 +96,69 @@ def test_attention_shares_key_heads_between_consecutive_queries(runtime: Runtime
         weights = np.exp(scores - scores.max(axis=1, keepdims=True))
         heads.append(weights / weights.sum(axis=1, keepdims=True) @ v[head // 2])
     np.testing.assert_allclose(actual, np.concatenate(heads, axis=1), atol=1e-5)
+
+
+@pytest.mark.parametrize("halves", [False, True], ids=["F32", "F16"])
+@pytest.mark.parametrize("multiplied", [False, True], ids=["fused", "by products"])
+def test_attention_with_a_mask(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, halves: bool, multiplied: bool
+) -> None:
+    """The mask is added to the scores of every head; both ways take it, some queries at a time."""
+    monkeypatch.setattr(layers, "_SCORES", 1)
+    monkeypatch.setattr(layers, "_FEWEST_QUERIES", 4)
+    q, k, v = noise(4, 5, 8), noise(2, 6, 8, seed=1), noise(2, 6, 8, seed=2)
+    hidden = np.tri(5, 6, 1) == 0
+    mask = np.where(hidden, -np.inf, 0).astype(np.float16)
+    kind = np.float16 if halves else np.float32
+
+    def build(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        if multiplied:  # as a kernel of our own does it
+            k.multiplier = v.multiplier = lambda w, x, *_: mul_mat(plain(w), x)
+        return attend(q, k, v, 0.3, mask)
+
+    def plain(w: Tensor) -> Tensor:
+        return Tensor(w.context, w.handle)
+
+    actual = run(runtime, build, q=q[None], k=k[None].astype(kind), v=v[None].astype(kind),
+                 mask=mask)  # fmt: skip
+    heads = []
+    for head in range(4):
+        odds = np.exp(0.3 * q[head] @ k[head // 2].T) * ~hidden
+        heads.append(odds / odds.sum(axis=1, keepdims=True) @ v[head // 2])
+    tolerance = 2e-3 if halves else 1e-5
+    np.testing.assert_allclose(actual, np.concatenate(heads, axis=1), atol=tolerance)
+
+
+def test_an_input_that_nothing_needs_is_refused(runtime: Runtime) -> None:
+    with Graph() as graph:
+        x, _ = graph.input("x", [8, 3]), graph.input("spare", [8, 3])
+        graph.output("y", x.silu())
+        with pytest.raises(ShapeError, match="spare, an input that no output needs"):
+            runtime.compute(graph, {"x": noise(3, 8), "spare": noise(3, 8)})
+
+
+def test_masks_that_do_not_fit_are_refused() -> None:
+    with Graph() as graph:
+        q, k = graph.input("q", [8, 5, 4]), graph.input("k", [8, 6, 2])
+        half = graph.input("half", [8, 6, 2], F16)
+        scores = graph.input("scores", [6, 5, 4])
+        good = graph.input("mask", [6, 5], F16)
+        flash_attention(q, k, k, 1.0, good)
+        flash_attention(q, half, half, 1.0, good)
+        scores.softmax(1.0, good)
+        with pytest.raises(ShapeError, match="flash_attention"):
+            flash_attention(q, k, half, 1.0)
+        for bad in (
+            graph.input("few", [5, 5], F16),
+            graph.input("short", [6, 4], F16),
+            graph.input("floats", [6, 5]),
+            graph.input("heads", [6, 5, 4], F16),
+            graph.input("wide", [12, 5], F16).columns(0, 6),
+        ):
+            with pytest.raises(ShapeError, match="flash_attention"):
+                flash_attention(q, k, k, 1.0, bad)
+            with pytest.raises(ShapeError, match="softmax"):
+                scores.softmax(1.0, bad)
 
 
 def test_swiglu_and_concat(runtime: Runtime) -> None:

@@ -21,7 +21,7 @@ from granite_gguf.ggml.build import (
     processor_has,
     unused_cpu_features,
 )
-from granite_gguf.ggml.runtime import default_threads
+from granite_gguf.ggml.devices import default_threads
 from granite_gguf.ggml.tiles import tiles_available, tiles_compiled
 from granite_gguf.sizes import megabytes
 

@@ -6,6 +6,8 @@ their traps stay in here.
 
 from granite_gguf.ggml import openmp as _openmp  # first, for it is what loads ggml # noqa: F401
 from granite_gguf.ggml.buffers import Packings, WeightBuffer
+from granite_gguf.ggml.devices import DeviceInfo, default_threads, list_devices
+from granite_gguf.ggml.graph import Graph
 from granite_gguf.ggml.observe import (
     Observed,
     ProductShape,
@@ -21,14 +23,8 @@ from granite_gguf.ggml.operations import (
     mul_mat,
     swiglu,
 )
-from granite_gguf.ggml.runtime import (
-    DeviceInfo,
-    Graph,
-    Reader,
-    Runtime,
-    default_threads,
-    list_devices,
-)
+from granite_gguf.ggml.runtime import KeptGraph, Reader, Runtime
+from granite_gguf.ggml.state import State
 from granite_gguf.ggml.tensor import Activation, ShapeError, Tensor
 from granite_gguf.ggml.tiles import Tiles, tiles_available
 from granite_gguf.ggml.types import BF16, BLOCK_SIZES, F16, F32, I32, GGMLType, row_bytes
@@ -43,12 +39,14 @@ __all__ = [
     "DeviceInfo",
     "GGMLType",
     "Graph",
+    "KeptGraph",
     "Observed",
     "Packings",
     "ProductShape",
     "Reader",
     "Runtime",
     "ShapeError",
+    "State",
     "Tensor",
     "Tiles",
     "WeightBuffer",

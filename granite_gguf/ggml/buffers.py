@@ -16,6 +16,8 @@ import ggml as c
 import numpy as np
 import numpy.typing as npt
 
+from granite_gguf import memory
+from granite_gguf.closing import Closing
 from granite_gguf.errors import DeviceError, OutOfMemoryError
 from granite_gguf.ggml.runtime import Runtime
 from granite_gguf.ggml.tensor import Context, Tensor
@@ -75,15 +77,18 @@ class Packings:
             return bool(c.ggml_backend_dev_supports_op(self._device, product))
 
 
-class WeightBuffer:
-    """Weights placed in memory that the device can read.
+class DeviceBuffer(Closing):
+    """Tensors in memory that the device can read: declared first (``add``), then placed together.
 
-    Tensors are declared first (``add``), then placed all at once: either upon bytes that are
-    already in host memory (``map_host``, nothing is copied) or in a new buffer (``allocate``),
-    which is then filled tensor by tensor.
+    Args:
+        runtime: whose device it is.
+        capacity: the most tensors there will be.
     """
 
+    _holds, _remedy = "tensors", memory.FREE_SOME
+
     def __init__(self, runtime: Runtime, capacity: int) -> None:
+        self._runtime = runtime
         self._device, self._device_name = runtime.device_handle, runtime.device.name
         self._stack = ExitStack()
         self._context = Context(max(1, capacity))
@@ -94,22 +99,6 @@ class WeightBuffer:
         tensor = self._context.new_tensor(name, ne, kind)
         self.tensors[name] = tensor
         return tensor
-
-    def map_host(self, data: npt.NDArray[np.uint8], offsets: Mapping[str, int]) -> None:
-        """Place each tensor at its offset in ``data``, which must outlive this object."""
-        if not self.tensors:
-            return
-        address = data.ctypes.data
-        buffer = c.ggml_backend_dev_buffer_from_host_ptr(
-            self._device, address, data.nbytes, data.nbytes
-        )
-        if not buffer:
-            raise DeviceError(f"{self._device_name} cannot map host memory")
-        self._keep(buffer)
-        for name, tensor in self.tensors.items():
-            if offsets[name] + tensor.byte_count > data.nbytes:
-                raise DeviceError(f"tensor {name} ends beyond the mapped file")
-            c.ggml_backend_tensor_alloc(buffer, tensor.handle, address + offsets[name])
 
     def needed(self, buffer_type: int | None = None) -> int:
         """How many bytes :meth:`allocate` will ask for."""
@@ -130,10 +119,41 @@ class WeightBuffer:
         if not buffer:
             needed = self.needed(buffer_type)
             raise OutOfMemoryError(
-                f"{self._device_name} has no room for {needed / 1e9:.2f} GB of weights. Use a "
-                "file of a smaller type, or free some memory"
+                f"{self._device_name} has no room for {needed / 1e9:.2f} GB of {self._holds}. "
+                f"{self._remedy}"
             )
         self._keep(buffer)
+
+    def _keep(self, buffer: Any) -> None:
+        self._stack.callback(c.ggml_backend_buffer_free, buffer)
+
+    def close(self) -> None:
+        self.tensors.clear()
+        self._stack.close()
+
+
+class WeightBuffer(DeviceBuffer):
+    """Weights, placed upon bytes that are already in host memory (``map_host``, nothing is copied)
+    or in a new buffer (``allocate``), which is then filled tensor by tensor.
+    """
+
+    _holds, _remedy = "weights", "Use a file of a smaller type, or free some memory"
+
+    def map_host(self, data: npt.NDArray[np.uint8], offsets: Mapping[str, int]) -> None:
+        """Place each tensor at its offset in ``data``, which must outlive this object."""
+        if not self.tensors:
+            return
+        address = data.ctypes.data
+        buffer = c.ggml_backend_dev_buffer_from_host_ptr(
+            self._device, address, data.nbytes, data.nbytes
+        )
+        if not buffer:
+            raise DeviceError(f"{self._device_name} cannot map host memory")
+        self._keep(buffer)
+        for name, tensor in self.tensors.items():
+            if offsets[name] + tensor.byte_count > data.nbytes:
+                raise DeviceError(f"tensor {name} ends beyond the mapped file")
+            c.ggml_backend_tensor_alloc(buffer, tensor.handle, address + offsets[name])
 
     def fill(self, name: str, data: npt.NDArray[Any]) -> None:
         """Copy a tensor's bytes into its place; several threads may fill different tensors."""
@@ -146,9 +166,5 @@ class WeightBuffer:
         c.ggml_backend_tensor_set(tensor.handle, data.ctypes.data, 0, data.nbytes)
 
     def _keep(self, buffer: Any) -> None:
-        self._stack.callback(c.ggml_backend_buffer_free, buffer)
+        super()._keep(buffer)
         c.ggml_backend_buffer_set_usage(buffer, c.GGML_BACKEND_BUFFER_USAGE_WEIGHTS)
-
-    def close(self) -> None:
-        self.tensors.clear()
-        self._stack.close()

@@ -11,7 +11,7 @@ from typing import Any
 
 import ggml as c
 
-from granite_gguf.ggml.runtime import DeviceInfo, list_devices
+from granite_gguf.ggml.devices import DeviceInfo, list_devices
 
 
 @dataclass(frozen=True)

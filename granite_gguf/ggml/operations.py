@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import ggml as c
 
-from granite_gguf.ggml.tensor import Activation, Tensor, check
-from granite_gguf.ggml.types import F32
+from granite_gguf.ggml.tensor import Activation, Tensor, check, fits_as_mask
+from granite_gguf.ggml.types import F16, F32
 
 
 def mul_mat(weight: Tensor, x: Tensor) -> Tensor:
@@ -53,19 +53,25 @@ def gated_linear(weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
     return y.columns(0, half) * y.columns(half, half).sigmoid()
 
 
-def flash_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """``softmax(scale * k q) v`` head by head, without keeping the scores of all pairs.
+def flash_attention(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = None
+) -> Tensor:
+    """``softmax(scale * k q + mask) v`` head by head, without keeping the scores of all pairs.
 
     Args:
         q: ``[head_dim, queries, heads, batch]``.
         k: ``[head_dim, keys, kv_heads, batch]``; a key head serves ``heads / kv_heads`` queries'.
-        v: like ``k``.
+        v: like ``k``. Values of F16 are also summed in F16.
+        mask: F16 ``[keys, queries]``, 0 or minus infinity.
 
     Returns:
         ``[head_dim, heads, queries, batch]``.
     """
     check(
-        q.type == k.type == v.type == F32
+        q.type == F32
+        and k.type == v.type
+        and k.type in (F32, F16)
+        and fits_as_mask(mask, k.ne[1], q.ne[1])
         and q.ne[0] == k.ne[0] == v.ne[0]
         and k.ne == v.ne
         and q.ne[2] % k.ne[2] == 0
@@ -77,9 +83,13 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         q,
         k,
         v,
+        mask,
     )
+    masked = None if mask is None else mask.handle
     return q.new(
-        c.ggml_flash_attn_ext(q.context.take(), q.handle, k.handle, v.handle, None, scale, 0.0, 0.0)
+        c.ggml_flash_attn_ext(
+            q.context.take(), q.handle, k.handle, v.handle, masked, scale, 0.0, 0.0
+        )
     )
 
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import logging
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from threading import RLock
-from typing import Any
+from typing import Any, TypeVar
 
 import ggml as c
 import numpy as np
@@ -20,157 +17,24 @@ from granite_gguf import memory
 from granite_gguf.closing import Closing
 from granite_gguf.errors import DeviceError, InputError, OutOfMemoryError
 from granite_gguf.forks import tell_after_fork
-from granite_gguf.ggml.tensor import Context, Tensor
-from granite_gguf.ggml.types import F32, I32, GGMLType
+from granite_gguf.ggml.devices import choose_device, default_threads
+from granite_gguf.ggml.graph import MAX_NODES, Graph
+from granite_gguf.ggml.tensor import Tensor, check
+from granite_gguf.ggml.types import F16, F32, I32, GGMLType
 
-logger = logging.getLogger("granite_gguf.ggml")
+T = TypeVar("T")
 
-_LOG_LEVELS = {
-    c.GGML_LOG_LEVEL_DEBUG: logging.DEBUG,
-    c.GGML_LOG_LEVEL_INFO: logging.DEBUG,
-    c.GGML_LOG_LEVEL_WARN: logging.WARNING,
-    c.GGML_LOG_LEVEL_ERROR: logging.ERROR,
+_NUMPY_TYPES: dict[GGMLType, np.dtype[Any]] = {
+    F32: np.dtype(np.float32),
+    F16: np.dtype(np.float16),
+    I32: np.dtype(np.int32),
 }
 
-_NUMPY_TYPES = {F32: np.dtype(np.float32), I32: np.dtype(np.int32)}
-
-MAX_GRAPH_NODES = 16384
 # What ggml's scheduler asks for and leaves empty, by node that a graph may have.
 _SCHEDULER_BYTES = 20_480
 
 Reader = Callable[[npt.NDArray[Any]], Any]
 """Takes what is wanted from an output, whose array is only lent."""
-
-
-@c.ggml_log_callback  # type: ignore[untyped-decorator]
-def _forward_log(level: int, message: bytes, _user_data: Any) -> None:
-    text = message.decode(errors="replace").rstrip()
-    if text:
-        logger.log(_LOG_LEVELS.get(level, logging.DEBUG), "%s", text)
-
-
-@dataclass(frozen=True)
-class DeviceInfo:
-    """A device of this build of ggml."""
-
-    name: str
-    description: str
-    kind: str  # "cpu", "gpu", "igpu" or "accel"
-    free_bytes: int
-    total_bytes: int
-
-
-_DEVICE_KINDS = {
-    c.GGML_BACKEND_DEVICE_TYPE_CPU: "cpu",
-    c.GGML_BACKEND_DEVICE_TYPE_GPU: "gpu",
-    c.GGML_BACKEND_DEVICE_TYPE_IGPU: "igpu",
-    c.GGML_BACKEND_DEVICE_TYPE_ACCEL: "accel",
-}
-
-
-def _device_handles() -> Iterator[tuple[Any, DeviceInfo]]:
-    c.ggml_log_set(_forward_log, None)
-    for index in range(c.ggml_backend_dev_count()):
-        handle = c.ggml_backend_dev_get(index)
-        free, total = ctypes.c_size_t(), ctypes.c_size_t()
-        c.ggml_backend_dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
-        yield (
-            handle,
-            DeviceInfo(
-                name=c.ggml_backend_dev_name(handle).decode(),
-                description=c.ggml_backend_dev_description(handle).decode(),
-                kind=_DEVICE_KINDS.get(c.ggml_backend_dev_type(handle), "other"),
-                free_bytes=free.value,
-                total_bytes=total.value,
-            ),
-        )
-
-
-def list_devices() -> list[DeviceInfo]:
-    """The devices that this build of ggml finds on this machine."""
-    return [info for _, info in _device_handles()]
-
-
-def default_threads() -> int:
-    """The number of processors this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _choose(device: str) -> tuple[Any, DeviceInfo]:
-    found = list(_device_handles())
-    if device == "auto":
-        for kind in ("gpu", "igpu", "cpu"):
-            for handle, info in found:
-                if info.kind == kind:
-                    return handle, info
-    for handle, info in found:
-        if info.name.lower() == device.lower():
-            return handle, info
-    names = ", ".join(info.name for _, info in found)
-    raise DeviceError(
-        f"device {device!r} is not in this build of ggml; it has: {names}. "
-        "Use 'auto' or one of these names; `granite-gguf doctor` tells how to build for a GPU"
-    )
-
-
-class Graph(Closing):
-    """A compute graph under construction: named inputs, and outputs that are kept.
-
-    Args:
-        taps: names the intermediate results to keep besides the declared outputs. A graph whose
-            taps are empty does no work for them.
-        purpose: what it computes, for messages.
-        remedy: what to do where that has no room.
-
-    Raises:
-        OutOfMemoryError: there is no room to describe it.
-    """
-
-    def __init__(
-        self,
-        taps: frozenset[str] = frozenset(),
-        *,
-        purpose: str = "This computation",
-        remedy: str = memory.FREE_SOME,
-    ) -> None:
-        self.purpose, self.remedy = purpose, remedy
-        room = Context.size(MAX_GRAPH_NODES, MAX_GRAPH_NODES)
-        memory.require(0, "Computing", memory.FREE_SOME, unfilled=room)
-        self._stack = ExitStack()
-        self._context = Context(MAX_GRAPH_NODES, MAX_GRAPH_NODES)
-        self._stack.callback(self._context.close)
-        self.handle: Any = c.ggml_new_graph_custom(self._context.handle, MAX_GRAPH_NODES, False)
-        self.taps = taps
-        self.inputs: dict[str, Tensor] = {}
-        self.outputs: dict[str, Tensor] = {}
-
-    def input(self, name: str, ne: Sequence[int], kind: GGMLType = F32) -> Tensor:
-        tensor = self._context.new_tensor(name, ne, kind)
-        c.ggml_set_input(tensor.handle)
-        self.inputs[name] = tensor
-        return tensor
-
-    def output(self, name: str, tensor: Tensor) -> Tensor:
-        """Keep a result under ``name`` and make the graph compute it."""
-        if not tensor.contiguous:
-            tensor = tensor.contiguous_copy()
-        c.ggml_set_name(tensor.handle, name.encode())
-        c.ggml_set_output(tensor.handle)
-        source = tensor.handle.contents.view_src
-        if source:  # the memory is the viewed tensor's, and would be used again after its last use
-            c.ggml_set_output(source)
-        c.ggml_build_forward_expand(self.handle, tensor.handle)
-        self.outputs[name] = tensor
-        return tensor
-
-    def tap(self, name: str, tensor: Tensor) -> Tensor:
-        """Name an intermediate result; it is kept only when asked for."""
-        return self.output(name, tensor) if name in self.taps else tensor
-
-    def close(self) -> None:
-        self._stack.close()
 
 
 class Runtime(Closing):
@@ -195,15 +59,14 @@ class Runtime(Closing):
             raise InputError(
                 f"threads must be between 1 and {c.GGML_MAX_N_THREADS}, not {self.threads}"
             )
-        self.device_handle, self.device = _choose(device)
+        self.device_handle, self.device = choose_device(device)
         self.threads_to_start = 2 * self.threads  # those that place weights, and ggml's own
         self._work_bytes = 0
         memory.require(
             0,
             f"Computing with {self.threads} threads",
             "Use fewer threads, or raise the limit",
-            unfilled=MAX_GRAPH_NODES * _SCHEDULER_BYTES
-            + self.threads_to_start * memory.stack_bytes(),
+            unfilled=MAX_NODES * _SCHEDULER_BYTES + self.threads_to_start * memory.stack_bytes(),
         )
         self.lock = RLock()
         self._start()
@@ -219,14 +82,19 @@ class Runtime(Closing):
             handles.append(self._open(c.ggml_backend_dev_by_type(c.GGML_BACKEND_DEVICE_TYPE_CPU)))
         c.ggml_backend_cpu_set_n_threads(handles[-1], self.threads)
         self._backends = handles
-        backends = (c.ggml_backend_t_ctypes * len(handles))(*handles)
-        self._scheduler: Any = c.ggml_backend_sched_new(
-            backends, None, len(handles), MAX_GRAPH_NODES, False, True
-        )
-        if not self._scheduler:
-            raise DeviceError("ggml could not create its scheduler")
-        self._stack.callback(c.ggml_backend_sched_free, self._scheduler)
+        self._scheduler = self._new_scheduler(MAX_NODES, self._stack)
         self._forked = False
+
+    def _new_scheduler(self, nodes: int, stack: ExitStack) -> Any:
+        """What divides graphs of so many nodes among the devices, and holds their memory."""
+        backends = (c.ggml_backend_t_ctypes * len(self._backends))(*self._backends)
+        scheduler = c.ggml_backend_sched_new(
+            backends, None, len(self._backends), nodes, False, True
+        )
+        if not scheduler:
+            raise DeviceError("ggml could not create its scheduler")
+        stack.callback(c.ggml_backend_sched_free, scheduler)
+        return scheduler
 
     def after_fork(self) -> None:
         """Leave to the parent what computes; the first use in the child makes it anew.
@@ -297,11 +165,21 @@ class Runtime(Closing):
             InputError: inputs are missing or misshapen.
             DeviceError: the device ran out of memory or failed.
         """
-        if inputs.keys() != graph.inputs.keys():
-            raise InputError(f"inputs {sorted(inputs)} given, {sorted(graph.inputs)} expected")
+        _check_names(graph, inputs)
+        return self._in_thread(lambda: self._compute(graph, inputs, readers or {}))
+
+    def keep(self, graph: Graph) -> KeptGraph:
+        """Plan a finished graph once, to be run as often as wanted with new inputs.
+
+        Raises:
+            OutOfMemoryError: there is no room for it.
+        """
+        return KeptGraph(self, graph)
+
+    def _in_thread(self, work: Callable[[], T]) -> T:
         self._begin_anew()
         with memory.starting_threads():
-            running = self._thread.submit(self._compute, graph, inputs, readers or {})
+            running = self._thread.submit(work)
         try:
             return running.result()
         finally:
@@ -316,40 +194,56 @@ class Runtime(Closing):
         inputs: Mapping[str, npt.NDArray[Any]],
         readers: Mapping[str, Reader],
     ) -> dict[str, Any]:
-        scheduler = self.scheduler
         try:
-            work = self.check_room(graph)
-            # Reserving plans the memory anew. Without it ggml keeps the last graph's plan for any
-            # graph with as many nodes, even where an input stands in the place of a weight.
-            reserved = c.ggml_backend_sched_reserve(scheduler, graph.handle)
-            if not reserved or not c.ggml_backend_sched_alloc_graph(scheduler, graph.handle):
-                raise OutOfMemoryError(
-                    f"{graph.purpose}: {self.device.name} refused the memory. {graph.remedy}"
-                )
-            for name, tensor in graph.inputs.items():
-                _fill(name, tensor, inputs[name])
-            status = c.ggml_backend_sched_graph_compute(scheduler, graph.handle)
-            self.threads_to_start = 0
-            self._work_bytes = max(work, self._work_bytes)
-            if status != c.GGML_STATUS_SUCCESS:
-                message = c.ggml_status_to_string(status).decode()
-                raise DeviceError(f"{self.device.name}: {message}")
-            return {n: readers.get(n, np.copy)(_look(t)) for n, t in graph.outputs.items()}
+            self._plan(self.scheduler, graph)
+            return self._run(self.scheduler, graph, inputs, readers)
         finally:
-            c.ggml_backend_sched_reset(scheduler)
+            c.ggml_backend_sched_reset(self.scheduler)
 
-    def check_room(self, graph: Graph) -> int:
+    def _plan(self, scheduler: Any, graph: Graph) -> None:
+        """Give the nodes of a graph their places in a scheduler's memory."""
+        work = self._check_room(scheduler, graph)
+        # Reserving plans the memory anew. Without it ggml keeps the last graph's plan for any
+        # graph with as many nodes, even where an input stands in the place of a weight.
+        reserved = c.ggml_backend_sched_reserve(scheduler, graph.handle)
+        if not reserved or not c.ggml_backend_sched_alloc_graph(scheduler, graph.handle):
+            raise OutOfMemoryError(
+                f"{graph.purpose}: {self.device.name} refused the memory. {graph.remedy}"
+            )
+        self._work_bytes = max(work, self._work_bytes)
+
+    def _run(
+        self,
+        scheduler: Any,
+        graph: Graph,
+        inputs: Mapping[str, npt.NDArray[Any]],
+        readers: Mapping[str, Reader],
+    ) -> dict[str, Any]:
+        for name, tensor in graph.inputs.items():
+            _fill(name, tensor, inputs[name])
+        status = c.ggml_backend_sched_graph_compute(scheduler, graph.handle)
+        self.threads_to_start = 0
+        if status != c.GGML_STATUS_SUCCESS:
+            message = c.ggml_status_to_string(status).decode()
+            raise DeviceError(f"{self.device.name}: {message}")
+        return {n: readers.get(n, np.copy)(look(t)) for n, t in graph.outputs.items()}
+
+    def check_room(self, graph: Graph) -> None:
         """Refuse a graph before any of its memory is asked for.
+
+        Raises:
+            OutOfMemoryError: it does not fit.
+        """
+        self._check_room(self.scheduler, graph)
+
+    def _check_room(self, scheduler: Any, graph: Graph) -> int:
+        """Refuse a graph that does not fit.
 
         ggml aborts the process where the memory for an operation's intermediate results is refused.
 
         Returns:
             The bytes of those.
-
-        Raises:
-            OutOfMemoryError: it does not fit.
         """
-        scheduler = self.scheduler
         sizes = (ctypes.c_size_t * len(self._backends))()
         c.ggml_backend_sched_reserve_size(scheduler, graph.handle, sizes)
         c.ggml_backend_sched_reset(scheduler)
@@ -373,6 +267,57 @@ class Runtime(Closing):
         self._stack.close()
 
 
+class KeptGraph(Closing):
+    """A graph with memory of its own, which is planned once and run again and again.
+
+    :meth:`Runtime.compute` plans a graph every time, which takes longer than running a small one.
+    Close it before the runtime, and before the graph.
+    """
+
+    def __init__(self, runtime: Runtime, graph: Graph) -> None:
+        self._runtime, self._graph = runtime, graph
+        self._stack = ExitStack()
+        self._scheduler: Any = None
+        runtime._in_thread(self._plan)
+        tell_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Leave the plan to the parent, as :class:`Runtime` does."""
+        self._stack, self._scheduler = ExitStack(), None
+
+    def _plan(self) -> None:
+        graph, nodes = self._graph, 2 * self._graph.nodes  # operations, and what they read
+        memory.require(0, graph.purpose, graph.remedy, unfilled=nodes * _SCHEDULER_BYTES)
+        with ExitStack() as stack:
+            scheduler = self._runtime._new_scheduler(nodes, stack)
+            self._runtime._plan(scheduler, graph)
+            self._stack, self._scheduler = stack.pop_all(), scheduler
+
+    def run(
+        self,
+        inputs: Mapping[str, npt.NDArray[Any]],
+        readers: Mapping[str, Reader] | None = None,
+    ) -> dict[str, Any]:
+        """Run it once more, as :meth:`Runtime.compute` does."""
+        _check_names(self._graph, inputs)
+        return self._runtime._in_thread(lambda: self._run(inputs, readers or {}))
+
+    def _run(
+        self, inputs: Mapping[str, npt.NDArray[Any]], readers: Mapping[str, Reader]
+    ) -> dict[str, Any]:
+        if self._scheduler is None:
+            self._plan()
+        return self._runtime._run(self._scheduler, self._graph, inputs, readers)
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+def _check_names(graph: Graph, inputs: Mapping[str, Any]) -> None:
+    if inputs.keys() != graph.inputs.keys():
+        raise InputError(f"inputs {sorted(inputs)} given, {sorted(graph.inputs)} expected")
+
+
 def _numpy_shape(tensor: Tensor) -> tuple[int, ...]:
     ne = list(tensor.ne)
     while len(ne) > 1 and ne[-1] == 1:
@@ -388,10 +333,15 @@ def _fill(name: str, tensor: Tensor, array: npt.NDArray[Any]) -> None:
         raise InputError(
             f"{name}: {data.dtype} of shape {data.shape} given, {expected} of {shape} expected"
         )
+    check(bool(tensor.handle.contents.buffer), f"{name}, an input that no output needs", tensor)
+    if tensor.below is not None and not 0 <= data.min() <= data.max() < tensor.below:
+        raise InputError(
+            f"{name}: {data.min()} to {data.max()} given, expected 0 to {tensor.below - 1}"
+        )
     c.ggml_backend_tensor_set(tensor.handle, data.ctypes.data, 0, data.nbytes)
 
 
-def _look(tensor: Tensor) -> npt.NDArray[Any]:
+def look(tensor: Tensor) -> npt.NDArray[Any]:
     """A tensor's elements: a view where they lie in host memory, otherwise a copy."""
     shape, kind = tuple(reversed(tensor.ne)), _NUMPY_TYPES[tensor.type]
     fields = tensor.handle.contents

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import ggml as c
 
-from granite_gguf.ggml.types import BLOCK_SIZES, F32, I32, GGMLType
+from granite_gguf.ggml.types import BLOCK_SIZES, F16, F32, I32, GGMLType
 
 ROPE_NEOX = 2
 
@@ -103,9 +103,10 @@ class Tensor:
         context: where it is described.
         multiplier: what multiplies with this weight in place of ggml, or None.
         packed: forms of these activations that a multiplier has made, to be used again.
+        below: what all numbers of this input are below, where they number rows, or None.
     """
 
-    __slots__ = ("context", "handle", "multiplier", "nb", "ne", "packed", "type")
+    __slots__ = ("below", "context", "handle", "multiplier", "nb", "ne", "packed", "type")
 
     def __init__(self, context: Context, handle: Any, multiplier: Multiplier | None = None) -> None:
         fields = handle.contents
@@ -115,6 +116,7 @@ class Tensor:
         self.nb: tuple[int, ...] = tuple(fields.nb)
         self.type = GGMLType(fields.type)
         self.multiplier = multiplier
+        self.below: int | None = None
         self.packed: dict[Hashable, Tensor] = {}
 
     def __repr__(self) -> str:
@@ -222,10 +224,19 @@ class Tensor:
         check(self.type == F32 and self.rows_contiguous, "rms_norm", self)
         return self.new(c.ggml_rms_norm(self.context.take(), self.handle, eps))
 
-    def softmax(self, scale: float = 1.0) -> Tensor:
-        """Softmax of ``scale * x`` over dimension 0."""
-        check(self.type == F32 and self.contiguous, "softmax", self)
-        return self.new(c.ggml_soft_max_ext(self.context.take(), self.handle, None, scale, 0.0))
+    def softmax(self, scale: float = 1.0, mask: Tensor | None = None) -> Tensor:
+        """Softmax of ``scale * x + mask`` over dimension 0; the mask is one for all dimensions 2.
+
+        A mask is F16 ``[ne[0], ne[1]]``, 0 or minus infinity.
+        """
+        check(
+            self.type == F32 and self.contiguous and fits_as_mask(mask, *self.ne[:2]),
+            "softmax",
+            self,
+            mask,
+        )
+        masked = None if mask is None else mask.handle
+        return self.new(c.ggml_soft_max_ext(self.context.take(), self.handle, masked, scale, 0.0))
 
     def sum_rows(self) -> Tensor:
         """The sum of each row, ``[1, ...]``."""
@@ -304,6 +315,17 @@ class Tensor:
         starts = accumulate(counts, initial=0)
         return [self.rows(start, count) for start, count in zip(starts, counts, strict=False)]
 
+    def parts(self, counts: Sequence[int]) -> list[Tensor]:
+        """The numbers of a vector in parts, one after another."""
+        check(sum(counts) == self.ne[0] == self.element_count, f"parts {counts}", self)
+        if len(counts) == 1:
+            return [self]
+        starts = accumulate(counts, initial=0)
+        found = [self.view([n], [], at * self.nb[0]) for at, n in zip(starts, counts, strict=False)]
+        for part in found:
+            part.below = self.below
+        return found
+
     def columns(self, start: int, count: int) -> Tensor:
         """Elements ``start`` to ``start + count`` of every row of a matrix."""
         check(self.ne[2] == self.ne[3] == 1, "columns", self)
@@ -320,8 +342,37 @@ class Tensor:
         return self.new(c.ggml_permute(self.context.take(), self.handle, *axes))
 
     def contiguous_copy(self) -> Tensor:
-        check(self.type == F32, "contiguous_copy", self)
+        check(self.type in (F32, F16), "contiguous_copy", self)
         return self.new(c.ggml_cont(self.context.take(), self.handle))
+
+    def with_rows(self, rows: Tensor, at: Tensor) -> Tensor:
+        """This matrix of a :class:`granite_gguf.ggml.State` after rows were written into it.
+
+        The memory is the same: what reads the result reads behind the writing, and so does every
+        later graph.
+
+        Args:
+            rows: F32 ``[width, n]``.
+            at: I32 ``[n]``, where each goes; an input that is known to be ``below`` the row count.
+        """
+        check(
+            self.type in (F32, F16)
+            and self.contiguous
+            and bool(self.handle.contents.buffer)  # otherwise a graph would lend it some memory
+            and self.ne == (rows.ne[0], self.ne[1], 1, 1)
+            and rows.type == F32
+            and rows.rows_contiguous
+            and rows.ne == (rows.ne[0], rows.ne[1], 1, 1)
+            and at.type == I32
+            and at.ne == (rows.ne[1], 1, 1, 1)
+            and at.below is not None
+            and at.below <= self.ne[1],
+            "with_rows",
+            self,
+            rows,
+            at,
+        )
+        return rows.new(c.ggml_set_rows(rows.context.take(), self.handle, rows.handle, at.handle))
 
     def pad_rows(self, count: int) -> Tensor:
         """Append ``count`` rows of zeros in dimension 1."""
@@ -329,6 +380,13 @@ class Tensor:
         if count == 0:
             return self
         return self.new(c.ggml_pad(self.context.take(), self.handle, 0, count, 0, 0))
+
+
+def fits_as_mask(mask: Tensor | None, keys: int, queries: int) -> bool:
+    """Whether a mask is none, or one of as many keys and queries."""
+    return mask is None or (
+        mask.type == F16 and mask.contiguous and mask.ne == (keys, queries, 1, 1)
+    )
 
 
 def _four(ne: Sequence[int]) -> tuple[int, int, int, int]:

@@ -51,13 +51,14 @@ def total(terms: Sequence[Tensor]) -> Tensor:
     return result
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """Unmasked attention, ``softmax(scale * k q) v``, head by head.
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = None) -> Tensor:
+    """Attention, ``softmax(scale * k q + mask) v``, head by head.
 
     Args:
         q: ``[head_dim, queries, heads, batch]``.
         k: ``[head_dim, keys, kv_heads, batch]``; a key head serves ``heads / kv_heads`` queries'.
         v: like ``k``.
+        mask: F16 ``[keys, queries]``, 0 or minus infinity.
 
     Where keys and values multiply as weights do, that is faster than ggml's fused attention, and
     takes memory for the scores of some queries at a time.
@@ -66,15 +67,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         ``[head_dim * heads, queries * batch]``.
     """
     head_dim, queries, heads, batch = q.ne
-    if k.multiplier is None or batch > 1:
-        return flash_attention(q, k, v, scale).reshape(head_dim * heads, queries * batch)
+    if k.multiplier is None or batch > 1 or queries == 1:
+        attended = flash_attention(q, k, v, scale, mask)
+        return attended.reshape(head_dim * heads, queries * batch)
     v = v.permute(1, 0, 2, 3).contiguous_copy().multiplying_as(v)  # [keys, head_dim, kv_heads]
     together = max(_FEWEST_QUERIES, _SCORES // (k.ne[1] * heads) // 16 * 16)
-    attended = []
+    parts = []
     for start in range(0, queries, together):
         count = min(together, queries - start)
         asking = q.view([head_dim, count, heads], q.nb[1:3], start * q.nb[1])
-        out = mul_mat(v, mul_mat(k, asking).softmax(scale))  # [head_dim, queries, heads]
+        masked = None if mask is None else mask.rows(start, count)
+        out = mul_mat(v, mul_mat(k, asking).softmax(scale, masked))  # [head_dim, queries, heads]
         out = out.permute(0, 2, 1, 3).contiguous_copy()  # [head_dim, heads, queries]
-        attended.append(out.reshape(head_dim * heads, count))
-    return concat(attended, 1)
+        parts.append(out.reshape(head_dim * heads, count))
+    return concat(parts, 1)

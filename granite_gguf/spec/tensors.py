@@ -13,6 +13,7 @@ MEL_FILTERS = "audio.mel_filters"
 ENCODER_INPUT = "enc.input.weight"
 BATCH_NORM = "enc.blk.0.conv_bn.weight"
 TOKEN_EMBEDDING = "llm.token_embd.weight"
+LM_HEAD = "llm.head.weight"
 
 
 class Stage(Enum):

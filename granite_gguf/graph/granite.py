@@ -1,0 +1,183 @@
+"""Granite layers, the family's language model.
+
+    x [d_model, N] → + attention of the norm → + gated feed-forward of the norm → … → norm → logits
+
+Which rows see which is the caller's to say: without a mask all rows of a recording see one another;
+with a cache they see those of earlier runs as well. Queries of several heads share a head of keys.
+
+Source: Granite (transformers' ``granite``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from granite_gguf.ggml import ShapeError, Tensor, concat, mul_mat, swiglu
+from granite_gguf.graph.layers import Weights, attend, linear, rms_norm
+from granite_gguf.spec.hparams import Granite
+from granite_gguf.spec.tensors import LM_HEAD, TOKEN_EMBEDDING
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Rows of recordings, one recording after another.
+
+    Attributes:
+        x: ``[d_model, N]``.
+        positions: I32 ``[N]``, of each row in its recording.
+        counts: how many rows are whose.
+    """
+
+    x: Tensor
+    positions: Tensor
+    counts: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Keys and values of a recording in one layer, in the rows of their positions.
+
+    Attributes:
+        keys: F32 or F16 ``[head_dim * kv_heads, capacity]``, of a :class:`granite_gguf.ggml.State`.
+        values: like ``keys``.
+    """
+
+    keys: Tensor
+    values: Tensor
+
+    def add(self, k: Tensor, v: Tensor, at: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Write heads ``[head_dim, heads, rows]`` at some positions.
+
+        Returns:
+            The heads of as many positions as the mask has keys, from the first on.
+        """
+        if mask is None:
+            raise ShapeError("a cache without a mask, which tells how much of it is seen")
+        seen = mask.ne[0]
+        return _remembered(self.keys, k, at, seen), _remembered(self.values, v, at, seen)
+
+
+def granite_layer(
+    w: Weights,
+    p: str,
+    g: Granite,
+    x: Stream,
+    asked: Stream,
+    mask: Sequence[Tensor] | None = None,
+    cache: Sequence[Cache] | None = None,
+) -> Tensor:
+    """One layer.
+
+    Args:
+        w: the weights.
+        p: what their names begin with.
+        g: the model's numbers.
+        x: the rows that have keys and values.
+        asked: the rows to return; ``x`` itself, or some of it.
+        mask: of each recording F16 ``[keys, asked rows]``, 0 where a row sees a key and minus
+            infinity where it does not; by default it sees all.
+        cache: of each recording, what earlier rows left behind. The rows of ``x`` are written into
+            it, and the mask tells by its keys how much of it is seen, from the first position on.
+
+    Returns:
+        ``[d_model, asked rows]``.
+    """
+    h = asked.x + attention(w, p, g, x, asked, mask, cache) * g.residual_multiplier
+    return h + feed_forward(w, p, g, h) * g.residual_multiplier
+
+
+def attention(
+    w: Weights,
+    p: str,
+    g: Granite,
+    x: Stream,
+    asked: Stream,
+    mask: Sequence[Tensor] | None,
+    cache: Sequence[Cache] | None,
+) -> Tensor:
+    """``o softmax(scale * k q + mask) v`` of the normed rows, recording by recording."""
+
+    def heads(name: str, x: Tensor, n_heads: int) -> Tensor:  # [head_dim, heads, rows]
+        return linear(w, f"{p}{name}", x).reshape(g.head_dim, n_heads, x.ne[1])
+
+    seen = rms_norm(w, f"{p}attn_norm", x.x, g.rms_norm_eps)
+    asking = seen
+    if asked is not x:
+        asking = rms_norm(w, f"{p}attn_norm", asked.x, g.rms_norm_eps)
+    q = heads("attn_q", asking, g.n_heads).rope_neox(asked.positions, g.rope_theta)
+    k = heads("attn_k", seen, g.n_kv_heads).rope_neox(x.positions, g.rope_theta)
+    v = heads("attn_v", seen, g.n_kv_heads)
+    masks: Sequence[Tensor | None] = mask or (None,) * len(x.counts)
+    caches: Sequence[Cache | None] = cache or (None,) * len(x.counts)
+    parts = zip(
+        _by_recording(q, asked.counts),
+        _by_recording(k, x.counts),
+        _by_recording(v, x.counts),
+        x.positions.parts(x.counts),
+        masks,
+        caches,
+        strict=True,
+    )
+    multiplying = w[f"{p}attn_k.weight"]  # in its way keys and values do
+    attended = [_attend(g, multiplying, *one) for one in parts]
+    return linear(w, f"{p}attn_o", concat(attended, 1))
+
+
+def _attend(
+    g: Granite,
+    multiplying: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    at: Tensor,
+    mask: Tensor | None,
+    cache: Cache | None,
+) -> Tensor:
+    """Of one recording, from heads ``[head_dim, heads, rows]`` to ``[head_dim * heads, rows]``."""
+    if cache is not None:
+        k, v = cache.add(k, v, at, mask)
+    q, k, v = (heads.permute(0, 2, 1, 3) for heads in (q, k, v))
+    k, v = k.multiplying_as(multiplying), v.multiplying_as(multiplying)
+    return attend(q, k, v, g.attention_multiplier, mask)
+
+
+def _by_recording(x: Tensor, counts: Sequence[int]) -> Iterator[Tensor]:
+    """``[head_dim, heads, rows]`` of each recording."""
+    start = 0
+    for count in counts:
+        yield x.view([*x.ne[:2], count], x.nb[1:3], start * x.nb[2])
+        start += count
+
+
+def _remembered(kept: Tensor, x: Tensor, at: Tensor, length: int) -> Tensor:
+    """Heads ``[head_dim, heads, length]`` of the first positions, those of ``x`` among them."""
+    head_dim, heads, rows, _ = x.ne
+    kept = kept.with_rows(x.reshape(head_dim * heads, rows), at)
+    size, row = kept.nb[:2]
+    return kept.view([head_dim, heads, length], [head_dim * size, row])
+
+
+def feed_forward(w: Weights, p: str, g: Granite, x: Tensor) -> Tensor:
+    """``down(silu(gate x) * up x)`` of the normed rows."""
+    x = rms_norm(w, f"{p}ffn_norm", x, g.rms_norm_eps)
+    return linear(
+        w, f"{p}ffn_down", swiglu(linear(w, f"{p}ffn_gate", x), linear(w, f"{p}ffn_up", x))
+    )
+
+
+def granite_head(w: Weights, x: Tensor) -> Tensor:
+    """Logits ``[vocabulary, rows]`` of normed rows, not divided by ``logits_scaling``.
+
+    A model without a head of its own has its embedding for it.
+    """
+    return mul_mat(w[LM_HEAD if LM_HEAD in w else TOKEN_EMBEDDING], x)
+
+
+def causal_mask(positions: npt.NDArray[np.integer], keys: int) -> npt.NDArray[np.float16]:
+    """A mask ``(rows, keys)``: each row sees the keys up to its own position."""
+    seen = np.arange(keys) <= np.asarray(positions)[:, None]
+    return np.where(seen, 0.0, -np.inf).astype(np.float16)
