@@ -12,6 +12,7 @@
     ├── ComparisonError         outputs that cannot be compared: other audio, other dimensions
     ├── MissingExtraError       an optional dependency that is not installed
     └── InputError              an argument of the Python API with a wrong shape, dtype or value
+        └── InputTypeError          an argument of another kind than those that are taken
 
 Each message names the file or argument, says what was found and what was expected, and, where
 there is one, the remedy. The command line prints the message without a traceback.
@@ -96,3 +97,7 @@ def library_errors(kind: type[GraniteError], problem: str) -> Iterator[None]:
         raise
     except BaseException as error:
         raise kind(f"{problem}: {brief(str(error))}") from error
+
+
+class InputTypeError(InputError, TypeError):
+    """An argument of another kind than those that are taken; the message names these."""

@@ -19,11 +19,11 @@ from granite_gguf.nar.stages import Stages
 from granite_gguf.passes import Options
 from granite_gguf.placing.kernel_choice import Precision
 from granite_gguf.placing.weights import ModelWeights
+from granite_gguf.sound.source import AudioInput, Source
 from granite_gguf.storage.model_file import ModelFile
 from granite_gguf.tokenizer import load_tokenizer
 from granite_gguf.transcript import Segment, Transcript
 from granite_gguf.transcription import recordings
-from granite_gguf.transcription.recordings import AudioInput
 from granite_gguf.transcription.scheduler import MOST_LANES, Event, transcribe_each
 
 
@@ -113,7 +113,7 @@ class Model(Stages, Closing):
             InputError: a sample rate was given for a file.
         """
         wanted = self.hparams.front_end.sample_rate
-        return recordings.load_audio(recordings.Source(source, sample_rate, channel), wanted)
+        return Source.of(source, sample_rate=sample_rate, channel=channel).load(wanted)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copied and pickled as a file's name and options, from which :func:`load` makes it."""
@@ -142,8 +142,10 @@ class Model(Stages, Closing):
         """Transcribe a recording.
 
         Args:
-            source: an audio file, a file object opened for bytes, or samples ``(n,)`` or
-                ``(n, channels)``.
+            source: a file's path, a file object opened for bytes, a file's contents as bytes;
+                samples ``(n,)`` or ``(n, channels)`` as an array, a list or a tensor on the CPU:
+                floats in [-1, 1], or int16 or int32; or a dict with ``array`` and
+                ``sampling_rate``, as the library `datasets` has it.
             sample_rate: the rate of samples given as an array, in Hz; the model's by default.
             channel: the channel to take, 1 the first; by default the mean of all.
             chunk_seconds: the longest stretch of audio for one pass, from 5 to the 408 that the
@@ -156,7 +158,8 @@ class Model(Stages, Closing):
 
         Raises:
             AudioError: the audio cannot be read.
-            InputError: an option is out of range or does not belong to this kind of source.
+            InputError: an option is out of range or does not belong to this kind of source; as
+                InputTypeError, the source is of another kind.
 
         >>> transcript = model.transcribe(samples, sample_rate=16000, word_times=True)
         >>> transcript.duration
@@ -194,7 +197,7 @@ class Model(Stages, Closing):
         """
         options = Options(chunk_seconds, word_times)
         yield from recordings.transcribe_source(
-            self, recordings.Source(source, sample_rate, channel), options
+            self, Source.of(source, sample_rate=sample_rate, channel=channel), options
         )
 
     def transcribe_many(

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from granite_gguf.errors import ModelFileError, brief
 from granite_gguf.ggml import F32
 from granite_gguf.model import Model
+from granite_gguf.sound.source import AudioInput
 from granite_gguf.storage.container import (
     Container,
     MetadataValue,
@@ -26,7 +27,6 @@ from granite_gguf.storage.container import (
 )
 from granite_gguf.storage.keys import Keys
 from granite_gguf.storage.writer import TensorSource, write_gguf
-from granite_gguf.transcription.recordings import AudioInput
 
 _TYPE = "imatrix"
 _SUMS, _COUNTS = ".in_sum2", ".counts"

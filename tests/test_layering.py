@@ -34,10 +34,11 @@ ROOMS = {
     "nar": "architecture ggml graph passes placing sound spec storage tokenizer transcript words",
     "architectures": "architecture nar storage",
     "transcription": "nar passes sound spec transcript",
-    "model": "architectures ggml hub nar passes placing storage tokenizer transcript transcription",
+    "model": "architectures ggml hub nar passes placing sound storage tokenizer transcript "
+    "transcription",
     "granite_gguf": "model nar transcript",
     "converters": "architectures fields ggml hub sound spec storage",
-    "quantize": "architectures ggml model spec storage transcription",
+    "quantize": "architectures ggml model sound spec storage",
     "bench": "ggml model nar placing",
     "parity": "ggml model nar spec storage",
     "reference": "parity",

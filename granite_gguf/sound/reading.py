@@ -37,6 +37,7 @@ AUDIO_SUFFIXES = frozenset(
 
 _BLOCK = 65536  # frames decoded at once
 _MAX_CHANNELS = 256
+_LOUDEST = 16.0  # 24 dB above full scale: what is louder was never scaled
 # What libsndfile notes of a WAV or AIFF file that is shorter than its header says.
 _SHORT_DATA = re.compile(r"^\s*(?:data|SSND) : (\d+) \(should be (\d+)\)", re.MULTILINE)
 _UNKNOWN_LENGTH = 0x7FFF0000  # sizes from here on are written where the length is not known
@@ -124,7 +125,8 @@ def prepare_audio(
         channel: the channel to take, 1 the first; by default the mean of all.
 
     Raises:
-        AudioError: wrong shape, dtype or rate, no such channel, or values that are not finite.
+        AudioError: wrong shape, dtype or rate, no such channel, or values that are not finite or
+            far beyond [-1, 1].
 
     >>> prepare_audio(np.array([[16384, 0], [-32768, 0]], np.int16), 16000, 16000).tolist()
     [0.25, -0.5]
@@ -133,14 +135,26 @@ def prepare_audio(
     if data.dtype in (np.int16, np.int32):
         data = data / np.float32(-float(np.iinfo(data.dtype).min))
     if not np.issubdtype(data.dtype, np.floating):
-        raise AudioError(f"samples are {data.dtype}, expected floats, int16 or int32")
+        raise AudioError(
+            f"samples are {data.dtype}, expected floats in [-1, 1], or int16 or int32 over their "
+            "full range"
+        )
     if data.ndim not in (1, 2):
         raise AudioError(f"samples have the shape {data.shape}, expected (n,) or (n, channels)")
     if data.ndim == 2 and not 1 <= data.shape[1] <= _MAX_CHANNELS:
-        raise AudioError(f"samples of shape {data.shape} have {data.shape[1]} channels")
+        raise AudioError(
+            f"samples of shape {data.shape} have {data.shape[1]} channels, expected (n,) or "
+            "(n, channels); transpose samples that are (channels, n)"
+        )
     if not rate > 0:
         raise AudioError(f"the sample rate is {rate} Hz")
     samples = _mono(data.reshape(len(data), -1) if data.size else data.reshape(0, 1), channel)
+    peak = np.abs(samples).max(initial=0.0)
+    if peak > _LOUDEST:
+        raise AudioError(
+            f"samples reach {peak:g}, expected floats in [-1, 1]: divide the values of int16 by "
+            "32768, or give them as int16"
+        )
     if rate != sample_rate and len(samples):
         samples = soxr.resample(samples, rate, sample_rate, quality="HQ")
     return np.ascontiguousarray(samples, dtype=np.float32)

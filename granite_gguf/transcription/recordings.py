@@ -12,30 +12,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
-from os import PathLike
-from typing import BinaryIO
 
-import numpy as np
-
-from granite_gguf.arrays import AnyArray, Samples
+from granite_gguf.arrays import Samples
 from granite_gguf.errors import AudioError, InputError
 from granite_gguf.nar.stages import Stages
 from granite_gguf.nar.transcribe import longest_pass, one_pass
 from granite_gguf.passes import Options, Piece
-from granite_gguf.sound import reading
 from granite_gguf.sound.pieces import chunks
+from granite_gguf.sound.source import Source
 from granite_gguf.spec.nar import HParams
 from granite_gguf.transcript import Segment
 
 CHUNK_SECONDS = 60.0
 SHORTEST_CHUNK_SECONDS = 5.0  # the second half of a piece should have a pause between words
 _UNSPLITTABLE_SECONDS = 0.2
-
-AudioInput = str | PathLike[str] | BinaryIO | AnyArray
-"""A file's path, a file object opened for bytes, or samples ``(n,)`` or ``(n, channels)``."""
 
 
 def check_options(h: HParams, options: Options) -> None:
@@ -54,34 +46,6 @@ def check_options(h: HParams, options: Options) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Source:
-    """A recording, and how to read it; the fields are arguments of ``Model.transcribe``."""
-
-    audio: AudioInput
-    sample_rate: float | None = None
-    channel: int | None = None
-
-
-def load_audio(source: Source, rate: int) -> Samples:
-    """A whole recording as mono float32 samples ``(n,)`` at a rate in Hz.
-
-    Raises:
-        AudioError: the file or the array cannot be used.
-        InputError: a sample rate was given for a file.
-    """
-    if isinstance(source.audio, np.ndarray):
-        given = rate if source.sample_rate is None else source.sample_rate
-        return reading.prepare_audio(source.audio, given, rate, channel=source.channel)
-    _refuse_rate(source)
-    return reading.read_audio(source.audio, rate, channel=source.channel)
-
-
-def _refuse_rate(file: Source) -> None:
-    if file.sample_rate is not None:
-        raise InputError("sample_rate belongs to samples; a file has its own")
-
-
 def transcribe_source(model: Stages, source: Source, options: Options) -> Iterator[Segment]:
     """Transcribe a recording of any length; files are decoded as the work goes on.
 
@@ -90,7 +54,7 @@ def transcribe_source(model: Stages, source: Source, options: Options) -> Iterat
     check_options(model.hparams, options)
     longest = _longest_piece(model.hparams, options)
     index = 0
-    with _blocks(model, source) as blocks:
+    with source.blocks(model.hparams.front_end.sample_rate) as blocks:
         pieces = _pieces(model, blocks, options)
         while True:
             started = time.perf_counter()
@@ -110,22 +74,10 @@ def read_whole(model: Stages, source: Source, options: Options) -> Piece | None:
         AudioError: the recording cannot be read.
     """
     started = time.perf_counter()
-    with _blocks(model, source) as blocks:
+    with source.blocks(model.hparams.front_end.sample_rate) as blocks:
         pieces = list(islice(_pieces(model, blocks, options), 2))
     timings = {"audio": time.perf_counter() - started}
     return Piece(*pieces[0], timings) if len(pieces) == 1 else None
-
-
-@contextmanager
-def _blocks(model: Stages, source: Source) -> Iterator[Iterator[Samples]]:
-    """A recording's mono samples at the model's rate, block by block."""
-    wanted = model.hparams.front_end.sample_rate
-    if isinstance(source.audio, np.ndarray):
-        yield iter([load_audio(source, wanted)])
-        return
-    _refuse_rate(source)
-    with reading.open_audio(source.audio, wanted, channel=source.channel) as stream:
-        yield stream.blocks
 
 
 def _pieces(

@@ -13,23 +13,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from os import PathLike
-from pathlib import Path
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from threading import Lock
-
-import numpy as np
 
 from granite_gguf.errors import AudioError, DeviceError
 from granite_gguf.nar.stages import Stages
 from granite_gguf.nar.transcribe import one_pass
 from granite_gguf.passes import Options, Piece
-from granite_gguf.sound.reading import duration_of
+from granite_gguf.sound.source import AudioInput, Source
 from granite_gguf.transcript import Segment, Transcript
 from granite_gguf.transcription.recordings import (
-    AudioInput,
-    Source,
     read_whole,
     transcribe_source,
 )
@@ -86,9 +80,10 @@ def transcribe_each(
     with ThreadPoolExecutor(len(lanes), thread_name_prefix="granite-gguf-lane") as pool:
         try:
             for index, given in enumerate(sources):
-                is_array = isinstance(given, np.ndarray)
-                source = Source(given, sample_rate if is_array else None, channel)
-                seconds = _seconds(given, sample_rate or rate)
+                source = Source.of(given, channel=channel)
+                if source.is_samples and source.sample_rate is None:
+                    source = replace(source, sample_rate=sample_rate)
+                seconds = source.seconds(rate)
                 if seconds is not None and seconds <= SHORT_SECONDS:
                     ahead.append(waiting.add(index, source, seconds))
                     pool.submit(work)
@@ -192,12 +187,3 @@ def _alone(stages: Stages, index: int, source: Source, options: Options) -> Iter
         yield Event(index, error)
     else:
         yield Event(index, Transcript.of(segments))
-
-
-def _seconds(source: AudioInput, rate: float) -> float | None:
-    """How long a recording is, where that is known; a pipe is not asked."""
-    if isinstance(source, np.ndarray):
-        return len(source) / rate
-    if not isinstance(source, (str, PathLike)) or not Path(source).is_file():
-        return None
-    return duration_of(Path(source))
