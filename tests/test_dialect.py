@@ -252,6 +252,29 @@ def test_optional_keys_and_unit_dimensions(
     assert gguf.GGUFReader(converted).alignment == 32
 
 
+@pytest.mark.parametrize(
+    ("key", "parts", "field"),
+    [
+        ("attn_bias", [f"cross_attn_{part}" for part in "qkvo"], "attn_bias"),
+        ("mlp_bias", ["ffn_fc1", "ffn_fc2"], "mlp_bias"),
+    ],
+)
+def test_tensors_tell_of_biases(
+    write: Callable[..., Path], key: str, parts: list[str], field: str
+) -> None:
+    """Where no key does; and a key that says otherwise is a contradiction."""
+    key = f"stt.granite_nar.projector.{key}"
+    biases = [f"prj.blocks.{n}.{part}.bias" for n in range(2) for part in parts]
+    without = dict.fromkeys(biases)
+    assert getattr(open_model_file(write({key: None})).hparams.projector, field) is True
+    path = write({key: None}, without)
+    assert getattr(open_model_file(path).hparams.projector, field) is False
+    with granite_gguf.load(path) as model:
+        assert model.transcribe(synthetic_audio(16_000, seed=3)).duration == 1.0
+    with pytest.raises(ModelFileError, match=rf"missing: prj\.blocks\.0\.{parts[0]}\.bias"):
+        open_model_file(write({key: (True, Kind.BOOL)}, without))
+
+
 # Conversion to other types
 
 

@@ -13,6 +13,8 @@ import pytest
 import granite_gguf
 from granite_gguf import ModelFileError, UnsupportedModelError
 from granite_gguf.architectures import open_model_file
+from granite_gguf.sound.features import mel_filters
+from granite_gguf.spec.hparams import FrontEnd
 from granite_gguf.spec.nar import NAR
 from granite_gguf.storage.dialects.own import Own, hparams_metadata
 from tests.gguf_editing import rewrite
@@ -176,6 +178,91 @@ def test_contradictions_are_named(
 ) -> None:
     broken = rewrite(published, tmp_path / "broken.gguf", replace={key: (value, kind)})
     with pytest.raises(ModelFileError, match=says):
+        open_model_file(broken)
+
+
+# Sizes that published files do not state
+
+
+def narrower(name: str, array: Any) -> Any:
+    """The convolution's first 96 channels of 128; the pointwise one before it has gates behind."""
+    if ".conv_up." in name:
+        return np.concatenate([array[:96], array[128:224]])
+    if ".conv_dw." in name or ".conv_bn." in name:
+        return array[:96]
+    return np.ascontiguousarray(array[:, :96]) if ".conv_down.weight" in name else array
+
+
+def silenced(name: str, array: Any) -> Any:
+    """All channels, of which the last 32 are not heard."""
+    if ".conv_down.weight" in name:
+        array = array.copy()
+        array[:, 96:] = 0
+    return array
+
+
+def test_the_convolutions_width_is_taken_from_its_tensors(published: Path, tmp_path: Path) -> None:
+    path = rewrite(published, tmp_path / "narrow.gguf", edit=narrower)
+    assert open_model_file(path).hparams.encoder.conv_dim == 96
+    wide = rewrite(published, tmp_path / "wide.gguf", edit=silenced)
+    audio = synthetic_audio(32_000, seed=5)
+    with granite_gguf.load(path) as a, granite_gguf.load(wide) as b:
+        mel = a.compute_mel(audio)
+        assert_same_rows("final", a.run_encoder(mel).final, b.run_encoder(mel).final, 0.99999, 1e-3)
+        assert a.transcribe(audio).text == b.transcribe(audio).text != ""
+
+
+def test_the_front_ends_sizes_are_taken_from_tensors(published: Path, tmp_path: Path) -> None:
+    front_end = FrontEnd(n_fft=1024, frame_stack=3)
+
+    def edit(name: str, array: Any) -> Any:
+        if name == "audio.mel_filters":
+            return mel_filters(front_end)
+        return np.tile(array[:, :80], (1, 3)) if name == "enc.input.weight" else array
+
+    path = rewrite(
+        published,
+        tmp_path / "finer.gguf",
+        edit=edit,
+        replace={"granite_nle.enc.input_dim": (240, U32)},
+    )
+    assert open_model_file(path).hparams.front_end == front_end
+    audio = synthetic_audio(32_000, seed=5)
+    with granite_gguf.load(path) as model:
+        assert model.compute_mel(audio).shape == (32_000 // 480, 240)
+        assert model.transcribe(audio).duration == 2.0
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (
+            lambda name, array: array[:96] if name == "enc.blk.0.conv_bn.weight" else array,
+            r"enc\.blk\.0\.conv_up\.weight \[1, 64, 256\] instead of \[1, 64, 192\]",
+        ),
+        (
+            lambda name, array: narrower(name, array) if ".blk.1." in name else array,
+            r"enc\.blk\.1\.conv_up\.weight \[1, 64, 192\] instead of \[1, 64, 256\]",
+        ),
+        (
+            lambda name, array: array[:150] if name == "audio.mel_filters" else array,
+            "the window of 400 exceeds n_fft 298",
+        ),
+    ],
+)
+def test_tensors_that_contradict_each_other(
+    published: Path, tmp_path: Path, edit: Any, says: str
+) -> None:
+    broken = rewrite(published, tmp_path / "broken.gguf", edit=edit)
+    with pytest.raises(ModelFileError, match=says):
+        open_model_file(broken)
+
+
+def test_a_stated_size_counts(f32_files: dict[str, Path], tmp_path: Path) -> None:
+    broken = rewrite(f32_files["nle"], tmp_path / "broken.gguf", edit=narrower)
+    with pytest.raises(
+        ModelFileError, match=r"conv_up\.weight \[1, 64, 192\] instead of \[1, 64, 256"
+    ):
         open_model_file(broken)
 
 
