@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from granite_gguf.architectures import open_model_file
+from granite_gguf.architectures import architecture_of, open_model_file
 from granite_gguf.arrays import Samples
 from granite_gguf.closing import Closing
 from granite_gguf.demo import DEMO_MODEL
@@ -73,7 +73,8 @@ class Model(Stages, Closing):
         try:
             runtime = Runtime(device, threads)
             self._stack.callback(runtime.close)
-            weights = ModelWeights(file, runtime, wanted, low_memory=low_memory)
+            derived = architecture_of(file).derived
+            weights = ModelWeights(file, runtime, wanted, derived, low_memory=low_memory)
             self._stack.callback(weights.close)
             super().__init__(file, tokenizer, weights, runtime)
         except BaseException:

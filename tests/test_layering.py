@@ -27,7 +27,7 @@ ROOMS = {
     "graph": "ggml spec",
     "hub": "storage",
     "tokenizer": "storage",
-    "placing": "ggml graph memory spec storage",
+    "placing": "ggml memory spec storage",
     "evaluation": "sound",
     "words": "spec tokenizer transcript",
     "architecture": "ggml placing spec storage tokenizer",

@@ -17,47 +17,46 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from granite_gguf.ggml import Activation, Graph, Tensor, concat, depthwise_conv, mul_mat
-from granite_gguf.graph.layers import ReadWeight, Weights, gated_linear, layer_norm, linear
+from granite_gguf.graph.layers import Weights, gated_linear, layer_norm, linear
+from granite_gguf.spec.derived import DerivedWeights, ReadWeight
 from granite_gguf.spec.hparams import LAYER_NORM_EPS, Encoder
 
-DISTANCE = "attn_distance"
+_DISTANCE = "attn_distance"
 _ROW_MULTIPLE = 16  # rows of a weight that ggml's fastest float kernels work on at a time
 
 
-def derived_weights(e: Encoder, read: ReadWeight) -> dict[str, npt.NDArray[np.float32]]:
+def derived_weights(e: Encoder, read: ReadWeight) -> DerivedWeights:
     """Small weights computed once at loading, in the order the graph reads them.
 
     Per block: ``attn_distance``, the rows of the relative positions from the largest distance
     ``context_size - 1`` down to its negative, then zeros; ``conv_taps``, the depthwise taps times
     the BatchNorm's scale, channels contiguous; ``conv_shift``, what the BatchNorm adds.
     """
-    derived: dict[str, npt.NDArray[np.float32]] = {}
+    derived = DerivedWeights()
     with np.errstate(all="ignore"):  # what is not finite is refused where the weights are placed
         for n in range(e.n_layers):
             _derive_block(e, f"enc.blk.{n}.", read, derived)
     return derived
 
 
-def _derive_block(
-    e: Encoder, p: str, read: ReadWeight, derived: dict[str, npt.NDArray[np.float32]]
-) -> None:
+def _derive_block(e: Encoder, p: str, read: ReadWeight, derived: DerivedWeights) -> None:
     reach = e.context_size - 1
     positions = read(f"{p}attn_rel_pos.weight")  # numpy: (2 * max_pos_emb + 1, head_dim)
     near = positions[e.max_pos_emb - reach : e.max_pos_emb + reach + 1]
     rows = _round_up(2 * e.context_size - 1) + _ROW_MULTIPLE
     distance = np.zeros((rows, e.head_dim), np.float32)
     distance[: len(near)] = near[::-1]
-    derived[f"{p}{DISTANCE}"] = distance
+    derived.arrays[f"{p}{_DISTANCE}"] = distance
+    derived.factors.append(f"{p}{_DISTANCE}")
 
     variance = read(f"{p}conv_bn.running_var").astype(np.float64)
     scale = read(f"{p}conv_bn.weight") / np.sqrt(variance + LAYER_NORM_EPS)
     shift = read(f"{p}conv_bn.bias") - read(f"{p}conv_bn.running_mean") * scale
     taps = read(f"{p}conv_dw.weight").reshape(e.conv_dim, e.conv_kernel)
-    derived[f"{p}conv_taps"] = (taps * scale[:, None]).T.astype(np.float32)
-    derived[f"{p}conv_shift"] = shift.astype(np.float32)
+    derived.arrays[f"{p}conv_taps"] = (taps * scale[:, None]).T.astype(np.float32)
+    derived.arrays[f"{p}conv_shift"] = shift.astype(np.float32)
 
 
 def _round_up(n: int) -> int:
@@ -121,7 +120,7 @@ def block_attention(w: Weights, p: str, e: Encoder, x: Tensor, lengths: Sequence
     x = layer_norm(w, f"{p}attn_norm", x, LAYER_NORM_EPS)
     q = linear(w, f"{p}attn_q", x)  # [heads * head_dim, T]
     kv = linear(w, f"{p}attn_kv", x)  # [2 * heads * head_dim, T], keys then values
-    distances = w[f"{p}{DISTANCE}"].beside(x)
+    distances = w[f"{p}{_DISTANCE}"].beside(x)
     attended = [
         _attend(
             _heads(q, e, block, 0),

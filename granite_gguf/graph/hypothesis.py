@@ -14,8 +14,6 @@ from granite_gguf.spec.nar import Hypothesis
 POOLING_EPS = 1e-8
 
 HEAD = "enc.bpe_out"
-HEAD_ROW_MULTIPLE = 32
-"""The head's rows are filled up to a multiple of this, as the fast kernels need it."""
 
 
 def build_hypothesis(graph: Graph, w: Weights, h: Hypothesis, width: int, frames: int) -> None:

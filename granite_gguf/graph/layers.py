@@ -6,10 +6,7 @@ line gives the shape of its result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Mapping, Sequence
 
 from granite_gguf import ggml
 from granite_gguf.ggml import Activation, Tensor, concat, flash_attention, mul_mat
@@ -18,9 +15,6 @@ _SCORES = 8 << 20  # of attention, at a time: 32 MB
 _FEWEST_QUERIES = 128
 
 Weights = Mapping[str, Tensor]
-
-ReadWeight = Callable[[str], npt.NDArray[np.float32]]
-"""Reads a tensor of the file by name, decoded to float32, in numpy order."""
 
 
 def linear(w: Weights, name: str, x: Tensor, activation: Activation = Activation.NONE) -> Tensor:

@@ -9,7 +9,7 @@ the megabytes around it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,23 +19,21 @@ import numpy as np
 import numpy.typing as npt
 
 from granite_gguf import memory
+from granite_gguf.arrays import FloatArray
 from granite_gguf.ggml import BF16, F16, F32, Runtime, Tensor, WeightBuffer, row_bytes
 from granite_gguf.ggml.quants import encode_rows, prepare_encoding
-from granite_gguf.graph.encoder import DISTANCE, derived_weights
-from granite_gguf.graph.hypothesis import HEAD, HEAD_ROW_MULTIPLE
 from granite_gguf.placing.finite import check_small, check_stored
 from granite_gguf.placing.kernel_choice import Kernel, Kernels, Precision
-from granite_gguf.spec.tensors import Role, Stage, TensorSpec
+from granite_gguf.spec.derived import DerivedWeights, ReadWeight
+from granite_gguf.spec.tensors import Role, Stage, TensorSpec, Trait
 from granite_gguf.storage.model_file import ModelFile
 
 _SMALLER = "Use a file of a smaller type (granite-gguf quantize), or free some memory"
 _ROWS_AT_A_TIME = 4096  # of a weight whose type is changed, to bound the memory
+_HEAD_ROWS = 32  # a head's rows are filled up to a multiple of this, as ggml's fast kernels need it
 
-
-def _replaced(spec: TensorSpec) -> bool:
-    """Whether the graphs read derived weights instead of this tensor."""
-    table = spec.stage in (Stage.ENCODER, Stage.AUDIO) and spec.role is Role.TABLE
-    return table or ".conv_bn." in spec.name
+Derive = Callable[[Any, ReadWeight], DerivedWeights]
+"""Computes weights from a file's hyper-parameters and tensors. What it reads is not placed."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,13 @@ class _Plan:
 class ModelWeights(Mapping[str, Tensor]):
     """The weights by name, those of the file and those derived from it.
 
+    Args:
+        file: holds them.
+        runtime: whose device is to read them.
+        precision: what may be rounded.
+        derive: computes what the graphs read in place of some tensors.
+        low_memory: whether :meth:`let_go` lets go.
+
     Attributes:
         kernels: how many matrices each kernel multiplies with, by stage.
 
@@ -64,6 +69,7 @@ class ModelWeights(Mapping[str, Tensor]):
         file: ModelFile[Any],
         runtime: Runtime,
         precision: Precision,
+        derive: Derive,
         *,
         low_memory: bool = False,
     ) -> None:
@@ -75,9 +81,16 @@ class ModelWeights(Mapping[str, Tensor]):
         choice = Kernels(runtime, precision)
         mapped: list[TensorSpec] = []
         copied: dict[Kernel, list[TensorSpec]] = {}
-        converted = derived_weights(file.hparams.encoder, file.read)
+        read: set[str] = set()
+
+        def reading(name: str) -> FloatArray:
+            read.add(name)
+            return file.read(name)
+
+        derived = derive(file.hparams, reading)
+        converted = dict(derived.arrays)
         for spec in file.specs.values():
-            if _replaced(spec):
+            if spec.name in read or spec.stage is Stage.AUDIO:
                 continue
             kind = file.info(spec.name).type
             if spec.role.is_matrix:
@@ -91,8 +104,7 @@ class ModelWeights(Mapping[str, Tensor]):
                     copied.setdefault(kernel, []).append(spec)
             else:
                 converted[spec.name] = file.read(spec.name)
-        bias, rows = file.read(f"{HEAD}.bias"), self._rows(file.specs[f"{HEAD}.weight"])
-        converted[f"{HEAD}.bias"] = np.pad(bias, (0, rows - len(bias)))
+        self._pad_biases(converted)
         check_small(file, converted)
         self._mapped = {spec.name for spec in mapped}
         try:
@@ -110,7 +122,7 @@ class ModelWeights(Mapping[str, Tensor]):
                 self._copy(plan, suspects)
             if choice.tiles is not None:
                 products = [name for name, kernel in self._used.items() if kernel.tiles]
-                for name in (*products, *(n for n in converted if n.endswith(DISTANCE))):
+                for name in (*products, *derived.factors):
                     self._tensors[name].multiplier = choice.tiles.multiply
             plain.allocate()
             for name, array in converted.items():
@@ -119,6 +131,14 @@ class ModelWeights(Mapping[str, Tensor]):
         except BaseException:
             self.close()
             raise
+
+    def _pad_biases(self, arrays: dict[str, FloatArray]) -> None:
+        """Fill up the biases of matrices that get more rows than the file has."""
+        for spec in self._products():
+            bias = f"{spec.name.removesuffix('.weight')}.bias"
+            missing = self._rows(spec) - spec.shape[-1]
+            if missing and bias in arrays:
+                arrays[bias] = np.pad(arrays[bias], (0, missing))
 
     def _to_check(self) -> set[str]:
         """The tensors whose damaged numbers the outputs would not show."""
@@ -266,7 +286,7 @@ class ModelWeights(Mapping[str, Tensor]):
 
 def _padded_rows(spec: TensorSpec) -> int:
     rows = spec.shape[-1]
-    return rows if spec.name != f"{HEAD}.weight" else rows + -rows % HEAD_ROW_MULTIPLE
+    return rows + -rows % _HEAD_ROWS if spec.trait is Trait.HEAD else rows
 
 
 def _wait_for(results: Iterable[None]) -> None:

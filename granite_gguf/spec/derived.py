@@ -1,0 +1,24 @@
+"""Small weights that are computed from a file's tensors, once, when it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from granite_gguf.arrays import FloatArray
+
+ReadWeight = Callable[[str], FloatArray]
+"""Reads a tensor of the file by name, decoded to float32, in numpy order."""
+
+
+@dataclass(frozen=True)
+class DerivedWeights:
+    """Weights that the graphs read in place of the tensors they are computed from.
+
+    Attributes:
+        arrays: float32 by name, in the order that the graphs read them.
+        factors: the names of those that are multiplied with, as matrices are.
+    """
+
+    arrays: dict[str, FloatArray] = field(default_factory=dict)
+    factors: list[str] = field(default_factory=list)
