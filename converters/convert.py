@@ -27,6 +27,7 @@ from granite_gguf.converters.layouts import CheckpointConfig, Layout, read_confi
 from granite_gguf.converters.names import DROPPED, checkpoint_key
 from granite_gguf.converters.safetensors_source import StoredTensor, open_checkpoint
 from granite_gguf.errors import CheckpointError, brief, library_errors
+from granite_gguf.files import Progress, silent
 from granite_gguf.ggml.types import F32
 from granite_gguf.sound.features import mel_filters
 from granite_gguf.spec.format import Format
@@ -35,7 +36,7 @@ from granite_gguf.spec.tensors import MEL_FILTERS, TensorSpec
 from granite_gguf.storage.container import MetadataValue
 from granite_gguf.storage.dialects.own import hparams_metadata
 from granite_gguf.storage.keys import Keys
-from granite_gguf.storage.writer import Progress, TensorSource, silent, write_gguf
+from granite_gguf.storage.writer import TensorSource, write_gguf
 
 Metadata = dict[str, MetadataValue]
 

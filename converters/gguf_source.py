@@ -21,13 +21,14 @@ from granite_gguf.converters.dtypes import SOURCE_TYPES, OutType, convert_values
 from granite_gguf.converters.layouts import Layout
 from granite_gguf.converters.safetensors_source import PART_BYTES
 from granite_gguf.errors import InputError, ModelFileError, UnsupportedModelError
+from granite_gguf.files import Progress, silent
 from granite_gguf.ggml.types import GGMLType, row_bytes
 from granite_gguf.spec.tensors import TensorSpec
 from granite_gguf.storage.container import MetadataValue
 from granite_gguf.storage.file_names import split_type
 from granite_gguf.storage.keys import Keys
 from granite_gguf.storage.model_file import ModelFile
-from granite_gguf.storage.writer import Progress, TensorSource, silent, write_gguf
+from granite_gguf.storage.writer import TensorSource, write_gguf
 
 _MAGIC = b"GGUF"
 _FLOATS = dict(SOURCE_TYPES.values())  # how numpy reads the bytes of a float type

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from granite_gguf.architectures import open_model_file
 from granite_gguf.errors import InputError, ModelFileError
+from granite_gguf.files import Progress, silent
 from granite_gguf.ggml import BF16, F16, F32, default_threads, row_bytes
 from granite_gguf.ggml.quants import encode_rows, prepare_encoding
 from granite_gguf.quantize.imatrix import ImportanceMatrix, read_importance
@@ -30,7 +31,7 @@ from granite_gguf.storage.container import MetadataValue, TensorInfo, to_float32
 from granite_gguf.storage.file_names import split_type
 from granite_gguf.storage.keys import Keys
 from granite_gguf.storage.model_file import ModelFile
-from granite_gguf.storage.writer import Progress, TensorSource, silent, write_gguf
+from granite_gguf.storage.writer import TensorSource, write_gguf
 
 PART_NUMBERS = 1 << 20  # of a part that one thread works on
 QUANTIZATION_VERSION = 2  # of ggml's block formats

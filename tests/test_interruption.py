@@ -149,7 +149,7 @@ def test_a_folder_of_another_user(f32_files: dict[str, Path], tmp_path: Path) ->
     """Root may write everywhere, so the command runs as nobody."""
     script = (
         "import os, sys; from pathlib import Path; from granite_gguf.errors import OutputError\n"
-        "from granite_gguf.storage.writer import replacing\n"
+        "from granite_gguf.files import replacing\n"
         "os.chdir(sys.argv[1]); os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "try:\n with replacing(Path('out.gguf'), force=True) as t: t.write_text('x')\n"
         "except OutputError as e: print(e)"
@@ -191,7 +191,7 @@ def test_two_writers_of_one_file(f32_files: dict[str, Path], tmp_path: Path, for
 
 def test_without_force_a_file_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
     from granite_gguf.errors import OutputError
-    from granite_gguf.storage.writer import replacing
+    from granite_gguf.files import replacing
 
     target = tmp_path / "late.gguf"
     with pytest.raises(OutputError, match="exists already"), replacing(target, force=False) as part:

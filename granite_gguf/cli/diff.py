@@ -12,13 +12,13 @@ from granite_gguf.architectures import DIALECTS
 from granite_gguf.cli.console import print_note
 from granite_gguf.cli.model_names import local_model
 from granite_gguf.errors import ComparisonError, InputError, brief
+from granite_gguf.files import check_target
 from granite_gguf.model import load
 from granite_gguf.parity import Recorded, StageResult, diff_model, read_reference, record
 from granite_gguf.parity.plot import load_matplotlib, plot
 from granite_gguf.parity.reference_file import ARCHITECTURE, architecture
 from granite_gguf.parity.report import as_markdown, as_text, as_values
 from granite_gguf.sound.reading import read_audio
-from granite_gguf.storage.writer import check_target
 
 
 def diff(

@@ -9,7 +9,7 @@ from string import Formatter
 
 from granite_gguf.cli.inputs import Recording
 from granite_gguf.errors import InputError, OutputError
-from granite_gguf.storage.writer import check_target, replacing
+from granite_gguf.files import check_target, replacing
 
 DEFAULT_TEMPLATE = "{stem}.{format}"
 _FIELDS = ("stem", "name", "parent", "index", "format")

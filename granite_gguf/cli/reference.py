@@ -16,10 +16,10 @@ from granite_gguf._version import __version__
 from granite_gguf.cli.console import print_note, stderr
 from granite_gguf.converters.hub import fetch_checkpoint
 from granite_gguf.errors import MissingExtraError
+from granite_gguf.files import check_target
 from granite_gguf.parity import write_reference
 from granite_gguf.sizes import megabytes
 from granite_gguf.sound.reading import read_audio
-from granite_gguf.storage.writer import check_target
 
 _SAMPLE_RATE = 16_000  # of every published layout
 

@@ -17,10 +17,10 @@ from huggingface_hub import constants, get_session, hf_raise_for_status
 from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore[attr-defined]
 
 from granite_gguf.errors import HubError
+from granite_gguf.files import Progress
 from granite_gguf.hub.faults import HTTP_ERROR, explain, is_passing
 from granite_gguf.hub.names import HubFile
 from granite_gguf.sizes import megabytes
-from granite_gguf.storage.writer import Progress
 
 _RETRIES = 3  # in a row without a byte received
 _PAUSE = 0.5  # seconds before the first of them, twice as long before each further one

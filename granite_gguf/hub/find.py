@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from granite_gguf.files import Progress, silent
 from granite_gguf.hub.names import parse_name
-from granite_gguf.storage.writer import Progress, silent
 
 _log = logging.getLogger(__name__)
 

@@ -18,12 +18,12 @@ from huggingface_hub.errors import (
 from huggingface_hub.file_download import repo_folder_name
 
 from granite_gguf.errors import HubError
+from granite_gguf.files import Progress
 from granite_gguf.hub.cached import cached_files
 from granite_gguf.hub.download import Transfer, download
 from granite_gguf.hub.faults import FAULTS, HTTP_ERROR, explain, is_passing
 from granite_gguf.hub.names import HubFile, HubName, choose_file
 from granite_gguf.sizes import megabytes
-from granite_gguf.storage.writer import Progress
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from granite_gguf.errors import MissingExtraError
+from granite_gguf.files import replacing
 from granite_gguf.parity.report import Results
-from granite_gguf.storage.writer import replacing
 
 _NOISE = 1e-12  # of a cosine: below it float64 itself ends the axis
 _PANEL = 1.1  # inches

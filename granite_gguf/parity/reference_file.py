@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from granite_gguf.arrays import FloatArray, IntArray
 from granite_gguf.errors import ModelFileError, UnsupportedModelError, brief
+from granite_gguf.files import Progress, silent
 from granite_gguf.ggml.types import GGMLType
 from granite_gguf.parity.recorded import VECTORS, Names, Recorded
 from granite_gguf.parity.thresholds import uniform_precision
@@ -27,7 +28,7 @@ from granite_gguf.storage.container import (
     open_container,
     to_float32,
 )
-from granite_gguf.storage.writer import Progress, TensorSource, silent, write_gguf
+from granite_gguf.storage.writer import TensorSource, write_gguf
 
 ARCHITECTURE = "crispasr.reference"
 

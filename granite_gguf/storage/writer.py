@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from granite_gguf.errors import OutputError
+from granite_gguf.files import Progress, replacing, silent
 from granite_gguf.ggml.types import GGMLType, row_bytes
 from granite_gguf.storage.container import MetadataValue, ValueType
 from granite_gguf.storage.keys import Keys
@@ -42,73 +40,6 @@ class TensorSource:
     @property
     def byte_count(self) -> int:
         return row_bytes(self.type, self.shape[0]) * int(np.prod(self.shape[1:], dtype=np.int64))
-
-
-Progress = Callable[[str, int, int], None]
-"""Is told of every part written: the tensor at work, bytes done, bytes in all."""
-
-
-def silent(_name: str, _written: int, _total: int) -> None:
-    """Reports no progress."""
-
-
-def check_target(path: Path, *, force: bool) -> None:
-    """See, before the work, that a file may be written.
-
-    Raises:
-        OutputError: ``path`` exists and ``force`` is not set, or cannot be a file's name.
-    """
-    try:
-        if path.exists() and not force:
-            raise OutputError(f"{path}: exists already; use --force to replace it")
-        if not path.parent.is_dir():
-            raise OutputError(f"{path}: there is no directory {path.parent}")
-        if path.is_dir():
-            raise OutputError(f"{path}: is a directory, expected the name of a file to write")
-    except OSError as error:  # a folder that may not be searched, a name that is too long
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
-
-
-@contextmanager
-def replacing(path: Path, *, force: bool) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its place when the block succeeds.
-
-    Raises:
-        OutputError: ``path`` exists and ``force`` is not set, or cannot be written.
-    """
-    check_target(path, force=force)
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        if force:
-            temporary.replace(path)
-        else:
-            _place_new(temporary, path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _place_new(temporary: Path, path: Path) -> None:
-    """Give a file its name unless another has taken it meanwhile."""
-    try:
-        path.hardlink_to(temporary)
-    except FileExistsError:
-        raise OutputError(
-            f"{path}: exists already, since a moment ago; use --force to replace it"
-        ) from None
-    except OSError:  # a file system without hard links
-        check_target(path, force=False)
-        temporary.replace(path)
 
 
 def write_gguf(
