@@ -1,4 +1,4 @@
-"""Rates of matrix products: each weight type, plain, packed and in tiles, at the model's shapes.
+"""Rates of matrix products: each weight type by ggml and by our kernels.
 
 python benchmarks/kernels.py [--threads 2] [--repeats 7]
 
@@ -12,7 +12,7 @@ import argparse
 from dataclasses import dataclass
 
 from granite_gguf.bench.products import Product
-from granite_gguf.ggml import GGMLType, Packings, Runtime, tiles_available
+from granite_gguf.ggml import GGMLType, Packings, Products, Runtime, available_kernels
 from granite_gguf.placing.kernel_choice import Kernel
 
 TYPES = (
@@ -49,8 +49,10 @@ def main() -> None:
     kernels = [
         Kernel(GGMLType[name], packing) for packing in (None, *packings.types) for name in TYPES
     ]
-    if tiles_available():
-        kernels += [Kernel(GGMLType[name], tiles=True) for name in TYPES]
+    for own in available_kernels():
+        products = Products(runtime.threads, own, exact=True)
+        takes = [n for n in TYPES if products.kernel(GGMLType[n]) == own]
+        kernels += [Kernel(GGMLType[name], own=own) for name in takes]
     print(f"{runtime.device.description}, {runtime.threads} threads, GFLOP/s\n")
     print("| weights | " + " | ".join(shape.name for shape in SHAPES) + " |")
     print("|---|" + "---:|" * len(SHAPES))

@@ -28,9 +28,9 @@ QUANTIZED = [
 
 
 @pytest.fixture(autouse=True)
-def without_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     """ggml's kernels are tested here, wherever that is."""
-    monkeypatch.setattr(kernel_choice, "tiles_available", lambda: False)
+    monkeypatch.setattr(kernel_choice, "available_kernels", lambda: [])
 
 
 @pytest.fixture(scope="module")

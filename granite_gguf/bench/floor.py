@@ -17,9 +17,10 @@ from granite_gguf.ggml import (
     F32,
     GGMLType,
     Packings,
+    Products,
     ProductShape,
     Runtime,
-    tiles_available,
+    available_kernels,
 )
 from granite_gguf.placing.kernel_choice import Kernel
 
@@ -42,10 +43,11 @@ class Floor:
 def candidates(kind: GGMLType, packings: Packings, width: int, rows: int) -> list[Kernel]:
     """The kernels that multiply with a weight of this type as exactly as its file has it.
 
-    Where there are tiles nothing else comes near them.
+    Where there are kernels of ours nothing else comes near them.
     """
-    if tiles_available():
-        return [Kernel(k, tiles=True) for k in dict.fromkeys((kind, F32))]
+    if available_kernels():
+        products = Products(1, exact=True)
+        return [Kernel(k, own=products.kernel(k)) for k in dict.fromkeys((kind, F32))]
     wider = {F32: [F32], F16: [F16, F32], BF16: [BF16, F32]}
     plain = [Kernel(k) for k in wider.get(kind, [kind, F16, BF16, F32])]
     packed = [

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import numpy as np
 
 from granite_gguf.closing import Closing
-from granite_gguf.ggml import Graph, Packings, Runtime, Tiles, WeightBuffer, mul_mat
+from granite_gguf.ggml import Graph, Packings, Products, Runtime, WeightBuffer, mul_mat
 from granite_gguf.ggml.quants import encode_rows, prepare_encoding
 from granite_gguf.placing.kernel_choice import Kernel
 
@@ -44,8 +44,10 @@ class Product(Closing):
         weights.allocate(None if kernel.packing is None else types[kernel.packing])
         for name in names:
             weights.fill(name, content)
-            if kernel.tiles:
-                tensors[name].multiplier = Tiles(runtime.threads, split=True).multiply
+            if kernel.own:
+                tensors[name].multiplier = Products(
+                    runtime.threads, kernel.own, exact=True
+                ).multiply
             self._graph.output(name, mul_mat(tensors[name], x))
         self._readers = {name: lambda _: None for name in names}  # nothing is copied
         self._inputs = {"x": rng.standard_normal((columns, width), dtype=np.float32)}

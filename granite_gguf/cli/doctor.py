@@ -18,11 +18,10 @@ from granite_gguf.cli.console import stdout
 from granite_gguf.ggml.build import (
     BuildInfo,
     build_info,
-    processor_has,
     unused_cpu_features,
 )
 from granite_gguf.ggml.devices import default_threads
-from granite_gguf.ggml.tiles import tiles_available, tiles_compiled
+from granite_gguf.ggml.products import available_kernels, kernels_compiled
 from granite_gguf.sizes import megabytes
 
 _PACKAGES = ("gguf", "numpy", "soundfile", "soxr", "tokenizers", "safetensors", "huggingface_hub")
@@ -56,9 +55,9 @@ def advice(build: BuildInfo) -> list[tuple[str, str]]:
             (f"ggml was built for another processor: it leaves out {', '.join(unused)}",
              rebuild_command(build, "-DGGML_NATIVE=ON"))
         )  # fmt: skip
-    if processor_has("amx_bf16") and not tiles_compiled():
+    if platform.machine() in ("x86_64", "AMD64") and not kernels_compiled():
         found.append(
-            ("granite-gguf was installed without its kernels for AMX, for want of a C compiler: "
+            ("granite-gguf was installed without its kernels, for want of a C compiler: "
              "models take two to four times as long",
              "pip install --force-reinstall --no-deps --no-cache-dir granite-gguf")
         )  # fmt: skip
@@ -71,11 +70,9 @@ def advice(build: BuildInfo) -> list[tuple[str, str]]:
 
 
 def _own_kernels() -> str:
-    if tiles_available():
-        return "bfloat16 tiles (AMX)"
-    if not tiles_compiled():
+    if not kernels_compiled():
         return "none, for they were not compiled"
-    return "none, for they need AMX with bfloat16"
+    return ", ".join(available_kernels())
 
 
 def doctor(
@@ -95,7 +92,7 @@ def doctor(
         report = {
             "versions": versions,
             "features": build.features,
-            "tiles": {"compiled": tiles_compiled(), "available": tiles_available()},
+            "kernels": {"compiled": kernels_compiled(), "available": available_kernels()},
             "devices": [asdict(device) for device in build.devices],
             "threads": default_threads(),
             "advice": [{"problem": problem, "command": command} for problem, command in remedies],

@@ -23,10 +23,10 @@ from granite_gguf.ggml.operations import (
     mul_mat,
     swiglu,
 )
+from granite_gguf.ggml.products import Products, available_kernels
 from granite_gguf.ggml.runtime import KeptGraph, Reader, Runtime
 from granite_gguf.ggml.state import State
 from granite_gguf.ggml.tensor import Activation, ShapeError, Tensor
-from granite_gguf.ggml.tiles import Tiles, tiles_available
 from granite_gguf.ggml.types import BF16, BLOCK_SIZES, F16, F32, I32, GGMLType, row_bytes
 
 __all__ = [
@@ -43,13 +43,14 @@ __all__ = [
     "Observed",
     "Packings",
     "ProductShape",
+    "Products",
     "Reader",
     "Runtime",
     "ShapeError",
     "State",
     "Tensor",
-    "Tiles",
     "WeightBuffer",
+    "available_kernels",
     "concat",
     "default_threads",
     "depthwise_conv",
@@ -62,5 +63,4 @@ __all__ = [
     "observe_products",
     "row_bytes",
     "swiglu",
-    "tiles_available",
 ]

@@ -47,7 +47,7 @@ class Packings:
         found: dict[str, int] = {}
         while handle := listed[len(found)]:
             found[c.ggml_backend_buft_name(handle).decode()] = handle
-        # GCC before 14 breaks ggml's kernels for AMX (GCC bug 114098); the tiles are faster.
+        # GCC before 14 breaks ggml's kernels for AMX (GCC bug 114098); ours are faster.
         found.pop("AMX", None)
         return found
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from granite_gguf.ggml.runtime import Runtime
 from granite_gguf.ggml.types import F32, GGMLType
 
-_PRODUCTS = (c.GGML_OP_MUL_MAT, c.GGML_OP_CUSTOM)  # the latter are those of the tiles
+_PRODUCTS = (c.GGML_OP_MUL_MAT, c.GGML_OP_CUSTOM)  # the latter are ours
 
 _Squares = tuple[npt.NDArray[np.float64], int]
 

@@ -120,10 +120,10 @@ class ModelWeights(Mapping[str, Tensor]):
             self._map(mapped)
             for plan in plans:
                 self._copy(plan, suspects)
-            if choice.tiles is not None:
-                products = [name for name, kernel in self._used.items() if kernel.tiles]
+            if choice.products is not None:
+                products = [name for name, kernel in self._used.items() if kernel.own]
                 for name in (*products, *derived.factors):
-                    self._tensors[name].multiplier = choice.tiles.multiply
+                    self._tensors[name].multiplier = choice.products.multiply
             plain.allocate()
             for name, array in converted.items():
                 plain.fill(name, array)
@@ -145,7 +145,7 @@ class ModelWeights(Mapping[str, Tensor]):
         integer = {
             spec.stage
             for spec in self._products()
-            if not (kernel := self._used[spec.name]).tiles and kernel.type not in (F32, F16, BF16)
+            if not (kernel := self._used[spec.name]).own and kernel.type not in (F32, F16, BF16)
         }
         return {
             name
@@ -162,7 +162,7 @@ class ModelWeights(Mapping[str, Tensor]):
 
     def _rows(self, spec: TensorSpec) -> int:
         """Rows of a matrix in memory: ggml needs those of the head filled up with zeros."""
-        return spec.shape[-1] if self._used[spec.name].tiles else _padded_rows(spec)
+        return spec.shape[-1] if self._used[spec.name].own else _padded_rows(spec)
 
     def _buffer(self, capacity: int) -> WeightBuffer:
         buffer = WeightBuffer(self._runtime, capacity)

@@ -1,6 +1,7 @@
-"""Products in bfloat16 tiles, against the decoded weights and hand-made bfloat16 numbers.
+"""Products by our kernels with bfloat16 and float32, against decoded weights and numbers rounded by
+hand.
 
-They run where the processor has AMX; elsewhere that they are left out is what can be tested.
+Each runs where the processor has it. Those of 8 bits are in test_int8.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from granite_gguf.ggml import (
     Activation,
     GGMLType,
     Graph,
+    Products,
     Runtime,
     ShapeError,
-    Tiles,
     WeightBuffer,
+    available_kernels,
     gated_linear,
     linear,
     mul_mat,
-    tiles_available,
 )
 from granite_gguf.ggml.quants import encode_rows, prepare_encoding
 from granite_gguf.graph import layers
@@ -36,7 +37,7 @@ from granite_gguf.placing import kernel_choice
 from granite_gguf.placing.kernel_choice import Kernel, Kernels
 from tests.signals import synthetic_audio
 
-SOURCE = Path(__file__).parent.parent / "granite_gguf" / "ggml" / "native" / "tiles.c"
+NATIVE = Path(__file__).parent.parent / "granite_gguf" / "ggml" / "native"
 FLOATS = ("F32", "F16", "BF16")
 QUANTIZED = (
     *("Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K"),
@@ -44,7 +45,17 @@ QUANTIZED = (
 )
 Array = npt.NDArray[np.float32]
 
-needs_tiles = pytest.mark.skipif(not tiles_available(), reason="no AMX here")
+BFLOAT16 = ("amx-bf16", "avx512-bf16")
+FLOAT32 = ("avx512-fma", "avx2-fma", "generic")
+
+
+def each(*names: str | None) -> pytest.MarkDecorator:
+    """A run with each of these kernels, left out where the processor has not got it; None: ggml."""
+    missing = {name for name in names if name not in (None, *available_kernels())}
+    skip = {name: pytest.mark.skipif(name in missing, reason=f"no {name} here") for name in names}
+    return pytest.mark.parametrize(
+        "kernel", [pytest.param(name, marks=skip[name]) for name in names]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +66,19 @@ def runtime() -> Iterator[Runtime]:
 
 
 def multiply(
-    runtime: Runtime, kind: str, stored: npt.NDArray[np.uint8], x: Array, *, split: bool = True
+    runtime: Runtime,
+    kernel: str,
+    kind: str,
+    stored: npt.NDArray[np.uint8],
+    x: Array,
+    *,
+    exact: bool = True,
 ) -> Array:
-    """``x`` times the transposed weight of these bytes, in tiles."""
+    """``x`` times the transposed weight of these bytes, by one kernel."""
     rows, width = len(stored), x.shape[-1]
     buffer = WeightBuffer(runtime, 1)
     weight = buffer.add("w", [width, rows], GGMLType[kind])
-    weight.multiplier = Tiles(runtime.threads, split=split).multiply
+    weight.multiplier = Products(runtime.threads, kernel, exact=exact).multiply
     buffer.allocate()
     buffer.fill("w", stored)
     with Graph() as graph:
@@ -88,79 +105,80 @@ def nearest_bfloat16(x: Array) -> npt.NDArray[np.float64]:
     return bits.astype(np.uint32).view(np.float32).astype(np.float64)
 
 
-@needs_tiles
+@each(*BFLOAT16)
 @pytest.mark.parametrize("kind", [*QUANTIZED, "BF16"])
 @pytest.mark.parametrize(("rows", "columns"), [(96, 40), (7, 1), (45, 17), (33, 16)])
 def test_the_product_is_that_of_numbers_rounded_to_bfloat16(
-    runtime: Runtime, kind: str, rows: int, columns: int
+    runtime: Runtime, kernel: str, kind: str, rows: int, columns: int
 ) -> None:
     stored, weight = stored_and_decoded(kind, rows, 512)
     x = np.random.default_rng(columns).standard_normal((columns, 512), dtype=np.float32)
     expected = nearest_bfloat16(x) @ nearest_bfloat16(weight).T
-    y = multiply(runtime, kind, stored, x)
+    y = multiply(runtime, kernel, kind, stored, x)
     assert np.abs(y - expected).max() < 2e-6 * np.abs(expected).max()
 
 
-@needs_tiles
+@each(*BFLOAT16, *FLOAT32)
 @pytest.mark.parametrize("kind", ["F32", "F16"])
 @pytest.mark.parametrize(
     ("rows", "width", "columns"), [(96, 512, 40), (7, 256, 1), (45, 160, 17), (9, 37, 3), (1, 5, 1)]
 )
 def test_longer_floats_keep_sixteen_bits(
-    runtime: Runtime, kind: str, rows: int, width: int, columns: int
+    runtime: Runtime, kernel: str, kind: str, rows: int, width: int, columns: int
 ) -> None:
     stored, weight = stored_and_decoded(kind, rows, width)
     x = np.random.default_rng(columns).standard_normal((columns, width), dtype=np.float32)
     expected = x.astype(np.float64) @ weight.T.astype(np.float64)
     most = (np.abs(x) @ np.abs(weight).T).max()
     # Two parts of eight bits each; a product of two second parts, 2**-18 of it, is left out.
-    assert np.abs(multiply(runtime, kind, stored, x) - expected).max() < 2**-15 * most
-    rounded = nearest_bfloat16(x) @ nearest_bfloat16(weight).T
-    y = multiply(runtime, kind, stored, x, split=False)
-    assert np.abs(y - rounded).max() < 1e-6 * most
+    assert np.abs(multiply(runtime, kernel, kind, stored, x) - expected).max() < 2**-15 * most
+    if kernel in BFLOAT16:
+        rounded = nearest_bfloat16(x) @ nearest_bfloat16(weight).T
+        y = multiply(runtime, kernel, kind, stored, x, exact=False)
+        assert np.abs(y - rounded).max() < 1e-6 * most
 
 
-@needs_tiles
-def test_weights_that_are_bfloat16_lose_nothing_in_float32(runtime: Runtime) -> None:
+@each(*BFLOAT16, *FLOAT32)
+def test_weights_that_are_bfloat16_lose_nothing_in_float32(runtime: Runtime, kernel: str) -> None:
     weight = nearest_bfloat16(stored_and_decoded("F32", 64, 256)[1]).astype(np.float32)
     x = nearest_bfloat16(np.random.default_rng(0).standard_normal((20, 256))).astype(np.float32)
-    y = multiply(runtime, "F32", weight.view(np.uint8), x)
+    y = multiply(runtime, kernel, "F32", weight.view(np.uint8), x)
     expected = x.astype(np.float64) @ weight.T.astype(np.float64)
     assert np.abs(y - expected).max() < 1e-6 * np.abs(expected).max()
 
 
-@needs_tiles
+@each(*BFLOAT16, *FLOAT32)
 @pytest.mark.parametrize("kind", ["Q4_K", "F16"])
-def test_any_number_of_threads_gives_the_same_bits(kind: str) -> None:
+def test_any_number_of_threads_gives_the_same_bits(kernel: str, kind: str) -> None:
     """More rows and columns than a thread takes at once, and more threads than there are panels."""
     stored, _ = stored_and_decoded(kind, 200, 1024)
     x = np.random.default_rng(0).standard_normal((600, 1024), dtype=np.float32)
     found = []
     for threads in (1, 2, 3, 9):
         runtime = Runtime("cpu", threads)
-        found.append(multiply(runtime, kind, stored, x))
+        found.append(multiply(runtime, kernel, kind, stored, x))
         runtime.close()
     for other in found[1:]:
         np.testing.assert_array_equal(other, found[0])
 
 
-@needs_tiles
-def test_batches_and_rows_apart(runtime: Runtime) -> None:
+@each(*BFLOAT16, *FLOAT32)
+def test_batches_and_rows_apart(runtime: Runtime, kernel: str) -> None:
     """Activations of three dimensions, and rows that are part of longer ones."""
     stored, weight = stored_and_decoded("BF16", 32, 64)
-    x = np.random.default_rng(0).standard_normal((3, 5, 64), dtype=np.float32)
+    x = nearest_bfloat16(np.random.default_rng(0).standard_normal((3, 5, 64))).astype(np.float32)
     expected = nearest_bfloat16(x) @ nearest_bfloat16(weight).T
-    np.testing.assert_allclose(multiply(runtime, "BF16", stored, x), expected, atol=1e-5)
+    np.testing.assert_allclose(multiply(runtime, kernel, "BF16", stored, x), expected, atol=1e-5)
     buffer = WeightBuffer(runtime, 1)
     tensor = buffer.add("w", [64, 32], GGMLType.BF16)
-    tensor.multiplier = Tiles(2, split=True).multiply
+    tensor.multiplier = Products(2, kernel, exact=True).multiply
     buffer.allocate()
     buffer.fill("w", stored)
     with Graph() as graph:
         wide = graph.input("x", [192, 5])
         with pytest.raises(ShapeError, match="mul_mat"):
             mul_mat(tensor, wide)
-        with pytest.raises(ShapeError, match="multiply in tiles"):
+        with pytest.raises(ShapeError, match="multiply"):
             linear(tensor, wide.columns(64, 64), wide)
     with Graph() as graph:
         wide = graph.input("x", [192, 5])
@@ -170,10 +188,10 @@ def test_batches_and_rows_apart(runtime: Runtime) -> None:
     np.testing.assert_allclose(y.reshape(5, 32), expected[1], atol=1e-5)
 
 
-@needs_tiles
+@each(*BFLOAT16, *FLOAT32)
 @pytest.mark.parametrize("scores", [1, 1 << 23], ids=["some queries at a time", "all at once"])
 def test_attention_is_that_of_ggml(
-    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, scores: int
+    runtime: Runtime, kernel: str, monkeypatch: pytest.MonkeyPatch, scores: int
 ) -> None:
     monkeypatch.setattr(layers, "_SCORES", scores)
     monkeypatch.setattr(layers, "_FEWEST_QUERIES", 16)
@@ -183,7 +201,7 @@ def test_attention_is_that_of_ggml(
         for name, n, heads in (("q", 45, 6), ("k", 70, 2), ("v", 70, 2))
     }
     found = []
-    for multiplier in (None, Tiles(2, split=True).multiply):
+    for multiplier in (None, Products(2, kernel, exact=True).multiply):
         with Graph() as graph:
             q, k, v = (
                 graph.input(name, list(reversed(array.shape))).permute(0, 2, 1, 3)
@@ -196,9 +214,11 @@ def test_attention_is_that_of_ggml(
     np.testing.assert_allclose(found[1], found[0], atol=3e-4)
 
 
-@pytest.mark.parametrize("tiles", [False, pytest.param(True, marks=needs_tiles)])
+@each(None, *BFLOAT16, *FLOAT32)
 @pytest.mark.parametrize("kind", [None, Activation.NONE, Activation.SILU, "gate"], ids=str)
-def test_bias_and_activation(runtime: Runtime, tiles: bool, kind: Activation | str | None) -> None:
+def test_bias_and_activation(
+    runtime: Runtime, kernel: str | None, kind: Activation | str | None
+) -> None:
     """In one with the product or behind it; half of the rows is no whole vector."""
     rng = np.random.default_rng(0)
     weight = 4 * nearest_bfloat16(rng.standard_normal((74, 64))).astype(np.float32)
@@ -207,7 +227,7 @@ def test_bias_and_activation(runtime: Runtime, tiles: bool, kind: Activation | s
     buffer = WeightBuffer(runtime, 2)
     w = buffer.add("w", [64, 74], F32)
     b = buffer.add("b", [74], F32) if kind else None
-    w.multiplier = Tiles(2, split=True).multiply if tiles else None
+    w.multiplier = Products(2, kernel, exact=True).multiply if kernel else None
     buffer.allocate()
     buffer.fill("w", weight)
     if b is not None:
@@ -229,12 +249,12 @@ def test_bias_and_activation(runtime: Runtime, tiles: bool, kind: Activation | s
     np.testing.assert_allclose(y, expected, rtol=3e-6, atol=3e-5)
 
 
-@needs_tiles
+@each(*BFLOAT16, *FLOAT32)
 @pytest.mark.parametrize(
     ("heads", "sharing", "blocks"), [(3, 1, 2), (4, 2, 1), (6, 6, 3), (2, 1, 1), (2, 2, 1)]
 )
 def test_a_product_for_each_head_and_block(
-    runtime: Runtime, heads: int, sharing: int, blocks: int
+    runtime: Runtime, kernel: str, heads: int, sharing: int, blocks: int
 ) -> None:
     """Keys that lie between one another, times queries; several heads may share the keys."""
     rng = np.random.default_rng(0)
@@ -242,7 +262,7 @@ def test_a_product_for_each_head_and_block(
     queries = rng.standard_normal((blocks, heads, 21, 72), dtype=np.float32)
     with Graph() as graph:
         k = graph.input("keys", [72, heads // sharing, 37, blocks]).permute(0, 2, 1, 3)
-        k.multiplier = Tiles(2, split=True).multiply
+        k.multiplier = Products(2, kernel, exact=True).multiply
         queries_between = graph.input("queries", [72, heads, 21, blocks])
         graph.output("y", mul_mat(k, queries_between.permute(0, 2, 1, 3)))
         between = queries.transpose(0, 2, 1, 3)
@@ -253,15 +273,17 @@ def test_a_product_for_each_head_and_block(
     assert np.abs(y - expected).max() < 2**-15 * most
 
 
-@needs_tiles
-def test_one_packing_serves_several_weights_and_the_memory_is_shared(runtime: Runtime) -> None:
+@each(*BFLOAT16, *FLOAT32)
+def test_one_packing_serves_several_weights_and_the_memory_is_shared(
+    runtime: Runtime, kernel: str
+) -> None:
     """A chain as long as a model, so that results and packed activations take turns in memory."""
     rng = np.random.default_rng(0)
     weights = [rng.standard_normal((64, 64)).astype(np.float32) / 8 for _ in range(24)]
     buffer = WeightBuffer(runtime, len(weights))
     for n in range(len(weights)):
         tensor = buffer.add(f"w{n}", [64, 64], F32)
-        tensor.multiplier = Tiles(2, split=True).multiply
+        tensor.multiplier = Products(2, kernel, exact=True).multiply
     buffer.allocate()
     for n, weight in enumerate(weights):
         buffer.fill(f"w{n}", weight)
@@ -278,39 +300,39 @@ def test_one_packing_serves_several_weights_and_the_memory_is_shared(runtime: Ru
     assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
 
 
-@needs_tiles
+@each(*BFLOAT16, *FLOAT32)
 @pytest.mark.parametrize("number", [np.nan, np.inf])
-def test_numbers_that_are_not_finite_stay_so(runtime: Runtime, number: float) -> None:
+def test_numbers_that_are_not_finite_stay_so(runtime: Runtime, kernel: str, number: float) -> None:
     stored, weight = stored_and_decoded("F32", 40, 64)
     x = np.random.default_rng(0).standard_normal((20, 64), dtype=np.float32)
     x[3, 5] = number
-    y = multiply(runtime, "F32", stored, x)
+    y = multiply(runtime, kernel, "F32", stored, x)
     assert not np.isfinite(y[3]).any() and np.isfinite(np.delete(y, 3, 0)).all()
     weight[7, 9] = number
-    y = multiply(runtime, "F32", weight.view(np.uint8), np.delete(x, 3, 0))
+    y = multiply(runtime, kernel, "F32", weight.view(np.uint8), np.delete(x, 3, 0))
     assert not np.isfinite(y[:, 7]).any() and np.isfinite(np.delete(y, 7, 1)).all()
 
 
-@needs_tiles
-def test_products_beside_pytorch(runtime: Runtime) -> None:
+@each(*BFLOAT16, *FLOAT32)
+def test_products_beside_pytorch(runtime: Runtime, kernel: str) -> None:
     """PyTorch's bfloat16 products use the same matrix unit of the processor in another way."""
     torch = pytest.importorskip("torch")
     stored, _ = stored_and_decoded("Q4_K", 96, 512)
     x = np.random.default_rng(0).standard_normal((64, 512), dtype=np.float32)
-    before = multiply(runtime, "Q4_K", stored, x)
+    before = multiply(runtime, kernel, "Q4_K", stored, x)
     for _ in range(3):
         square = torch.ones(256, 256, dtype=torch.bfloat16)
         assert (square @ square)[0, 0] == 256
-        np.testing.assert_array_equal(multiply(runtime, "Q4_K", stored, x), before)
+        np.testing.assert_array_equal(multiply(runtime, kernel, "Q4_K", stored, x), before)
 
 
-def test_the_choice_where_there_are_no_tiles(
+def test_the_choice_where_there_are_no_kernels_of_ours(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch, f32_files: dict[str, Path]
 ) -> None:
     audio = synthetic_audio(32_000, seed=3)
     with granite_gguf.load(f32_files["nle"], device="cpu", threads=1) as model:
         expected = model.transcribe(audio)
-    monkeypatch.setattr(kernel_choice, "tiles_available", lambda: False)
+    monkeypatch.setattr(kernel_choice, "available_kernels", lambda: [])
     assert Kernels(runtime).choose(F32, 512, 96) == Kernel(F32)
     with granite_gguf.load(f32_files["nle"], device="cpu", threads=1) as model:
         assert model.kernels["encoder"].keys() == {"F32"}
@@ -318,20 +340,30 @@ def test_the_choice_where_there_are_no_tiles(
     assert (found.text, found.token_ids) == (expected.text, expected.token_ids)
 
 
-@needs_tiles
-def test_the_choice_where_there_are(runtime: Runtime) -> None:
+def test_the_choice_is_the_first_of_the_table_that_takes_a_type(runtime: Runtime) -> None:
+    names = [name for name in available_kernels() if name != "generic"]
     for kind in (*FLOATS, *QUANTIZED):
         kernel = Kernels(runtime).choose(GGMLType[kind], 512, 96)
-        assert kernel == Kernel(GGMLType[kind], tiles=True)
-        assert str(kernel) == f"{kind} by bfloat16 tiles"
+        assert kernel.type is GGMLType[kind]
+        assert kernel.own in (names or [None])
+        if kernel.own:
+            assert str(kernel) == f"{kind} by {kernel.own}"
+    for name in names:
+        first = Products(2, name, exact=True).kernel(GGMLType.Q4_K)
+        assert first == name or names.index(str(first)) > names.index(name)
+    with pytest.raises(ValueError, match=r"no kernel 'none of them' here; there are: .*generic"):
+        Products(2, "none of them", exact=True)
 
 
 @pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
-@pytest.mark.parametrize("flags", [[], ["-U__linux__"]], ids=["here", "elsewhere"])
-def test_the_source_compiles_without_a_warning(tmp_path: Path, flags: list[str]) -> None:
-    command = ["cc", "-O2", "-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-shared"]
+@pytest.mark.parametrize("flags", [[], ["-U__linux__"]], ids=str)
+@pytest.mark.parametrize("source", sorted(NATIVE.glob("*.c")), ids=lambda path: path.name)
+def test_the_sources_compile_without_a_warning(
+    tmp_path: Path, source: Path, flags: list[str]
+) -> None:
+    command = ["cc", "-O2", "-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-c"]
     done = subprocess.run(
-        [*command, "-fPIC", *flags, "-o", tmp_path / "tiles.so", SOURCE],
+        [*command, "-fPIC", *flags, "-o", tmp_path / "kernel.o", source],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

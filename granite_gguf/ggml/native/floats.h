@@ -1,0 +1,254 @@
+/* Products of float32 numbers, written once for vectors of any length. The including file defines
+ *
+ *   TARGET      what the compiler may use in a function
+ *   LANES       floats of a vector: 1, or what the compiler has vectors of
+ *   ROWS        of a panel, multiplied with so many
+ *   BLOCKS      of 16 columns in registers
+ *   PANEL_ROWS  a multiple of ROWS and of LANES
+ *
+ * and may define PACK and PUT, which take the places of `pack` and `put` below.
+ *
+ *   panel  [width / 16][rows][16 numbers]
+ *   x      [columns / 16][width][16 columns]
+ */
+
+#include "job.h"
+
+#ifdef __GNUC__
+#define INLINE TARGET static inline __attribute__((always_inline))
+#else
+#define INLINE TARGET static inline
+#endif
+
+enum { COLUMNS = 16, NUMBERS = 16, PANEL = PANEL_ROWS * NUMBERS, SPAN = 256 };
+enum { VECTORS = COLUMNS / LANES }; /* of a block */
+
+#if LANES > 1
+typedef float Vector __attribute__((vector_size(4 * LANES)));
+typedef uint32_t Bits __attribute__((vector_size(4 * LANES)));
+#define SELECT(mask, a, b) ((Vector)(((Bits)(mask) & (Bits)(a)) | (~(Bits)(mask) & (Bits)(b))))
+#else
+typedef float Vector;
+typedef uint32_t Bits;
+#define SELECT(condition, a, b) ((condition) ? (a) : (b))
+#endif
+
+static void plan(Job *job) {
+    job->packing = job->parts = 1;
+    job->pack_columns = COLUMNS;
+    job->pack_numbers = NUMBERS;
+    job->packed_bytes =
+        4 * blocks_of(job->columns, COLUMNS) * COLUMNS * blocks_of(job->width, NUMBERS) * NUMBERS;
+    job->panel_rows = PANEL_ROWS;
+    job->panel_bytes = 4 * blocks_of(job->width, NUMBERS) * PANEL;
+    job->step_columns = BLOCKS * COLUMNS;
+    job->fetches = PANEL_ROWS / ROWS * blocks_of(job->width, NUMBERS);
+}
+
+INLINE Vector load(const float *from) {
+    Vector vector;
+    memcpy(&vector, from, sizeof vector);
+    return vector;
+}
+
+INLINE Vector all(float number) { return (Vector){0} + number; }
+
+INLINE float *packed_place(const Job *job, char *packed, int64_t column, int64_t start) {
+    return (float *)packed + column * blocks_of(job->width, NUMBERS) * NUMBERS + start * COLUMNS;
+}
+
+#ifndef PACK
+#define PACK pack
+TARGET static void pack(const Job *job, const char *x, int64_t column, int64_t start,
+                        char *packed) {
+    float *to = packed_place(job, packed, column, start);
+    const int64_t count = at_most(NUMBERS, job->width - start);
+    for (int i = 0; i < COLUMNS; i++) {
+        float numbers[NUMBERS] = {0};
+        if (column + i < job->columns) {
+            const float *row = (const float *)(x + (column + i) * job->x_stride) + start;
+            memcpy(numbers, row, (size_t)count * sizeof *row);
+        }
+        for (int k = 0; k < NUMBERS; k++) {
+            to[k * COLUMNS + i] = numbers[k];
+        }
+    }
+}
+#endif
+
+/* By its bits: the exponent moved, as a product so that numbers below the normal ones come right. */
+INLINE float half_to_float(uint16_t half) {
+    uint32_t bits = (half & 0x7fffu) << 13;
+    float number;
+    memcpy(&number, &bits, sizeof number);
+    number *= 0x1p112f;
+    memcpy(&bits, &number, sizeof bits);
+    bits |= (half & 0x7c00) == 0x7c00 ? 0x7f800000u : 0;
+    bits |= (half & 0x8000u) << 16;
+    memcpy(&number, &bits, sizeof number);
+    return number;
+}
+
+INLINE void span_to_floats(const Job *job, const char *from, int64_t count, float *floats) {
+    const uint16_t *halves = (const uint16_t *)(const void *)from;
+    switch (job->weight_type) {
+    case F32: memcpy(floats, from, (size_t)count * sizeof *floats); break;
+    case F16:
+        for (int64_t i = 0; i < count; i++) {
+            floats[i] = half_to_float(halves[i]);
+        }
+        break;
+    case BF16:
+        for (int64_t i = 0; i < count; i++) {
+            const uint32_t bits = (uint32_t)halves[i] << 16;
+            memcpy(floats + i, &bits, sizeof bits);
+        }
+        break;
+    default: job->to_float(from, floats, count);
+    }
+}
+
+/* Columns go in spans, so that what is written stays in the first cache until its lines are full. */
+TARGET static int64_t decode(const Job *job, const char *row, int64_t rows, char *panel) {
+    const int64_t span_bytes = SPAN / job->block_numbers * job->block_bytes;
+    float *to = (float *)(void *)panel;
+    for (int64_t k = 0; k < job->width; k += SPAN, row += span_bytes) {
+        const int64_t count = at_most(SPAN, job->width - k);
+        for (int64_t i = 0; i < rows; i++) {
+            float floats[SPAN];
+            span_to_floats(job, row + i * job->row_bytes, count, floats);
+            for (int64_t n = count; n % NUMBERS; n++) {
+                floats[n] = 0;
+            }
+            for (int64_t n = 0; n < count; n += NUMBERS) {
+                memcpy(to + (k + n) * PANEL_ROWS + i * NUMBERS, floats + n, NUMBERS * sizeof *to);
+            }
+        }
+    }
+    return 0;
+}
+
+#ifndef PUT
+#define PUT put
+
+/* To about 2e-7 of itself, of -80 to 80; NaN stays NaN. */
+INLINE Vector exponential(Vector x) {
+    const float shift = 0x1.8p23f; /* a sum with it is rounded, and its low bits are the integer */
+    const Vector sum = x * 1.44269504f + shift, n = sum - shift;
+    const Vector r = x - n * 0.693145752f - n * 1.42860677e-6f; /* ln 2 in two parts */
+    Vector y = r * (1.0f / 720) + 1.0f / 120;
+    y = y * r + 1.0f / 24;
+    y = y * r + 1.0f / 6;
+    y = y * r + 0.5f;
+    y = y * r + 1.0f;
+    y = y * r + 1.0f;
+    Bits bits;
+    Vector power;
+    memcpy(&bits, &sum, sizeof bits);
+    bits = (bits << 23) + (127u << 23);
+    memcpy(&power, &bits, sizeof power);
+    return y * power;
+}
+
+INLINE Vector sigmoid(Vector x) {
+    const Vector most = all(80.0f); /* beyond, nothing changes that float32 can tell */
+    x = SELECT(x > most, most, x);
+    x = SELECT(x < -most, -most, x);
+    return 1.0f / (1.0f + exponential(-x));
+}
+
+/* Sums [rows of a panel][16 columns] go where y has its columns one after another. */
+TARGET static void put(const Job *job, const float *bias, const float *sums, float *y, int64_t row,
+                       int64_t columns) {
+    const int64_t rows = at_most(PANEL_ROWS, job->rows - row);
+    for (int64_t i = 0; i < at_most(columns, COLUMNS); i++) {
+        float *to = y + i * job->rows + row, line[PANEL_ROWS] = {0}, active[PANEL_ROWS];
+        for (int64_t r = 0; r < rows; r++) {
+            line[r] = sums[r * COLUMNS + i] + (bias ? bias[row + r] : 0.0f);
+        }
+        if (job->activation == NO_ACTIVATION || row + rows <= job->active_from) {
+            memcpy(to, line, (size_t)rows * sizeof *to);
+            continue;
+        }
+        for (int r = 0; r < PANEL_ROWS; r += LANES) {
+            const Vector numbers = load(line + r);
+            Vector result = sigmoid(numbers);
+            result = job->activation == SILU ? result * numbers : result;
+            memcpy(active + r, &result, sizeof result);
+        }
+        for (int64_t r = 0; r < rows; r++) {
+            to[r] = row + r < job->active_from ? line[r] : active[r];
+        }
+    }
+}
+#endif
+
+/* Some rows of a panel times some blocks of x; sums go to blocks of [rows of a panel][columns]. */
+INLINE void multiply_rows(const float *w, const float *x, int64_t depth, float *sums,
+                          const int blocks, Ahead *ahead) {
+    const int64_t next = depth * NUMBERS * COLUMNS;
+    Vector sum[ROWS][BLOCKS * VECTORS];
+    const int vectors = blocks * VECTORS;
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; r++) {
+#pragma GCC unroll 16
+        for (int v = 0; v < vectors; v++) {
+            sum[r][v] = all(0.0f);
+        }
+    }
+    for (int64_t k = 0; k < depth; k++, w += PANEL) {
+        fetch(ahead);
+#pragma GCC unroll 4
+        for (int n = 0; n < NUMBERS; n++, x += COLUMNS) {
+            Vector columns[BLOCKS * VECTORS];
+#pragma GCC unroll 16
+            for (int v = 0; v < vectors; v++) {
+                columns[v] = load(x + v / VECTORS * next + v % VECTORS * LANES);
+            }
+#pragma GCC unroll 16
+            for (int r = 0; r < ROWS; r++) {
+#pragma GCC unroll 16
+                for (int v = 0; v < vectors; v++) {
+                    sum[r][v] += columns[v] * w[r * NUMBERS + n];
+                }
+            }
+        }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; r++) {
+#pragma GCC unroll 16
+        for (int v = 0; v < vectors; v++) {
+            float *to = sums + v / VECTORS * PANEL_ROWS * COLUMNS + v % VECTORS * LANES;
+            memcpy(to + r * COLUMNS, &sum[r][v], sizeof sum[r][v]);
+        }
+    }
+}
+
+TARGET static void multiply(const Job *job, const Step *step) {
+    union {
+        float sums[BLOCKS * PANEL_ROWS * COLUMNS];
+        char room[BLOCKS * PANEL_ROWS * COLUMNS * 4 + 64];
+    } room;
+    float *sums = (float *)(void *)(((uintptr_t)room.room + 63) & ~(uintptr_t)63);
+    const int64_t depth = blocks_of(job->width, NUMBERS), block = step->column / COLUMNS;
+    const int64_t blocks = at_most(blocks_of(job->columns, COLUMNS) - block, BLOCKS);
+    const int64_t rows = at_most(PANEL_ROWS, job->rows - step->row);
+    const float *w = (const float *)(const void *)step->panel;
+    const float *x = (const float *)(const void *)step->packed + step->column * depth * NUMBERS;
+    for (int64_t r = 0; r < rows; r += ROWS) {
+        switch (BLOCKS - blocks) {
+#if BLOCKS > 2
+        case 2: multiply_rows(w + r * NUMBERS, x, depth, sums + r * COLUMNS, BLOCKS - 2, step->ahead); break;
+#endif
+#if BLOCKS > 1
+        case 1: multiply_rows(w + r * NUMBERS, x, depth, sums + r * COLUMNS, BLOCKS - 1, step->ahead); break;
+#endif
+        default: multiply_rows(w + r * NUMBERS, x, depth, sums + r * COLUMNS, BLOCKS, step->ahead);
+        }
+    }
+    for (int64_t b = 0; b < blocks; b++) {
+        const int64_t column = step->column + b * COLUMNS;
+        PUT(job, step->bias, sums + b * PANEL_ROWS * COLUMNS, step->y + column * job->rows,
+            step->row, job->columns - column);
+    }
+}

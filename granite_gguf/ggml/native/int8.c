@@ -1,0 +1,124 @@
+/* What the kernels with products of 8 bits share: the plan, and x in numbers of 8 bits; see int8.h. */
+
+#include "int8.h"
+#include "x86.h"
+
+#ifdef HAS_X86
+
+#include <float.h>
+
+#include "avx2.h"
+
+enum { HALVES = 1, MINIMA = 2 }; /* two scales of a group; minima */
+
+static int factors_of(int64_t type) {
+    switch (type) {
+    case Q6_K: case Q3_K: return HALVES;
+    case Q5_K: case Q5_1: case Q4_K: case Q4_1: return MINIMA;
+    case Q2_K: return HALVES | MINIMA;
+    default: return 0;
+    }
+}
+
+int64_t int8_group_bytes(int64_t type) {
+    const int factors = factors_of(type);
+    const int lines = (factors & HALVES ? 2 : 1) * (factors & MINIMA ? 2 : 1);
+    return INT8_ROWS * (INT8_GROUP + 4 * lines);
+}
+
+int int8_takes(int64_t type, int64_t exact) {
+    switch (type) {
+    case F32: case F16: case BF16: return !exact;
+    case Q8_0: case Q6_K: case Q5_K: case Q4_K: case Q3_K: case Q2_K: case Q5_1: case Q5_0:
+    case Q4_1: case Q4_0: case IQ4_NL: case IQ4_XS: return 1;
+    default: return 0;
+    }
+}
+
+void int8_plan(Job *job) {
+    const int64_t groups = blocks_of(job->width, INT8_GROUP);
+    job->packing = 0;
+    job->pack_columns = INT8_COLUMNS;
+    job->pack_numbers = INT8_SPAN;
+    job->packed_bytes =
+        blocks_of(job->columns, INT8_COLUMNS) * groups * (int64_t)sizeof(Int8Activations);
+    job->parts = 1;
+    job->panel_rows = INT8_ROWS;
+    job->panel_bytes = groups * int8_group_bytes(job->weight_type);
+    job->step_columns = INT8_COLUMNS;
+    job->fetches = 0; /* decoding does it */
+}
+
+void int8_fetch(const Job *job, const char *from, int64_t rows) {
+    const int64_t bytes = INT8_SPAN / job->block_numbers * job->block_bytes;
+    for (int64_t i = 0; i < rows; i++, from += job->row_bytes) {
+        for (int64_t line = 0; line < bytes; line += 64) {
+            __builtin_prefetch(from + INT8_ROWS * job->row_bytes + line, 0, 2);
+        }
+    }
+}
+
+/* A group whose scale is not finite, or less than float32's normal numbers, becomes zeros: the
+ * product of what is not finite with them is not finite either. */
+AVX2_INLINE __m256i round_group(const float *x, float *scale) {
+    __m256 v[4];
+    __m256i most = _mm256_setzero_si256(); /* as integers, so that NaN is the greatest */
+    for (int i = 0; i < 4; i++) {
+        v[i] = _mm256_loadu_ps(x + 8 * i);
+        most = _mm256_max_epu32(most, _mm256_and_si256(_mm256_castps_si256(v[i]),
+                                                       _mm256_set1_epi32(0x7fffffff)));
+    }
+    __m128i m = _mm_max_epu32(_mm256_castsi256_si128(most), _mm256_extracti128_si256(most, 1));
+    m = _mm_max_epu32(m, _mm_shuffle_epi32(m, 0x4e));
+    m = _mm_max_epu32(m, _mm_shuffle_epi32(m, 0xb1));
+    *scale = _mm_cvtss_f32(_mm_castsi128_ps(m)) / 127;
+    if (!(*scale >= FLT_MIN && *scale <= FLT_MAX)) {
+        return _mm256_setzero_si256();
+    }
+    __m256i n[4];
+    for (int i = 0; i < 4; i++) { /* to nearest, ties to even */
+        n[i] = _mm256_cvtps_epi32(_mm256_div_ps(v[i], _mm256_set1_ps(*scale)));
+    }
+    const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(n[0], n[1]),
+                                             _mm256_packs_epi32(n[2], n[3]));
+    return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
+
+AVX2_INLINE void pack_group(const float *x, Int8Activations *to, int64_t column) {
+    const __m256i bytes = round_group(x, &to->scales[column]);
+    _mm256_storeu_si256((void *)to->numbers[column], bytes);
+    /* Sums of eight bytes that have no sign. */
+    const __m256i sums = _mm256_sad_epu8(_mm256_xor_si256(bytes, _mm256_set1_epi8(-128)),
+                                         _mm256_setzero_si256());
+    const int first = (int)(_mm256_extract_epi64(sums, 0) + _mm256_extract_epi64(sums, 1)) - 2048;
+    const int second = (int)(_mm256_extract_epi64(sums, 2) + _mm256_extract_epi64(sums, 3)) - 2048;
+    to->sums[column][0] = (int16_t)first;
+    to->sums[column][1] = (int16_t)second;
+    to->offsets[column] = to->scales[column] * (float)(first + second);
+}
+
+AVX2 void int8_pack(const Job *job, const char *x, int64_t column, int64_t start, char *packed) {
+    const int64_t groups = blocks_of(job->width, INT8_GROUP);
+    const int64_t end = at_most(start + INT8_SPAN, job->width);
+    for (int64_t c = 0; c < INT8_COLUMNS; c++) {
+        Int8Activations *to =
+            (Int8Activations *)(void *)packed + column / INT8_COLUMNS * groups + start / INT8_GROUP;
+        const int there = column + c < job->columns;
+        const float *row = (const float *)(const void *)(x + (column + c) * job->x_stride);
+        for (int64_t k = start; k < end; k += INT8_GROUP, to++) {
+            if (there && end - k >= INT8_GROUP) {
+                pack_group(row + k, to, c);
+            } else {
+                float padded[INT8_GROUP] = {0};
+                memcpy(padded, row + k, there ? (size_t)(end - k) * sizeof *padded : 0);
+                pack_group(padded, to, c);
+            }
+        }
+    }
+}
+
+#else
+
+typedef int none; /* a file must not be empty */
+
+#endif

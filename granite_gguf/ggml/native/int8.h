@@ -1,0 +1,45 @@
+/* Products of weights decoded to 8 bits with activations rounded to 8 bits: what lies where.
+ *
+ * 32 numbers of a row of x share a scale, their greatest magnitude / 127; the numbers are in
+ * -127 ... 127. A weight keeps the numbers, scales and minima that its file has:
+ *
+ *   weight = scale * (number - offset)         Q8_0 Q6_K Q5_0 Q4_0 Q3_K IQ4_NL IQ4_XS, floats
+ *   weight = scale * number - minimum          Q5_K Q5_1 Q4_K Q4_1 Q2_K
+ *
+ * with numbers without sign. A product is the exact sum of the products of the numbers of a group,
+ * times both scales; offset and minimum are multiplied with the sum of the numbers of x.
+ *
+ *   panel  [width / 32] of numbers [8][32 rows][4], scales [halves][32 rows], and minima likewise
+ *   x      [columns / 6][width / 32] of Int8Activations
+ */
+
+#ifndef GRANITE_GGUF_INT8_H
+#define GRANITE_GGUF_INT8_H
+
+#include "job.h"
+
+enum { INT8_GROUP = 32, INT8_ROWS = 32, INT8_COLUMNS = 6, INT8_SPAN = 256 };
+
+typedef struct {
+    int8_t numbers[INT8_COLUMNS][INT8_GROUP];
+    float scales[INT8_COLUMNS];
+    int16_t sums[INT8_COLUMNS][2]; /* of the numbers of either half of a group */
+    float offsets[INT8_COLUMNS];   /* scale * sum */
+} Int8Activations;
+
+/* What the 16 numbers of IQ4 stand for, with an offset of 128. */
+#define INT8_TABLE                                                                                \
+    _mm_setr_epi8(1, 24, 45, 63, 79, 93, 106, 118, (char)129, (char)141, (char)153, (char)166,    \
+                  (char)181, (char)197, (char)217, (char)241)
+
+int64_t int8_group_bytes(int64_t type);
+
+/* Whether a type is decoded here; floats are rounded, which `exact` forbids. */
+int int8_takes(int64_t type, int64_t exact);
+void int8_plan(Job *job);
+void int8_pack(const Job *job, const char *x, int64_t column, int64_t start, char *packed);
+
+/* Has the lines of memory fetched where the next panel has what these rows have in 256 numbers. */
+void int8_fetch(const Job *job, const char *from, int64_t rows);
+
+#endif

@@ -1,0 +1,174 @@
+/* int8_multiply.h by AVX-VNNI, and by multiply-adds of 16 bits where there is AVX2 alone. */
+
+#include "int8.h"
+#include "x86.h"
+
+#ifdef HAS_X86
+
+#include <float.h>
+
+#include "avx2.h"
+
+#define NAME avx2_int8
+#define TARGET AVX2
+#define LANES 8
+
+/* 16 bytes of each of 8 rows: lane n of the results is row n's. */
+AVX2_INLINE void take(const char *from, const int64_t *offsets, void *words) {
+    __m256i r[4], *to = words;
+    for (int i = 0; i < 4; i++) {
+        r[i] = _mm256_castsi128_si256(_mm_loadu_si128((const void *)(from + offsets[i])));
+        r[i] = _mm256_inserti128_si256(
+            r[i], _mm_loadu_si128((const void *)(from + offsets[4 + i])), 1);
+    }
+    const __m256i a = _mm256_unpacklo_epi32(r[0], r[1]), b = _mm256_unpackhi_epi32(r[0], r[1]);
+    const __m256i c = _mm256_unpacklo_epi32(r[2], r[3]), d = _mm256_unpackhi_epi32(r[2], r[3]);
+    to[0] = _mm256_unpacklo_epi64(a, c);
+    to[1] = _mm256_unpackhi_epi64(a, c);
+    to[2] = _mm256_unpacklo_epi64(b, d);
+    to[3] = _mm256_unpackhi_epi64(b, d);
+}
+
+AVX2_INLINE __m256 halves_to_floats(__m256i words) {
+    const __m256i lower = _mm256_and_si256(words, _mm256_set1_epi32(0xffff));
+    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(lower, lower), 0x08);
+    return _mm256_cvtph_ps(_mm256_castsi256_si128(packed));
+}
+
+AVX2_INLINE __m256i look_up(__m256i bytes) {
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(INT8_TABLE), bytes);
+}
+
+#define TAKE take
+#define HALVES(words) halves_to_floats((__m256i)(words))
+#define LOOK_UP(words) look_up((__m256i)(words))
+#define GREATEST(a, b) (avx2_int8_integers) _mm256_max_epi32((__m256i)(a), (__m256i)(b))
+#define ROUND(floats) _mm256_cvtps_epi32((__m256)(floats))
+
+#include "int8_decode.h"
+
+#undef NAME
+#undef TARGET
+
+#define FLOATS __m256
+#define INTEGERS __m256i
+#define ZERO _mm256_setzero_ps
+#define ZERO_INTEGERS _mm256_setzero_si256
+#define SPREAD _mm256_set1_ps
+#define SPREAD_WORD(from) _mm256_set1_epi32(word_at(from))
+#define SPREAD_PAIR(first, second) \
+    _mm256_set1_epi32((int)((uint32_t)(uint16_t)(first) | (uint32_t)(uint16_t)(second) << 16))
+#define ADD_PAIRS _mm256_madd_epi16
+#define LOAD _mm256_load_ps
+#define PUT_ROWS put_rows_256
+#define TO_FLOATS _mm256_cvtepi32_ps
+#define MULTIPLY _mm256_mul_ps
+#define ADD_PRODUCT _mm256_fmadd_ps
+#define SUBTRACT_PRODUCT _mm256_fnmadd_ps
+
+static inline int32_t word_at(const void *from) {
+    int32_t word;
+    memcpy(&word, from, sizeof word);
+    return word;
+}
+
+#define NAME avx_vnni
+#define TARGET __attribute__((target("avx2,fma,f16c,avxvnni")))
+#define MOST_COLUMNS 3
+#define EIGHT_BITS_OFFSET 128
+
+TARGET static inline __attribute__((always_inline)) void avx_vnni_products(
+    const char *w, const int8_t *x, int count, int columns, int bits, __m256i s[MOST_COLUMNS][2]) {
+    (void)bits;
+#pragma GCC unroll 8
+    for (int i = 0; i < count; i++, w += 4 * INT8_ROWS, x += 4) {
+        const __m256i a = _mm256_load_si256((const void *)w);
+        const __m256i b = _mm256_load_si256((const void *)(w + 32));
+#pragma GCC unroll 4
+        for (int c = 0; c < columns; c++) {
+            const __m256i v = SPREAD_WORD(x + c * INT8_GROUP);
+            s[c][0] = _mm256_dpbusd_avx_epi32(s[c][0], a, v);
+            s[c][1] = _mm256_dpbusd_avx_epi32(s[c][1], b, v);
+        }
+    }
+}
+
+#include "int8_multiply.h"
+
+#undef NAME
+#undef TARGET
+#undef MOST_COLUMNS
+#undef EIGHT_BITS_OFFSET
+#define NAME avx2_int8
+#define TARGET __attribute__((target("avx2,fma,f16c")))
+#define MOST_COLUMNS 2
+#define EIGHT_BITS_OFFSET 0
+
+/* A multiply-add makes two products one sum of 16 bits, which must not saturate. The numbers of x
+ * are at most 127. Those of w are less than 2 ** bits, so that as many of its results can be added
+ * up as 2 * (2 ** bits - 1) * 127 goes into 32767: eight of four bits (30480), four of five
+ * (31496), two of six (32004). Of eight bits the offset is taken off, which leaves at most 128, and
+ * the sign given to x: 2 * 128 * 127 is 32512. */
+TARGET static inline __attribute__((always_inline)) void avx2_int8_products(
+    const char *w, const int8_t *x, int count, int columns, int bits, __m256i s[MOST_COLUMNS][2]) {
+    const __m256i ones = _mm256_set1_epi16(1), middle = _mm256_set1_epi8(-128);
+    const int together = bits <= 5 ? 4 : bits == 6 ? 2 : 1;
+#pragma GCC unroll 1
+    for (int first = 0; first < count; first += together) {
+        __m256i sums[MOST_COLUMNS][2];
+#pragma GCC unroll 4
+        for (int i = 0; i < together; i++, w += 4 * INT8_ROWS, x += 4) {
+#pragma GCC unroll 2
+            for (int r = 0; r < 2; r++) {
+                __m256i a = _mm256_load_si256((const void *)(w + 32 * r));
+                const __m256i sign = _mm256_xor_si256(a, middle);
+                a = bits == 8 ? _mm256_abs_epi8(sign) : a;
+#pragma GCC unroll 4
+                for (int c = 0; c < columns; c++) {
+                    __m256i v = SPREAD_WORD(x + c * INT8_GROUP);
+                    v = bits == 8 ? _mm256_sign_epi8(v, sign) : v;
+                    const __m256i pairs = _mm256_maddubs_epi16(a, v);
+                    sums[c][r] = i ? _mm256_add_epi16(sums[c][r], pairs) : pairs;
+                }
+            }
+        }
+#pragma GCC unroll 4
+        for (int c = 0; c < columns; c++) {
+            s[c][0] = _mm256_add_epi32(s[c][0], _mm256_madd_epi16(sums[c][0], ones));
+            s[c][1] = _mm256_add_epi32(s[c][1], _mm256_madd_epi16(sums[c][1], ones));
+        }
+    }
+}
+
+#include "int8_multiply.h"
+
+static int avx_vnni_available(void) { return x86_has(X86_AVX2 | X86_AVX_VNNI); }
+static int avx2_available(void) { return x86_has(X86_AVX2); }
+
+const Kernel avx_vnni = {
+    .name = "avx-vnni",
+    .words = "int8 by AVX-VNNI",
+    .available = avx_vnni_available,
+    .takes = int8_takes,
+    .plan = int8_plan,
+    .pack = int8_pack,
+    .decode = avx2_int8_decode,
+    .multiply = avx_vnni_multiply,
+};
+
+const Kernel avx2_int8 = {
+    .name = "avx2-int8",
+    .words = "int8 by AVX2",
+    .available = avx2_available,
+    .takes = int8_takes,
+    .plan = int8_plan,
+    .pack = int8_pack,
+    .decode = avx2_int8_decode,
+    .multiply = avx2_int8_multiply,
+};
+
+#else
+
+typedef int none; /* a file must not be empty */
+
+#endif

@@ -1,0 +1,102 @@
+/* int8_multiply.h by AVX512-VNNI. */
+
+#include "int8.h"
+#include "x86.h"
+
+#ifdef HAS_X86
+
+#include <float.h>
+
+#include "avx512.h"
+
+#define NAME avx512_vnni
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,f16c,fma,avx512vnni")))
+#define LANES 16
+
+/* 16 bytes of each of 16 rows: lane n of the results is row n's. */
+AVX512_INLINE void take(const char *from, const int64_t *offsets, void *words) {
+    __m512i r[4], *to = words;
+    for (int i = 0; i < 4; i++) {
+        r[i] = _mm512_castsi128_si512(_mm_loadu_si128((const void *)(from + offsets[i])));
+        r[i] = _mm512_inserti32x4(r[i], _mm_loadu_si128((const void *)(from + offsets[4 + i])), 1);
+        r[i] = _mm512_inserti32x4(r[i], _mm_loadu_si128((const void *)(from + offsets[8 + i])), 2);
+        r[i] = _mm512_inserti32x4(r[i], _mm_loadu_si128((const void *)(from + offsets[12 + i])), 3);
+    }
+    const __m512i a = _mm512_unpacklo_epi32(r[0], r[1]), b = _mm512_unpackhi_epi32(r[0], r[1]);
+    const __m512i c = _mm512_unpacklo_epi32(r[2], r[3]), d = _mm512_unpackhi_epi32(r[2], r[3]);
+    to[0] = _mm512_unpacklo_epi64(a, c);
+    to[1] = _mm512_unpackhi_epi64(a, c);
+    to[2] = _mm512_unpacklo_epi64(b, d);
+    to[3] = _mm512_unpackhi_epi64(b, d);
+}
+
+AVX512_INLINE __m512i look_up(__m512i bytes) {
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(INT8_TABLE), bytes);
+}
+
+#define TAKE take
+#define HALVES(words) _mm512_cvtph_ps(_mm512_cvtepi32_epi16((__m512i)(words)))
+#define LOOK_UP(words) look_up((__m512i)(words))
+#define GREATEST(a, b) (avx512_vnni_integers) _mm512_max_epi32((__m512i)(a), (__m512i)(b))
+#define ROUND(floats) _mm512_cvtps_epi32((__m512)(floats))
+
+#include "int8_decode.h"
+#define FLOATS __m512
+#define INTEGERS __m512i
+#define MOST_COLUMNS 6
+#define EIGHT_BITS_OFFSET 128
+#define ZERO _mm512_setzero_ps
+#define ZERO_INTEGERS _mm512_setzero_si512
+#define SPREAD _mm512_set1_ps
+#define SPREAD_WORD(from) _mm512_set1_epi32(word_at(from))
+#define SPREAD_PAIR(first, second) \
+    _mm512_set1_epi32((int)((uint32_t)(uint16_t)(first) | (uint32_t)(uint16_t)(second) << 16))
+#define ADD_PAIRS _mm512_madd_epi16
+#define LOAD _mm512_load_ps
+#define PUT_ROWS put_rows_512
+#define TO_FLOATS _mm512_cvtepi32_ps
+#define MULTIPLY _mm512_mul_ps
+#define ADD_PRODUCT _mm512_fmadd_ps
+#define SUBTRACT_PRODUCT _mm512_fnmadd_ps
+
+static inline int32_t word_at(const void *from) {
+    int32_t word;
+    memcpy(&word, from, sizeof word);
+    return word;
+}
+
+TARGET static inline __attribute__((always_inline)) void avx512_vnni_products(
+    const char *w, const int8_t *x, int count, int columns, int bits, __m512i s[MOST_COLUMNS][2]) {
+    (void)bits;
+#pragma GCC unroll 8
+    for (int i = 0; i < count; i++, w += 4 * INT8_ROWS, x += 4) {
+        const __m512i a = _mm512_load_si512(w), b = _mm512_load_si512(w + 64);
+#pragma GCC unroll 8
+        for (int c = 0; c < columns; c++) {
+            const __m512i v = SPREAD_WORD(x + c * INT8_GROUP);
+            s[c][0] = _mm512_dpbusd_epi32(s[c][0], a, v);
+            s[c][1] = _mm512_dpbusd_epi32(s[c][1], b, v);
+        }
+    }
+}
+
+#include "int8_multiply.h"
+
+static int available(void) { return x86_has(X86_AVX2 | X86_AVX512 | X86_AVX512_VNNI); }
+
+const Kernel avx512_vnni = {
+    .name = "avx512-vnni",
+    .words = "int8 by AVX512-VNNI",
+    .available = available,
+    .takes = int8_takes,
+    .plan = int8_plan,
+    .pack = int8_pack,
+    .decode = avx512_vnni_decode,
+    .multiply = avx512_vnni_multiply,
+};
+
+#else
+
+typedef int none; /* a file must not be empty */
+
+#endif

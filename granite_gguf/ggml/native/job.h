@@ -1,0 +1,133 @@
+/* What every kernel of this folder is told, and what it has to offer.
+ *
+ *   x (F32) -> kernels_pack -> packed x -> kernels_multiply(weight, packed x) -> y (F32)
+ *
+ * Two custom operations of a ggml graph. Packing is one of its own because ggml's threads meet
+ * between operations, and because several weights multiply the same x. A weight is read as it lies
+ * in its file: each thread decodes some rows at a time, a panel, into room behind the result and
+ * multiplies them with all of x, so that decoding costs little and nothing is kept.
+ *
+ * A kernel is a row of the table in table.c, which divides the work; the row knows how x and a panel
+ * lie in memory and multiplies them. Nothing here depends on Python or on ggml's headers: the places
+ * of a tensor's fields are given.
+ */
+
+#ifndef GRANITE_GGUF_JOB_H
+#define GRANITE_GGUF_JOB_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+enum {
+    F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8, Q2_K = 10, Q3_K = 11,
+    Q4_K = 12, Q5_K = 13, Q6_K = 14, IQ4_NL = 20, IQ4_XS = 23, BF16 = 30
+};
+
+enum { NO_ACTIVATION = 0, SIGMOID = 1, SILU = 2 };
+
+typedef void (*to_float_fn)(const void *, float *, int64_t);
+
+typedef struct Kernel Kernel;
+
+/* One product, or a batch of them; the same structure in ../products.py. */
+typedef struct {
+    /* Told by the caller. */
+    int64_t data_offset;       /* of a tensor's data and sources within its structure */
+    int64_t source_offset;
+    int64_t width;             /* of a row of the weight and of x */
+    int64_t rows;              /* of the weight */
+    int64_t columns;           /* of y */
+    int64_t batches;           /* products, each with a weight, an x and a y of its own */
+    int64_t inner;             /* how many of them are a step apart; the next ones, an outer step */
+    int64_t group;             /* that share a weight */
+    int64_t x_stride;          /* bytes from a row of x to the next */
+    int64_t x_step;            /* and from an x to the next, in either way */
+    int64_t x_outer_step;
+    int64_t weight_type;
+    int64_t weight_step;
+    int64_t weight_outer_step;
+    int64_t row_bytes;         /* from a row of the weight to the next */
+    int64_t block_numbers;     /* of the weight's type: numbers of a block, and their bytes */
+    int64_t block_bytes;
+    int64_t threads;           /* the most that will work */
+    int64_t biased;            /* whether there is a third source, added to every column of y */
+    int64_t activation;
+    int64_t active_from;       /* the row of y from which on that applies */
+    int64_t exact;             /* whether numbers may not be rounded further than their type says */
+    to_float_fn to_float;      /* decodes a row of the weight's type to floats */
+    /* Planned by the kernel. */
+    int64_t packing;           /* x that is packed alike, for the same kernel, has the same number */
+    int64_t pack_columns;      /* that are packed at a time, and numbers of each */
+    int64_t pack_numbers;
+    int64_t packed_bytes;      /* of one x of the batch */
+    int64_t parts;             /* that make up a number of x and of the weight */
+    int64_t panel_rows;        /* of the weight, decoded and multiplied together */
+    int64_t panel_bytes;
+    int64_t step_columns;      /* of y, multiplied with a panel at a time */
+    int64_t fetches;           /* times that such a step calls `fetch` */
+    /* Planned from these by the table. */
+    int64_t panels_together;   /* that a thread decodes before it multiplies them with all of x */
+    int64_t all_packed_bytes;
+    int64_t room_bytes;        /* behind the result, for the panels of all threads */
+    const Kernel *kernel;
+} Job;
+
+/* Weights that come next, fetched from memory while others are multiplied. */
+typedef struct {
+    const char *from, *end;
+    int64_t lines; /* at each step */
+} Ahead;
+
+/* A panel times some columns of x. */
+typedef struct {
+    const char *panel;  /* as `decode` left it, aligned to 64 bytes */
+    int64_t flags;      /* what it returned, of all panels that are together */
+    const char *packed; /* the whole x, as `pack` left it */
+    const float *bias;  /* of the weight's rows, or NULL */
+    float *y;           /* the whole y, a column after the other */
+    int64_t row;        /* the first of the panel */
+    int64_t column;     /* the first of `step_columns`; those that x has not are left out */
+    Ahead *ahead;
+} Step;
+
+/* What a kernel puts back when a thread has worked; its place is a multiple of 64. */
+typedef struct {
+    char bytes[64];
+} Saved;
+
+struct Kernel {
+    const char *name;
+    const char *words; /* what it is, for people */
+    int (*available)(void);
+    /* Whether it multiplies with weights of a type; `exact` as in a job. */
+    int (*takes)(int64_t type, int64_t exact);
+    /* Fills in what the kernel plans. */
+    void (*plan)(Job *job);
+    /* Packs `pack_numbers` numbers of `pack_columns` columns of one x, from these on; what x has not
+     * counts as zeros. */
+    void (*pack)(const Job *job, const char *x, int64_t column, int64_t start, char *packed);
+    /* Decodes up to `panel_rows` rows of the weight. */
+    int64_t (*decode)(const Job *job, const char *rows, int64_t count, char *panel);
+    /* Writes panel_rows x step_columns numbers of y, what lies outside left out. */
+    void (*multiply)(const Job *job, const Step *step);
+    /* Around a thread's work, or NULL. */
+    void (*begin)(Saved *saved);
+    void (*end)(const Saved *saved);
+};
+
+static inline int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
+
+static inline int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
+
+static inline int64_t blocks_of(int64_t count, int64_t size) { return (count + size - 1) / size; }
+
+static inline void fetch(Ahead *ahead) {
+    for (int64_t i = 0; i < ahead->lines && ahead->from < ahead->end; i++, ahead->from += 64) {
+#ifdef __GNUC__
+        __builtin_prefetch(ahead->from, 0, 2);
+#endif
+    }
+}
+
+#endif

@@ -1,0 +1,160 @@
+/* The kernels, and how a product is divided among threads and caches: the entry points. */
+
+#include "job.h"
+#include "x86.h"
+
+extern const Kernel generic;
+#ifdef HAS_X86
+extern const Kernel avx512_vnni, avx512_bf16, avx512_fma, avx_vnni, avx2_int8, avx2_fma;
+#ifdef __linux__
+extern const Kernel amx_bf16;
+#endif
+#endif
+
+/* The best first. */
+static const Kernel *const table[] = {
+#ifdef HAS_X86
+#ifdef __linux__
+    &amx_bf16,
+#endif
+    &avx512_vnni,
+    &avx512_bf16,
+    &avx512_fma,
+    &avx_vnni,
+    &avx2_int8,
+    &avx2_fma,
+#endif
+    &generic,
+};
+
+enum {
+    CACHED_BYTES = 1 << 20,   /* of packed x, that stay in a core's second cache */
+    PANELS_BYTES = 512 << 10, /* of decoded panels that share it where it does not */
+    ALIGNMENT = 64
+};
+
+int64_t kernels_job_bytes(void) { return sizeof(Job); }
+
+int64_t kernels_count(void) { return sizeof table / sizeof *table; }
+
+const char *kernels_name(int64_t index) { return table[index]->name; }
+
+const char *kernels_words(int64_t index) { return table[index]->words; }
+
+int kernels_available(int64_t index) { return table[index]->available(); }
+
+int kernels_takes(int64_t index, int64_t type, int64_t exact) {
+    return table[index]->takes(type, exact);
+}
+
+/* Plans what the caller has not told; the structure may move afterwards. */
+void kernels_plan(int64_t index, Job *job) {
+    job->kernel = table[index];
+    job->kernel->plan(job);
+    job->panel_bytes = blocks_of(job->panel_bytes, ALIGNMENT) * ALIGNMENT;
+    job->packed_bytes = blocks_of(job->packed_bytes, ALIGNMENT) * ALIGNMENT;
+    job->all_packed_bytes = job->batches * job->packed_bytes;
+    job->panels_together = 1;
+    if (job->batches == 1 && job->packed_bytes > CACHED_BYTES) {
+        const int64_t share = blocks_of(job->rows, job->panel_rows * job->threads);
+        job->panels_together = at_least(1, at_most(share, PANELS_BYTES / job->panel_bytes));
+    }
+    job->room_bytes = ALIGNMENT + job->threads * job->panels_together * job->panel_bytes;
+}
+
+static char *data_of(const Job *job, const void *tensor) {
+    return *(char *const *)((const char *)tensor + job->data_offset);
+}
+
+static const void *source_of(const Job *job, const void *tensor, int index) {
+    return ((const void *const *)((const char *)tensor + job->source_offset))[index];
+}
+
+static void *aligned(void *place) {
+    return (void *)(((uintptr_t)place + ALIGNMENT - 1) & ~(uintptr_t)(ALIGNMENT - 1));
+}
+
+void kernels_pack(void *result, int thread, int threads, const Job *job) {
+    const char *x = data_of(job, source_of(job, result, 0));
+    char *packed = data_of(job, result);
+    const int64_t slices = blocks_of(job->width, job->pack_numbers);
+    const int64_t each = slices * blocks_of(job->columns, job->pack_columns);
+    const int64_t all = job->batches * each, end = all * (thread + 1) / threads;
+    for (int64_t n = all * thread / threads; n < end; n++) {
+        const int64_t batch = n / each, column = n % each / slices, slice = n % slices;
+        const char *matrix =
+            x + batch % job->inner * job->x_step + batch / job->inner * job->x_outer_step;
+        job->kernel->pack(job, matrix, column * job->pack_columns, slice * job->pack_numbers,
+                          packed + batch * job->packed_bytes);
+    }
+}
+
+/* Panels `first` to `end` of a weight times all of an x, some decoded at a time into `room`. */
+static void multiply_panels(const Job *job, const char *weight, const float *bias,
+                            const char *packed, float *y, char *room, int64_t first, int64_t end) {
+    const Kernel *kernel = job->kernel;
+    const int64_t steps = blocks_of(job->columns, job->step_columns);
+    const int64_t last_row = at_most(end * job->panel_rows, job->rows);
+    for (; first < end; first += job->panels_together) {
+        const int64_t count = at_most(job->panels_together, end - first);
+        int64_t flags = 0;
+        for (int64_t i = 0; i < count; i++) {
+            /* What lies behind the last row comes into sums that are not stored. */
+            const int64_t row = (first + i) * job->panel_rows;
+            flags |= kernel->decode(job, weight + row * job->row_bytes,
+                                    at_most(job->panel_rows, job->rows - row),
+                                    room + i * job->panel_bytes);
+        }
+        const int64_t next = at_most((first + count) * job->panel_rows, last_row);
+        const int64_t after = at_most((first + 2 * count) * job->panel_rows, last_row);
+        Ahead ahead = {weight + next * job->row_bytes, weight + after * job->row_bytes, 0};
+        ahead.lines = blocks_of((ahead.end - ahead.from) / 64, steps * count * at_least(1, job->fetches));
+        for (int64_t s = 0; s < steps; s++) {
+            for (int64_t i = 0; i < count; i++) {
+                const Step step = {
+                    .panel = room + i * job->panel_bytes, .flags = flags, .packed = packed,
+                    .bias = bias, .y = y, .row = (first + i) * job->panel_rows,
+                    .column = s * job->step_columns, .ahead = &ahead,
+                };
+                kernel->multiply(job, &step);
+            }
+        }
+    }
+}
+
+/* A single product is divided among the threads by rows of the weight, several are dealt out. */
+void kernels_multiply(void *result, int thread, int threads, const Job *job) {
+    const int64_t working = at_most(threads, job->threads);
+    if (thread >= working) {
+        return;
+    }
+    const Kernel *kernel = job->kernel;
+    const char *weight = data_of(job, source_of(job, result, 0));
+    const char *packed = data_of(job, source_of(job, result, 1));
+    const float *bias =
+        job->biased ? (const float *)(const void *)data_of(job, source_of(job, result, 2)) : NULL;
+    float *y = (float *)(void *)data_of(job, result);
+    const int64_t y_step = job->rows * job->columns;
+    char *room = (char *)aligned(y + job->batches * y_step) +
+                 thread * job->panels_together * job->panel_bytes;
+    char saved[2 * ALIGNMENT];
+    if (kernel->begin) {
+        kernel->begin(aligned(saved));
+    }
+    const int64_t panels = blocks_of(job->rows, job->panel_rows);
+    if (job->batches == 1) {
+        multiply_panels(job, weight, bias, packed, y, room, panels * thread / working,
+                        panels * (thread + 1) / working);
+    } else {
+        const int64_t end = job->batches * (thread + 1) / working;
+        for (int64_t n = job->batches * thread / working; n < end; n++) {
+            const int64_t step = n % job->inner / job->group, outer_step = n / job->inner;
+            multiply_panels(
+                job, weight + step * job->weight_step + outer_step * job->weight_outer_step, bias,
+                packed + n * job->packed_bytes, y + n * y_step, room, 0, panels);
+        }
+    }
+    if (kernel->end) {
+        kernel->end(aligned(saved));
+    }
+}
