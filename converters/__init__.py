@@ -3,6 +3,6 @@
 from granite_gguf.converters.convert import Conversion, convert
 from granite_gguf.converters.dtypes import OutType
 from granite_gguf.converters.gguf_source import convert_gguf
-from granite_gguf.converters.layouts import Layout
+from granite_gguf.converters.nar.layouts import Layout
 
 __all__ = ["Conversion", "Layout", "OutType", "convert", "convert_gguf"]

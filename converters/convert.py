@@ -23,8 +23,8 @@ from gguf import TokenType
 from tokenizers import Tokenizer
 
 from granite_gguf.converters.dtypes import OutType, convert_values, output_type
-from granite_gguf.converters.layouts import CheckpointConfig, Layout, read_config
-from granite_gguf.converters.names import DROPPED, checkpoint_key
+from granite_gguf.converters.nar.layouts import CheckpointConfig, Layout, read_config
+from granite_gguf.converters.nar.names import DROPPED, checkpoint_key
 from granite_gguf.converters.safetensors_source import StoredTensor, open_checkpoint
 from granite_gguf.errors import CheckpointError, brief, library_errors
 from granite_gguf.files import Progress, silent

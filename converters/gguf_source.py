@@ -18,7 +18,7 @@ import numpy.typing as npt
 from granite_gguf.architectures import open_model_file
 from granite_gguf.converters.convert import Conversion
 from granite_gguf.converters.dtypes import SOURCE_TYPES, OutType, convert_values, output_type
-from granite_gguf.converters.layouts import Layout
+from granite_gguf.converters.nar.layouts import Layout
 from granite_gguf.converters.safetensors_source import PART_BYTES
 from granite_gguf.errors import InputError, ModelFileError, UnsupportedModelError
 from granite_gguf.files import Progress, silent

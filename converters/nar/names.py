@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from granite_gguf.converters.layouts import Layout
+from granite_gguf.converters.nar.layouts import Layout
 from granite_gguf.spec.tensors import MEL_FILTERS, TensorSpec
 
 DROPPED = re.compile(r"\.batch_norm\.num_batches_tracked$")
