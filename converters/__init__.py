@@ -1,8 +1,8 @@
-"""Converters into the ``granite_nle`` GGUF format."""
+"""Converters into our GGUF files."""
 
+from granite_gguf.converters.checkpoint import Layout
 from granite_gguf.converters.convert import Conversion, convert
 from granite_gguf.converters.dtypes import OutType
 from granite_gguf.converters.gguf_source import convert_gguf
-from granite_gguf.converters.nar.layouts import Layout
 
 __all__ = ["Conversion", "Layout", "OutType", "convert", "convert_gguf"]

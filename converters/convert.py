@@ -1,4 +1,4 @@
-"""Converts a checkpoint to a ``granite_nle`` GGUF file, a few rows at a time.
+"""Converts a checkpoint to a GGUF file of ours, a few rows at a time.
 
 config.json → hyper-parameters → expected tensors ─┐
 *.safetensors → stored tensors ────────────────────┴→ matched one to one → GGUF
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
@@ -22,9 +23,9 @@ import numpy.typing as npt
 from gguf import TokenType
 from tokenizers import Tokenizer
 
+from granite_gguf.converters.checkpoint import CheckpointConfig, Layout
+from granite_gguf.converters.configs import read_config
 from granite_gguf.converters.dtypes import OutType, convert_values, output_type
-from granite_gguf.converters.nar.layouts import CheckpointConfig, Layout, read_config
-from granite_gguf.converters.nar.names import DROPPED, checkpoint_key
 from granite_gguf.converters.safetensors_source import StoredTensor, open_checkpoint
 from granite_gguf.errors import CheckpointError, brief, library_errors
 from granite_gguf.files import Progress, silent
@@ -39,6 +40,9 @@ from granite_gguf.storage.keys import Keys
 from granite_gguf.storage.writer import TensorSource, write_gguf
 
 Metadata = dict[str, MetadataValue]
+
+# Of BatchNorm: the one kind of tensor that inference does not need.
+_DROPPED = re.compile(r"\.batch_norm\.num_batches_tracked$")
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def convert(
     config = read_config(directory)
     form = config.format
     specs = form.tensors(config.hparams)
-    tensors = _match(directory, config.layout, specs, open_checkpoint(directory))
+    tensors = _match(directory, config, specs, open_checkpoint(directory))
     sources = [_tensor_source(policy, config.hparams, spec, tensors) for spec in specs.values()]
     parameters = sum(prod(spec.shape) for spec in specs.values())
     metadata = {
@@ -112,16 +116,16 @@ def convert(
 
 def _match(
     directory: Path,
-    layout: Layout,
+    config: CheckpointConfig,
     specs: dict[str, TensorSpec],
     stored: dict[str, StoredTensor],
 ) -> dict[str, StoredTensor]:
     """The stored tensor of each spec that has one; nothing may be left over on either side."""
-    left = {key: tensor for key, tensor in stored.items() if not DROPPED.search(key)}
+    left = {key: tensor for key, tensor in stored.items() if not _DROPPED.search(key)}
     matched: dict[str, StoredTensor] = {}
     problems: list[str] = []
     for spec in specs.values():
-        key = checkpoint_key(layout, spec)
+        key = config.key(spec)
         if key is None:
             continue
         tensor = left.pop(key, None)
@@ -139,7 +143,9 @@ def _match(
         shown = "; ".join(problems[:5]) + (
             f"; and {len(problems) - 5} more" if problems[5:] else ""
         )
-        raise CheckpointError(f"{directory}: as a checkpoint of layout {layout.value}: {shown}")
+        raise CheckpointError(
+            f"{directory}: as a checkpoint of layout {config.layout.value}: {shown}"
+        )
     return matched
 
 

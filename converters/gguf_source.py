@@ -1,4 +1,4 @@
-"""Converts a GGUF file of another dialect to ``granite_nle``, part by part.
+"""Converts a GGUF file of another dialect to ours, part by part.
 
 The tensors keep their types and bytes unless other types are asked for.
 """
@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from granite_gguf.architectures import open_model_file
+from granite_gguf.converters.checkpoint import Layout
 from granite_gguf.converters.convert import Conversion
 from granite_gguf.converters.dtypes import SOURCE_TYPES, OutType, convert_values, output_type
-from granite_gguf.converters.nar.layouts import Layout
 from granite_gguf.converters.safetensors_source import PART_BYTES
 from granite_gguf.errors import InputError, ModelFileError, UnsupportedModelError
 from granite_gguf.files import Progress, silent
@@ -76,7 +76,7 @@ def convert_gguf(
     Raises:
         InputError: the output is the source.
         ModelFileError: the file cannot be read, or is quantized and ``outtype`` is given.
-        UnsupportedModelError: it is a ``granite_nle`` file already, or of another model.
+        UnsupportedModelError: it is a file of ours already, or of another model.
         CheckpointError: a number does not fit into the type asked for, or is not finite.
         OutputError: the output exists and ``force`` is not set, or cannot be written.
     """

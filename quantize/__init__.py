@@ -1,4 +1,4 @@
-"""Quantization of ``granite_nle`` files: policies, their application, importance matrices."""
+"""Quantization of our files: policies, their application, importance matrices."""
 
 from granite_gguf.quantize.imatrix import ImportanceMatrix, collect_importance, read_importance
 from granite_gguf.quantize.policies import Override, Scope

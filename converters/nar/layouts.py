@@ -1,4 +1,4 @@
-"""The one module that knows the JSON of the three checkpoint layouts.
+"""The JSON of the three checkpoint layouts.
 
     config.json, preprocessor_config.json | processor_config.json → CheckpointConfig
 
@@ -9,84 +9,18 @@ hyper-parameters, so that nothing after this module asks for the layout.
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from enum import Enum
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+from granite_gguf.converters.checkpoint import CheckpointConfig, ConfigReader, Layout, read_json
+from granite_gguf.converters.nar.names import checkpoint_key
 from granite_gguf.errors import CheckpointError, brief
 from granite_gguf.fields import JsonFields, read_stage
-from granite_gguf.spec.format import Format
 from granite_gguf.spec.hparams import Encoder, FrontEnd
 from granite_gguf.spec.nar import NAR, Editor, HParams, Hypothesis, Projector
 
 
-class Layout(Enum):
-    """The on-disk forms of a checkpoint."""
-
-    NLE = "nle"
-    HUB = "granite_speech_nar"
-    NATIVE = "native"
-
-
-@dataclass(frozen=True)
-class CheckpointConfig:
-    """What a checkpoint's JSON says.
-
-    Attributes:
-        format: what a file of its architecture holds.
-        layout: the form it was recognised as.
-        hparams: all stages, behaviour included.
-        characters: the character head's outputs by id; unmapped ones are empty. Only the first
-            release names them.
-    """
-
-    format: Format[Any]
-    layout: Layout
-    hparams: HParams
-    characters: tuple[str, ...] | None
-
-
-def _read_json(path: Path) -> JsonFields:
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file; a checkpoint directory holds it") from None
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: is not valid JSON: {error}") from error
-    if not isinstance(fields, dict):
-        raise CheckpointError(f"{path}: holds no JSON object")
-    return JsonFields(path, fields)
-
-
-def read_config(directory: Path) -> CheckpointConfig:
-    """Read a checkpoint's configuration, whatever its layout.
-
-    Raises:
-        CheckpointError: a file or a field is missing or wrong, or the model is another one.
-    """
-    path = directory / "config.json"
-    root = _read_json(path)
-    layout = _recognise(path, root)
-    encoder = _encoder(root, layout)
-    hparams = HParams(
-        front_end=_front_end(directory, layout),
-        encoder=encoder,
-        hypothesis=_hypothesis(root, layout),
-        projector=_projector(root, layout, encoder),
-        editor=_editor(root, layout),
-    )
-    problem = NAR.problem(hparams)
-    if problem:
-        raise CheckpointError(f"{path}: {problem}")
-    characters = _characters(path, root, encoder.ctc_vocab) if layout is Layout.NLE else None
-    return CheckpointConfig(NAR, layout, hparams, characters)
-
-
-def _recognise(path: Path, root: JsonFields) -> Layout:
+def _recognise(root: JsonFields) -> Layout | None:
     model_type = root.find("model_type")
     if model_type == "nle":
         return Layout.NLE
@@ -96,10 +30,29 @@ def _recognise(path: Path, root: JsonFields) -> Layout:
             return Layout.HUB
         if "vocabulary_size" in encoder or "cat_hidden_layers" in encoder:
             return Layout.NATIVE
-    raise CheckpointError(
-        f"{path}: model_type is {brief(model_type)}, which is no Granite Speech NAR checkpoint. "
-        "Expected model_type 'nle' or 'granite_speech_nar' with an encoder_config"
+    return None
+
+
+def _read(directory: Path, root: JsonFields, layout: Layout) -> CheckpointConfig:
+    encoder = _encoder(root, layout)
+    hparams = HParams(
+        front_end=_front_end(directory, layout),
+        encoder=encoder,
+        hypothesis=_hypothesis(root, layout),
+        projector=_projector(root, layout, encoder),
+        editor=_editor(root, layout),
     )
+    named = layout is Layout.NLE  # only the first release names the characters
+    characters = _characters(root, encoder.ctc_vocab) if named else None
+    return CheckpointConfig(NAR, layout, hparams, characters, partial(checkpoint_key, layout))
+
+
+NAR_CONFIG = ConfigReader(
+    "Granite Speech NAR",
+    "'nle' or 'granite_speech_nar' with an encoder_config",
+    _recognise,
+    _read,
+)
 
 
 def _form(layout: Layout) -> str:
@@ -109,7 +62,7 @@ def _form(layout: Layout) -> str:
 
 def _front_end(directory: Path, layout: Layout) -> FrontEnd:
     native = layout is Layout.NATIVE
-    fields = _read_json(directory / f"{'processor' if native else 'preprocessor'}_config.json")
+    fields = read_json(directory / f"{'processor' if native else 'preprocessor'}_config.json")
     return read_stage(
         FrontEnd,
         fields.section("feature_extractor") if native else fields,
@@ -206,7 +159,7 @@ def _min_edit_length(root: JsonFields, layout: Layout) -> int:
     return 8 if layout is Layout.NLE else 0
 
 
-def _characters(path: Path, root: JsonFields, size: int) -> tuple[str, ...]:
+def _characters(root: JsonFields, size: int) -> tuple[str, ...]:
     """The character head's outputs by id. A newline cannot be stored and counts as unmapped."""
     characters = [""] * size
     if root.find("ctc_tokenizer_config") is None:
@@ -215,8 +168,8 @@ def _characters(path: Path, root: JsonFields, size: int) -> tuple[str, ...]:
     for character, index in named.items():
         if not isinstance(index, int) or not 0 <= index < size:
             raise CheckpointError(
-                f"{path}: ctc_tokenizer_config.char2idx maps {brief(character)} to {brief(index)}, "
-                f"expected an id below {size}"
+                f"{root.path}: ctc_tokenizer_config.char2idx maps {brief(character)} to "
+                f"{brief(index)}, expected an id below {size}"
             )
         characters[index] = "" if "\n" in character else character
     return tuple(characters)

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import re
 
-from granite_gguf.converters.nar.layouts import Layout
+from granite_gguf.converters.checkpoint import Layout
 from granite_gguf.spec.tensors import MEL_FILTERS, TensorSpec
-
-DROPPED = re.compile(r"\.batch_norm\.num_batches_tracked$")
-"""The one kind of tensor that inference does not need."""
 
 _ENCODER_BLOCK = {
     "ff1_norm": "ff1.pre_norm",

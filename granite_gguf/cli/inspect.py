@@ -20,7 +20,7 @@ from granite_gguf.storage.model_file import ModelFile
 
 _LONGEST = 100  # characters of a value shown
 _SHOWN_KEYS = (
-    *("general.", "tokenizer.", "granite_nle.source", "granite_nle.quantize"),
+    *("general.", "tokenizer.", "{arch}.source", "{arch}.quantize"),
     *("stt.variant", "stt.capability."),
 )
 
@@ -39,7 +39,7 @@ def inspect(
         f"{model.path}: GGUF version {stored.version}, dialect {model.dialect}, "
         f"{len(stored.tensors)} tensors, {megabytes(stored.data.nbytes)}\n"
     )
-    stdout.print(_metadata_table(stored.metadata))
+    stdout.print(_metadata_table(model))
     stdout.print(_hparams_table(model))
     stdout.print(_sizes_table(model))
 
@@ -63,10 +63,11 @@ def _plain_table(title: str, *columns: str) -> Table:
     return table
 
 
-def _metadata_table(metadata: dict[str, MetadataValue]) -> Table:
+def _metadata_table(model: ModelFile[Any]) -> Table:
     table = _plain_table("Metadata", "key", "value")
-    for key, value in metadata.items():
-        if key.startswith(_SHOWN_KEYS):
+    shown = tuple(map(model.format.key, _SHOWN_KEYS))
+    for key, value in model.container.metadata.items():
+        if key.startswith(shown):
             table.add_row(key, _text(_shown(value)))
     return table
 

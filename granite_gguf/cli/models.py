@@ -18,6 +18,7 @@ from granite_gguf.hub.names import AUTO, HubName, choose_file
 from granite_gguf.hub.published import PUBLISHED, Published
 from granite_gguf.sizes import megabytes
 from granite_gguf.storage.container import open_container
+from granite_gguf.storage.keys import Keys
 
 if TYPE_CHECKING:
     from granite_gguf.hub.cached import CachedFile
@@ -48,7 +49,7 @@ def models(
 def _architecture(file: CachedFile) -> str | None:
     """What a file holds, None where it is not to be read: then it cannot be run either."""
     try:
-        value = open_container(file.path).metadata.get("general.architecture")
+        value = open_container(file.path).metadata.get(Keys.General.ARCHITECTURE)
     except ModelFileError:
         return None
     return None if value is None else str(value.value)

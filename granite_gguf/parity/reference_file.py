@@ -28,11 +28,11 @@ from granite_gguf.storage.container import (
     open_container,
     to_float32,
 )
+from granite_gguf.storage.keys import Keys
 from granite_gguf.storage.writer import TensorSource, write_gguf
 
 ARCHITECTURE = "crispasr.reference"
 
-_ARCHITECTURE_KEY = "general.architecture"
 _PREFIX = "crispasr.ref."
 _OWN_PREFIX = "granite_nle.ref."
 _GENERATED_TEXT = "generated_text"  # the published name's other spelling
@@ -48,9 +48,9 @@ def architecture(path: Path) -> str:
     Raises:
         ModelFileError: it cannot be read or names none.
     """
-    found = open_container(path).metadata.get(_ARCHITECTURE_KEY)
+    found = open_container(path).metadata.get(Keys.General.ARCHITECTURE)
     if found is None or found.type is not ValueType.STRING:
-        raise ModelFileError(f"{path}: has no {_ARCHITECTURE_KEY}")
+        raise ModelFileError(f"{path}: has no {Keys.General.ARCHITECTURE}")
     return str(found.value)
 
 
@@ -84,7 +84,7 @@ def write_reference(
         _PREFIX + _GENERATED_TEXT: recorded.final_text or "",
         **{_OWN_PREFIX + key: value for key, value in about.items()},
     }
-    metadata = {_ARCHITECTURE_KEY: MetadataValue(ValueType.STRING, ARCHITECTURE)}
+    metadata = {Keys.General.ARCHITECTURE: MetadataValue(ValueType.STRING, ARCHITECTURE)}
     metadata |= {key: MetadataValue(ValueType.STRING, value) for key, value in strings.items()}
     arrays: dict[str, npt.NDArray[Any]] = dict(recorded.arrays)
     if recorded.text_ids is not None:
@@ -110,7 +110,7 @@ def read_reference(path: Path) -> Recorded:
         UnsupportedModelError: it is no reference file.
     """
     container = open_container(path)
-    found = container.metadata.get(_ARCHITECTURE_KEY)
+    found = container.metadata.get(Keys.General.ARCHITECTURE)
     if found is None or found.value != ARCHITECTURE:
         raise UnsupportedModelError(
             f"{path}: holds {None if found is None else brief(found.value)}, expected "

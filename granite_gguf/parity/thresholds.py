@@ -13,17 +13,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from granite_gguf.ggml.types import GGMLType
+from granite_gguf.spec.tensors import Trait
 from granite_gguf.storage.model_file import ModelFile
 
 Precision = Mapping[str, GGMLType]
 """The coarsest type of each part: ``encoder``, ``hypothesis``, ``projector``, ``editor``."""
 
-PARTS = {
-    "enc.bpe_out.": "hypothesis",
-    "enc.": "encoder",
-    "proj.": "projector",
-    "llm.": "editor",
-}
+PARTS = ("encoder", "hypothesis", "projector", "editor")
 
 # Lowest cosine of a row. F32: both sides differ in the order of summation only; measured 1 - 1e-10
 # on tiny models, and 1e-6 leaves room for 40 layers. Of the others: the relative error of a weight
@@ -98,17 +94,17 @@ def coarsest(types: list[GGMLType]) -> GGMLType:
 
 def file_precision(file: ModelFile[Any]) -> Precision:
     """What each part's matrices are stored as, the coarsest type counting."""
-    types: dict[str, list[GGMLType]] = {part: [] for part in PARTS.values()}
+    types: dict[str, list[GGMLType]] = {part: [] for part in PARTS}
     for name, spec in file.specs.items():
-        prefix = next((prefix for prefix in PARTS if name.startswith(prefix)), None)
-        if prefix is not None and spec.role.is_matrix:
-            types[PARTS[prefix]].append(file.info(name).type)
+        if spec.role.is_matrix:
+            part = "hypothesis" if spec.trait is Trait.HEAD else spec.stage.value
+            types[part].append(file.info(name).type)
     return {part: coarsest(found) for part, found in types.items()}
 
 
 def uniform_precision(kind: GGMLType) -> Precision:
     """Every part in one type."""
-    return dict.fromkeys(PARTS.values(), kind)
+    return dict.fromkeys(PARTS, kind)
 
 
 def _combined(parts: tuple[str, ...], both: tuple[Precision, Precision]) -> GGMLType:

@@ -1,0 +1,80 @@
+"""What a converter has to know of a checkpoint, whatever its architecture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from granite_gguf.errors import CheckpointError
+from granite_gguf.fields import JsonFields
+from granite_gguf.spec.format import Format
+from granite_gguf.spec.hparams import HParams
+from granite_gguf.spec.tensors import TensorSpec
+
+
+class Layout(Enum):
+    """The on-disk forms of a checkpoint."""
+
+    NLE = "nle"
+    HUB = "granite_speech_nar"
+    NATIVE = "native"
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """What a checkpoint's JSON says.
+
+    Attributes:
+        format: what a file of its architecture holds.
+        layout: the form it was recognised as.
+        hparams: all stages, behaviour included.
+        characters: the character head's outputs by id, unmapped ones empty; None where the
+            checkpoint does not name them.
+        key: where the checkpoint has a tensor, or None where it has none and it is computed.
+    """
+
+    format: Format[Any]
+    layout: Layout
+    hparams: HParams
+    characters: tuple[str, ...] | None
+    key: Callable[[TensorSpec], str | None]
+
+
+@dataclass(frozen=True)
+class ConfigReader:
+    """Reads the configurations of one architecture's checkpoints.
+
+    Attributes:
+        title: of the model, for messages.
+        expected: what its ``model_type`` is.
+        recognise: the layout of a ``config.json``, or None where it is of another model.
+        read: the configuration of a directory with that ``config.json`` and layout.
+    """
+
+    title: str
+    expected: str
+    recognise: Callable[[JsonFields], Layout | None]
+    read: Callable[[Path, JsonFields, Layout], CheckpointConfig]
+
+
+def read_json(path: Path) -> JsonFields:
+    """A file's JSON object.
+
+    Raises:
+        CheckpointError: there is no such file, or it holds something else.
+    """
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file; a checkpoint directory holds it") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: is not valid JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise CheckpointError(f"{path}: holds no JSON object")
+    return JsonFields(path, fields)

@@ -1,0 +1,34 @@
+"""The architectures whose checkpoints are converted: the one place that lists them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from granite_gguf.converters.checkpoint import CheckpointConfig, read_json
+from granite_gguf.converters.nar.layouts import NAR_CONFIG
+from granite_gguf.errors import CheckpointError, brief
+
+READERS = (NAR_CONFIG,)
+
+
+def read_config(directory: Path) -> CheckpointConfig:
+    """Read a checkpoint's configuration, whatever its architecture and layout.
+
+    Raises:
+        CheckpointError: a file or a field is missing or wrong, or the model is another one.
+    """
+    path = directory / "config.json"
+    root = read_json(path)
+    for reader in READERS:
+        layout = reader.recognise(root)
+        if layout is not None:
+            config = reader.read(directory, root, layout)
+            problem = config.format.problem(config.hparams)
+            if problem:
+                raise CheckpointError(f"{path}: {problem}")
+            return config
+    raise CheckpointError(
+        f"{path}: model_type is {brief(root.find('model_type'))}, which is no "
+        f"{' or '.join(reader.title for reader in READERS)} checkpoint. Expected model_type "
+        f"{' or '.join(reader.expected for reader in READERS)}"
+    )
