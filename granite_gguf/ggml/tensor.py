@@ -374,6 +374,11 @@ class Tensor:
         )
         return rows.new(c.ggml_set_rows(rows.context.take(), self.handle, rows.handle, at.handle))
 
+    def repeated(self, count: int) -> Tensor:
+        """A matrix ``[width, n]`` so many times, ``[width, n, count]``."""
+        check(self.type == F32 and self.ne[2] == self.ne[3] == 1 and count > 0, "repeated", self)
+        return self.new(c.ggml_repeat_4d(self.context.take(), self.handle, *self.ne[:2], count, 1))
+
     def pad_rows(self, count: int) -> Tensor:
         """Append ``count`` rows of zeros in dimension 1."""
         check(self.type == F32 and count >= 0 and self.contiguous, f"pad_rows {count}", self)

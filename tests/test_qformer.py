@@ -1,0 +1,106 @@
+"""The BLIP-2 Q-Former against PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from granite_gguf.ggml import F32, Graph, Runtime, Tensor, WeightBuffer
+from granite_gguf.graph.qformer import audio_rows, build_qformer
+from tests.qformer import (
+    EXPECTED,
+    LENGTHS,
+    WIDTHS,
+    FloatArray,
+    Small,
+    encoded,
+    torch_projected,
+    weights,
+)
+
+CLOSE = 2e-5  # float32 in another order; the rows reach 4
+
+
+@pytest.fixture(scope="module")
+def runtime() -> Iterator[Runtime]:
+    with Runtime("cpu", 1) as runtime:
+        yield runtime
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[str, FloatArray]:
+    with np.load(EXPECTED) as file:
+        return dict(file)
+
+
+@contextmanager
+def placed(runtime: Runtime, arrays: dict[str, FloatArray]) -> Iterator[dict[str, Tensor]]:
+    with WeightBuffer(runtime, len(arrays)) as buffer:
+        for name, array in arrays.items():
+            buffer.add(name, tuple(reversed(array.shape)), F32)
+        buffer.allocate()
+        for name, array in arrays.items():
+            buffer.fill(name, array)
+        yield dict(buffer.tensors)
+
+
+def projected(
+    runtime: Runtime, p: Small, lengths: Sequence[int], arrays: dict[str, FloatArray] | None = None
+) -> FloatArray:
+    frames = [encoded(p.encoder_hidden_size, n) for n in lengths]
+    with placed(runtime, weights(p) if arrays is None else arrays) as w, Graph() as graph:
+        build_qformer(graph, w, p, lengths)
+        rows: FloatArray = runtime.compute(graph, {"encoded": np.concatenate(frames)})["projected"]
+    return rows[0, 0]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("frames", LENGTHS)
+def test_the_expected_rows_are_those_of_transformers(
+    expected: dict[str, FloatArray], width: int, frames: int
+) -> None:
+    pytest.importorskip("transformers.models.granite_speech")
+    found = torch_projected(Small(width), encoded(width, frames))
+    np.testing.assert_allclose(found, expected[f"{width}-{frames}"], atol=1e-5)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("frames", LENGTHS)
+def test_rows(runtime: Runtime, expected: dict[str, FloatArray], width: int, frames: int) -> None:
+    p = Small(width)
+    found = projected(runtime, p, [frames])
+    assert len(found) == audio_rows(p, frames)
+    np.testing.assert_allclose(found, expected[f"{width}-{frames}"], atol=CLOSE)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_recordings_of_a_batch_do_not_see_one_another(
+    runtime: Runtime, expected: dict[str, FloatArray], width: int
+) -> None:
+    found = projected(runtime, Small(width), LENGTHS)
+    alone = np.concatenate([expected[f"{width}-{n}"] for n in LENGTHS])
+    np.testing.assert_allclose(found, alone, atol=CLOSE)
+
+
+def _norm_not_learned(p: Small) -> tuple[Small, dict[str, FloatArray]]:
+    arrays = weights(p)
+    arrays["proj.ln.weight"] = np.ones_like(arrays["proj.ln.weight"])
+    arrays["proj.ln.bias"] = np.zeros_like(arrays["proj.ln.bias"])
+    return p, arrays
+
+
+def _another_epsilon(p: Small) -> tuple[Small, dict[str, FloatArray]]:
+    return replace(p, layer_norm_eps=1e-5), weights(p)
+
+
+@pytest.mark.parametrize("mistake", [_norm_not_learned, _another_epsilon])
+def test_mistakes_show(runtime: Runtime, expected: dict[str, FloatArray], mistake: object) -> None:
+    """Queries without what their norm learned, and the epsilon of other layers."""
+    assert callable(mistake)
+    p, arrays = mistake(Small(32))
+    found = projected(runtime, p, [32], arrays)
+    assert np.abs(found - expected["32-32"]).max() > CLOSE
