@@ -7,10 +7,11 @@ from typing import Any
 
 from granite_gguf.architecture import Architecture
 from granite_gguf.nar.architecture import NAR_ARCHITECTURE
+from granite_gguf.speech.architecture import SPEECH_ARCHITECTURE
 from granite_gguf.storage import model_file
 from granite_gguf.storage.model_file import ModelFile
 
-ARCHITECTURES: tuple[Architecture[Any], ...] = (NAR_ARCHITECTURE,)
+ARCHITECTURES: tuple[Architecture[Any], ...] = (NAR_ARCHITECTURE, SPEECH_ARCHITECTURE)
 
 DIALECTS = tuple(
     dict.fromkeys(dialect.architecture for a in ARCHITECTURES for dialect in a.dialects)

@@ -26,6 +26,8 @@ def frame_count(f: FrontEnd, samples: int) -> int:
         return 0
     if f.pad_last_frame:
         return -(-(samples // f.hop_length + 1) // f.frame_stack)
+    if f.cut_after_maximum:
+        return (samples // f.hop_length + 1) // f.frame_stack
     return samples // f.stride
 
 
@@ -75,15 +77,16 @@ def log_mel(
     wanted = frames * f.frame_stack
     if not frames:
         return np.zeros((0, f.frame_stack * f.n_mels), np.float32)
+    heard = len(samples) // f.hop_length + 1
     # Cut before the logarithm and before the maximum: a loud tail that gives no frame counts not.
-    power = _mel_power(f, filters, samples, min(wanted, len(samples) // f.hop_length + 1))
+    power = _mel_power(f, filters, samples, heard if f.cut_after_maximum else min(wanted, heard))
     missing = wanted - len(power)
     if missing:
         power = np.concatenate([power, np.zeros((missing, f.n_mels), np.float32)])
     # In float64, because float32 logarithms differ between libraries.
     log = np.log10(np.maximum(power, np.float32(_MIN_POWER)), dtype=np.float64)
     log = np.maximum(log, log.max() - _DYNAMIC_RANGE)
-    mel: npt.NDArray[np.float32] = (log / 4.0 + 1.0).astype(np.float32)
+    mel: npt.NDArray[np.float32] = (log[:wanted] / 4.0 + 1.0).astype(np.float32)
     return mel.reshape(frames, f.frame_stack * f.n_mels)
 
 

@@ -23,6 +23,7 @@ class Format(Generic[H]):
         tensors: every tensor of a model with these numbers, in file order, by name.
         problem: what makes numbers impossible to run, or None.
         fixed: further keys, of which the model has one value only.
+        unused: tensors that files written elsewhere may hold besides, and that nothing reads.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Format(Generic[H]):
     tensors: Callable[[H], dict[str, TensorSpec]]
     problem: Callable[[H], str | None]
     fixed: Mapping[str, bool] = field(default_factory=dict)
+    unused: frozenset[str] = frozenset()
 
     def key(self, key: str) -> str:
         """A metadata key of ours with the architecture's name in place of ``{arch}``."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from granite_gguf.spec.parameters import SAME, Told, at
 from granite_gguf.spec.tensors import BATCH_NORM, ENCODER_INPUT, MEL_FILTERS
@@ -23,6 +23,9 @@ _STACKED = Told(ENCODER_INPUT, 0, lambda width, front: width // max(1, front["n_
 @dataclass(frozen=True)
 class FrontEnd:
     """Audio to stacked log-mel frames."""
+
+    # whether mel frames that give no encoder frame count for the maximum
+    cut_after_maximum: ClassVar[bool] = False
 
     sample_rate: Annotated[
         int, at("{arch}.sample_rate", "sampling_rate", SAME, least=1000, most=768_000)

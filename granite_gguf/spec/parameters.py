@@ -35,11 +35,15 @@ class Told:
     dimension: int
     size: Callable[[int, Mapping[str, Any]], int] = lambda length, _: length
 
-    def find(self, shapes: Shapes, values: Mapping[str, Any]) -> int | None:
+    def __call__(self, shapes: Shapes, values: Mapping[str, Any]) -> int | None:
         """The size, or None where there is no such dimension."""
         lengths = [n for n in shapes(self.tensor) or () if n != 1]
         found = -len(lengths) <= self.dimension < len(lengths)
         return self.size(lengths[self.dimension], values) if found else None
+
+
+Tell = Callable[[Shapes, Mapping[str, Any]], Any]
+"""Tells a value from a file's tensors and from the stage's values read so far; None of none."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Parameter:
     least: float | None
     most: float
     later: bool
-    told: Told | None
+    told: Tell | None
     absent: Any
 
     def problem(self, value: Any) -> str | None:
@@ -94,7 +98,7 @@ def at(
     least: float | None = None,
     most: float = inf,
     later: bool = False,
-    told: Told | None = None,
+    told: Tell | None = None,
     absent: Any = None,
 ) -> Declaration:
     """Declare a field, see :class:`Parameter`; integers are at least 1 unless ``least`` says else.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from granite_gguf.spec.hparams import Encoder, FrontEnd, Granite
 from granite_gguf.spec.tensors import (
     MEL_FILTERS,
-    TOKEN_EMBEDDING,
+    NLE_NAMES,
+    GraniteNames,
     Role,
     Stage,
     Table,
@@ -50,22 +51,26 @@ def encoder_tensors(e: Encoder) -> Table:
     return t
 
 
-def granite_tensors(g: Granite, stage: Stage) -> Table:
-    """The embedding and the Granite layers of a language model."""
+def granite_tensors(
+    g: Granite, stage: Stage, names: GraniteNames = NLE_NAMES, *, head: bool = False
+) -> Table:
+    """The embedding and the Granite layers of a language model, and its head if it has its own."""
     t = Table(stage)
-    t.add(TOKEN_EMBEDDING, Role.EMBEDDING, g.d_model, g.vocab_size)
+    t.add(names.embedding, Role.EMBEDDING, g.d_model, g.vocab_size)
     queries, keys = g.n_heads * g.head_dim, g.n_kv_heads * g.head_dim
     for t.layer in range(g.n_layers):
-        block = f"llm.blk.{t.layer}."
+        block = names.block.format(t.layer)
         t.vector(f"{block}attn_norm.weight", g.d_model)
         t.linear(f"{block}attn_q", g.d_model, queries, bias=False)
         t.linear(f"{block}attn_k", g.d_model, keys, bias=False)
         t.linear(f"{block}attn_v", g.d_model, keys, bias=False, trait=Trait.CARRYING)
-        t.linear(f"{block}attn_o", queries, g.d_model, bias=False)
+        t.linear(f"{block}{names.attention_out}", queries, g.d_model, bias=False)
         t.vector(f"{block}ffn_norm.weight", g.d_model)
         t.linear(f"{block}ffn_gate", g.d_model, g.ff_dim, bias=False)
         t.linear(f"{block}ffn_up", g.d_model, g.ff_dim, bias=False)
         t.linear(f"{block}ffn_down", g.ff_dim, g.d_model, bias=False, trait=Trait.CARRYING)
     t.layer = None
-    t.vector("llm.norm.weight", g.d_model)
+    t.vector(f"{names.norm}.weight", g.d_model)
+    if head:
+        t.add(names.head, Role.MATRIX, g.d_model, g.vocab_size, trait=Trait.HEAD)
     return t

@@ -12,8 +12,38 @@ from enum import Enum
 MEL_FILTERS = "audio.mel_filters"
 ENCODER_INPUT = "enc.input.weight"
 BATCH_NORM = "enc.blk.0.conv_bn.weight"
-TOKEN_EMBEDDING = "llm.token_embd.weight"
-LM_HEAD = "llm.head.weight"
+CHARACTER_HEAD = "enc.ctc_out.bias"
+BPE_HEAD = "enc.bpe_out.bias"
+
+
+@dataclass(frozen=True)
+class GraniteNames:
+    """What the files of an architecture call the tensors of its Granite layers.
+
+    Attributes:
+        embedding: the token embedding.
+        block: what the names of a layer begin with, ``{}`` standing for its number.
+        attention_out: the attention's output within a layer.
+        norm: the norm behind the last layer, without ``.weight``.
+        head: the output head of a model whose embedding is not its head.
+    """
+
+    embedding: str
+    block: str
+    attention_out: str
+    norm: str
+    head: str
+
+
+NLE_NAMES = GraniteNames(
+    "llm.token_embd.weight", "llm.blk.{}.", "attn_o", "llm.norm", "llm.head.weight"
+)
+LLAMA_NAMES = GraniteNames(
+    "token_embd.weight", "blk.{}.", "attn_output", "output_norm", "output.weight"
+)
+"""As llama.cpp names them."""
+
+TOKEN_EMBEDDING, LM_HEAD = NLE_NAMES.embedding, NLE_NAMES.head
 
 
 class Stage(Enum):
@@ -23,11 +53,12 @@ class Stage(Enum):
     ENCODER = "encoder"
     PROJECTOR = "projector"
     EDITOR = "editor"  # the language model, where it edits
+    LANGUAGE = "language"  # where it writes token by token
 
     @property
     def is_language(self) -> bool:
         """Whether this is a language model."""
-        return self is Stage.EDITOR
+        return self in (Stage.EDITOR, Stage.LANGUAGE)
 
 
 class Role(Enum):

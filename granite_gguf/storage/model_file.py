@@ -134,7 +134,8 @@ def open_model_file(path: str | Path, dialects: Sequence[Dialect[Any]]) -> Model
     if problem:
         raise ModelFileError(f"{path}: {problem}")
     specs = reader.format.tensors(hparams)
-    check_tensors(container, reader.stored_specs(hparams, specs.values()))
+    stored = reader.stored_specs(hparams, specs.values())
+    check_tensors(container, stored, reader.format.unused)
     return ModelFile(container, reader, hparams, specs, reader.replaced(container, hparams, specs))
 
 

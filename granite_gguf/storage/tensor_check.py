@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from granite_gguf.errors import ModelFileError
 from granite_gguf.ggml.types import GGMLType
@@ -30,8 +30,15 @@ WEIGHT_TYPES = frozenset(
 )
 
 
-def check_tensors(container: Container, expected: Iterable[TensorSpec]) -> None:
+def check_tensors(
+    container: Container, expected: Iterable[TensorSpec], unused: Collection[str] = ()
+) -> None:
     """Compare a file's tensors with those expected, by the names they have there.
+
+    Args:
+        container: the file.
+        expected: what it must hold.
+        unused: what it may hold besides.
 
     Raises:
         ModelFileError: some are missing, left over, misshapen, or of a type that cannot be run.
@@ -45,7 +52,8 @@ def check_tensors(container: Container, expected: Iterable[TensorSpec]) -> None:
             problems.append(f"{what}: {shown}")
 
     note([name for name in specs if name not in tensors], "tensors are missing")
-    note([name for name in tensors if name not in specs], "tensors are not part of the format")
+    unknown = [name for name in tensors if name not in specs and name not in unused]
+    note(unknown, "tensors are not part of the format")
     both = [(tensors[name], spec) for name, spec in specs.items() if name in tensors]
     note(
         [

@@ -26,6 +26,8 @@ def hparams_metadata(form: Format[H], hparams: H) -> dict[str, MetadataValue]:
         for p in parameters(type(stage)):
             value = getattr(stage, p.name)
             if p.type is tuple:
+                if not value:
+                    continue  # the key stands for layers, not for none
                 value = ",".join(map(str, value))
             metadata[form.key(p.key)] = MetadataValue.of(value)
     for key, fixed in form.fixed.items():
@@ -68,7 +70,7 @@ class Own(Dialect[H]):
         for p in parameters(stage):
             key = self.format.key(p.key)
             if p.later and key not in fields:
-                told = p.told.find(shapes, values) if p.told else None
+                told = p.told(shapes, values) if p.told else None
                 values[p.name] = p.absent if told is None else told
                 if values[p.name] is None:
                     raise fields.missing(key, p.type)

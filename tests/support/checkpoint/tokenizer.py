@@ -142,12 +142,19 @@ def _with_space(pairs: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
         yield _SPACE + left, right
 
 
-def write_tokenizer(directory: Path, vocabulary: VocabularySize, *, slow_files: bool) -> None:
-    """Write tokenizer.json and its configuration; `slow_files` adds vocab.json and merges.txt."""
+def write_tokenizer(
+    directory: Path, vocabulary: VocabularySize, *, slow_files: bool, last: str | None = None
+) -> None:
+    """Write tokenizer.json and its configuration; `slow_files` adds vocab.json and merges.txt.
+
+    `last` replaces the content of the last added token.
+    """
     merged = merges(vocabulary)
     vocab = {piece: i for i, piece in enumerate(BYTE_LETTERS.values())}
     vocab |= {left + right: len(vocab) + n for n, (left, right) in enumerate(merged)}
     added = [_added_token(*token) for token in added_tokens(vocabulary)]
+    if last is not None:
+        added[-1]["content"] = last
     _write(directory / "tokenizer.json", _tokenizer_json(vocab, merged, added))
     _write(directory / "tokenizer_config.json", _tokenizer_config(added))
     if slow_files:

@@ -1,0 +1,321 @@
+"""The autoregressive model: a language model that continues a prompt with audio rows in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from granite_gguf.spec import hparams
+from granite_gguf.spec.checks import (
+    Check,
+    encoder_checks,
+    first_problem,
+    front_end_checks,
+    granite_checks,
+    out_of_range,
+)
+from granite_gguf.spec.format import Format
+from granite_gguf.spec.hparams import MAX_LAYERS, Granite
+from granite_gguf.spec.parameters import SAME, Told, at
+from granite_gguf.spec.tables import encoder_tensors, front_end_tensors, granite_tensors
+from granite_gguf.spec.tensors import (
+    BPE_HEAD,
+    CHARACTER_HEAD,
+    LLAMA_NAMES,
+    Role,
+    Stage,
+    Table,
+    TensorSpec,
+    Trait,
+)
+
+# Released vocabularies: Granite 4's, whose added tokens begin with padding and end of text, and
+# StarCoder's, whose first token is end of text.
+_GRANITE_4_EOS = 100257
+_LAST_OF_3 = 50000  # an audio token below it is of a 3.x model
+
+
+@dataclass(frozen=True)
+class FrontEnd(hparams.FrontEnd):
+    """As the NAR model's, but that every mel frame counts for the maximum."""
+
+    cut_after_maximum: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class Encoder(hparams.Encoder):
+    """Conformer blocks; what files written elsewhere do not state is told by their tensors."""
+
+    ctc_vocab: Annotated[
+        int,
+        at(
+            "{arch}.enc.ctc_vocab",
+            "output_dim",
+            "output_dim",
+            later=True,
+            told=Told(CHARACTER_HEAD, 0),
+        ),
+    ]  # 348, or 256 in 3.x; 0 blank
+    # 8, counted from 1
+    self_conditioning_layer: Annotated[
+        int,
+        at(
+            "{arch}.enc.self_conditioning_layer",
+            least=0,
+            later=True,
+            told=lambda _, encoder: encoder["n_layers"] // 2,
+        ),
+    ]
+    # (3,) in plus, () elsewhere: what is laid beside the final state, numbered as in the NAR model
+    captured_layers: Annotated[
+        tuple[int, ...],
+        at("{arch}.proj.cat_layers", "cat_hidden_layers", "cat_hidden_layers", later=True),
+    ] = ()
+
+    @property
+    def captured_blocks(self) -> tuple[int, ...]:
+        """The captured layers and the final state, in the order of the output."""
+        return (*self.captured_layers, self.n_layers)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A BPE CTC head on pooled frames, which drafts the text; no file need have it."""
+
+    bpe_vocab: Annotated[
+        int, at("{arch}.enc.bpe_vocab", least=0, later=True, told=Told(BPE_HEAD, 0))
+    ] = 0
+    pooling_window: Annotated[int, at("{arch}.enc.bpe_pooling_window", most=256, later=True)] = 4
+    blank_id: Annotated[int, at("{arch}.enc.bpe_blank_id", least=0, later=True)] = 0
+    id_shift: Annotated[int, at("{arch}.enc.bpe_id_shift", least=0, later=True)] = 1
+
+
+@dataclass(frozen=True)
+class Projector:
+    """BLIP-2's Q-Former over windows of the encoder's output."""
+
+    n_layers: Annotated[
+        int, at("{arch}.proj.n_layers", "num_hidden_layers", SAME, most=MAX_LAYERS)
+    ]  # 2
+    d_model: Annotated[int, at("{arch}.proj.d_model", "hidden_size", "hidden")]  # 1024
+    n_heads: Annotated[int, at("{arch}.proj.n_heads", "num_attention_heads", SAME)]  # 16
+    ff_dim: Annotated[int, at("{arch}.proj.ff_dim", "intermediate_size", "intermediate")]  # 4096
+    # 1024, or 2048 in plus
+    encoder_hidden_size: Annotated[
+        int,
+        at(
+            "{arch}.proj.encoder_hidden_size",
+            SAME,
+            SAME,
+            later=True,
+            told=lambda _, projector: projector["d_model"],
+        ),
+    ]
+    window_size: Annotated[int, at("{arch}.window_size")]  # 15 frames
+    downsample_rate: Annotated[int, at("{arch}.downsample_rate")]  # 5 frames
+    layer_norm_eps: Annotated[float, at("{arch}.proj.layer_norm_eps", SAME, SAME, later=True)] = (
+        1e-12
+    )
+
+    @property
+    def head_dim(self) -> int:
+        return self.d_model // self.n_heads
+
+    @property
+    def n_queries(self) -> int:
+        """Queries, and so outputs, of a window."""
+        return self.window_size // self.downsample_rate
+
+
+def _eos(vocabulary: int) -> int:
+    return _GRANITE_4_EOS if vocabulary > _GRANITE_4_EOS else 0
+
+
+@dataclass(frozen=True)
+class Llm(Granite):
+    """Causal Granite layers, over a prompt in which audio rows stand for one token each."""
+
+    eos_token_id: Annotated[
+        int,
+        at(
+            "{arch}.llm.eos_token_id",
+            SAME,
+            least=0,
+            later=True,
+            told=lambda _, llm: _eos(llm["vocab_size"]),
+        ),
+    ]  # 100257, or 0 in 3.x
+    bos_token_id: Annotated[
+        int,
+        at(
+            "{arch}.llm.bos_token_id",
+            SAME,
+            least=0,
+            later=True,
+            told=lambda _, llm: llm["eos_token_id"],
+        ),
+    ]
+    pad_token_id: Annotated[
+        int,
+        at(
+            "{arch}.llm.pad_token_id",
+            SAME,
+            least=0,
+            later=True,
+            told=lambda _, llm: max(llm["eos_token_id"] - 1, 0),
+        ),
+    ]  # 100256, or 0 in 3.x
+    apply_logits_scaling: Annotated[
+        bool, at("{arch}.llm.apply_logits_scaling", later=True, absent=True)
+    ]
+    audio_token_index: Annotated[int, at("{arch}.audio_token_index", least=0)]  # 100352
+    # whether the embedding is the head
+    tie_word_embeddings: Annotated[
+        bool,
+        at(
+            "{arch}.llm.tie_word_embeddings",
+            later=True,
+            told=lambda shapes, _: shapes(LLAMA_NAMES.head) is None,
+        ),
+    ]
+    # prompt and text together; what the model was trained with, not a limit
+    max_positions: Annotated[
+        int,
+        at(
+            "{arch}.llm.max_positions",
+            "max_position_embeddings",
+            "max_position_embeddings",
+            later=True,
+        ),
+    ] = 4096
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Low-rank changes of the attention, in 3.x: for prompts with audio only."""
+
+    rank: Annotated[int, at("{arch}.lora.rank", least=0, later=True)] = 0  # 64; 0 none
+    alpha: Annotated[float, at("{arch}.lora.alpha", least=0, later=True)] = 0.0  # 32
+    # added to the matrices of the file, which then are for prompts with audio only
+    merged: Annotated[bool, at("{arch}.lora.merged", later=True)] = False
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What to ask by; empty where a file does not say."""
+
+    variant: Annotated[str, at("{arch}.variant", later=True)] = ""  # 4.1-2b-plus
+    default: Annotated[str, at("{arch}.prompt.default", later=True)] = ""  # the instruction
+    system: Annotated[str, at("{arch}.prompt.system", later=True)] = ""  # the system turn
+
+
+@dataclass(frozen=True)
+class HParams(hparams.HParams):
+    """All stages of one model."""
+
+    front_end: FrontEnd
+    encoder: Encoder
+    draft: Draft
+    projector: Projector
+    llm: Llm
+    adapter: Adapter
+    prompt: Prompt
+
+    @property
+    def language(self) -> Granite:
+        return self.llm
+
+    @property
+    def family(self) -> str:
+        """``base``, ``plus`` or ``3.x``: models of one are asked in the same form."""
+        if self.encoder.captured_layers:
+            return "plus"
+        variant = self.prompt.variant
+        third = variant.startswith("3.") if variant else self.llm.audio_token_index < _LAST_OF_3
+        return "3.x" if third else "base"
+
+
+def _draft_tensors(width: int, d: Draft) -> Table:
+    t = Table(Stage.ENCODER)
+    if d.bpe_vocab:
+        t.linear("enc.bpe_out", width, d.bpe_vocab, trait=Trait.HEAD)
+    return t
+
+
+def _projector_tensors(p: Projector, width: int) -> Table:
+    t = Table(Stage.PROJECTOR)
+    t.add("proj.query", Role.TABLE, p.d_model, p.n_queries)
+    t.norm("proj.ln", p.d_model)
+    for t.layer in range(p.n_layers):
+        block = f"proj.blk.{t.layer}."
+        for attention, seen in (("sa", p.d_model), ("ca", p.encoder_hidden_size)):
+            t.linear(f"{block}{attention}_query", p.d_model, p.d_model)
+            t.linear(f"{block}{attention}_key", seen, p.d_model)
+            t.linear(f"{block}{attention}_value", seen, p.d_model)
+            t.linear(f"{block}{attention}_out", p.d_model, p.d_model)
+            t.norm(f"{block}{attention}_norm", p.d_model)
+        t.linear(f"{block}ffn_up", p.d_model, p.ff_dim)
+        t.linear(f"{block}ffn_down", p.ff_dim, p.d_model)
+        t.norm(f"{block}ffn_norm", p.d_model)
+    t.layer = None
+    t.linear("proj.linear", p.d_model, width)
+    return t
+
+
+def tensors(h: HParams) -> dict[str, TensorSpec]:
+    """Every tensor a file with these hyper-parameters holds, in file order, by name."""
+    g = h.llm
+    stages = (
+        front_end_tensors(h.front_end),
+        encoder_tensors(h.encoder),
+        _draft_tensors(h.encoder.d_model, h.draft),
+        _projector_tensors(h.projector, g.d_model),
+        granite_tensors(g, Stage.LANGUAGE, LLAMA_NAMES, head=not g.tie_word_embeddings),
+    )
+    return {spec.name: spec for table in stages for spec in table.specs}
+
+
+def problem(h: HParams) -> str | None:
+    """What makes these hyper-parameters impossible to run, or None."""
+    return out_of_range(h) or first_problem(_checks(h))
+
+
+def _checks(h: HParams) -> Iterator[Check]:
+    e, d, p, g = h.encoder, h.draft, h.projector, h.llm
+    yield from front_end_checks(h.front_end)
+    yield from encoder_checks(e, h.front_end)
+    width = e.d_model * len(e.captured_blocks)
+    yield (
+        p.encoder_hidden_size == width,
+        f"the projector reads {p.encoder_hidden_size} numbers a frame, the encoder gives {width}",
+    )
+    yield (
+        p.window_size % p.downsample_rate == 0,
+        f"windows of {p.window_size} do not divide by {p.downsample_rate}",
+    )
+    yield (
+        p.d_model % p.n_heads == 0,
+        f"projector width {p.d_model} does not divide into {p.n_heads} heads",
+    )
+    yield from granite_checks(g)
+    yield (
+        g.audio_token_index < g.vocab_size,
+        f"the audio token {g.audio_token_index} lies beyond the vocabulary of {g.vocab_size}",
+    )
+    yield (
+        not d.bpe_vocab
+        or (d.bpe_vocab - 1 - d.id_shift < g.vocab_size and d.blank_id < max(d.id_shift, 1)),
+        f"{d.bpe_vocab} BPE outputs with blank {d.blank_id}, shifted by {d.id_shift}, do not "
+        f"fit a vocabulary of {g.vocab_size}",
+    )
+
+
+SPEECH = Format(
+    "granite_speech",
+    "a Granite Speech model",
+    HParams,
+    tensors,
+    problem,
+    unused=frozenset({"audio.mel_window"}),
+)

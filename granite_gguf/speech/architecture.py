@@ -1,0 +1,21 @@
+"""The record of the autoregressive architecture."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from granite_gguf.architecture import Architecture
+from granite_gguf.errors import UnsupportedModelError
+from granite_gguf.spec.speech import SPEECH
+from granite_gguf.storage.dialects.own import Own
+
+
+def _refuse(*_: Any) -> NoReturn:
+    raise UnsupportedModelError(
+        f"{SPEECH.title} can be converted, quantized and inspected, but not run yet"
+    )
+
+
+SPEECH_ARCHITECTURE = Architecture(
+    format=SPEECH, dialects=(Own(SPEECH),), derived=_refuse, lane=_refuse
+)
