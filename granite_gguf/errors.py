@@ -24,6 +24,15 @@ from contextlib import contextmanager
 _SHOWN = 80  # characters of a value that a message repeats
 
 
+def printable(text: str) -> str:
+    """A text on one line, with all that a terminal might obey written as escapes.
+
+    >>> print(printable("take\\n1 \\x1b[31m.wav"))
+    take\\n1 \\x1b[31m.wav
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def brief(value: object) -> str:
     """``repr`` of a value from a file, for a message: printable, and never long."""
     text = repr(value[:_SHOWN] if isinstance(value, str | bytes | list) else value)
@@ -38,7 +47,7 @@ class GraniteError(Exception):
     """
 
     def __init__(self, message: str = "") -> None:
-        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
+        super().__init__(printable(message))
 
 
 class AudioError(GraniteError):

@@ -18,7 +18,7 @@ import soundfile
 
 from granite_gguf import Model
 from granite_gguf.cli.inputs import find_recordings
-from granite_gguf.cli.outputs import plan_targets
+from granite_gguf.cli.outputs import Existing, plan_targets
 from granite_gguf.errors import InputError, OutputError
 from granite_gguf.formats import FORMATS
 from tests.signals import synthetic_audio
@@ -85,7 +85,10 @@ def test_unusable_lists(folder: Path) -> None:
 
 def plan(*arguments: str, template: str, force: bool = False) -> list[str]:
     recordings = find_recordings(arguments, None)
-    targets = plan_targets(recordings, ["srt", "txt"], Path("out"), template, force=force)
+    existing = Existing.REPLACE if force else Existing.REFUSE
+    targets = plan_targets(recordings, ["srt", "txt"], Path("out"), template, existing=existing)
+    for place in range(len(recordings)):
+        targets.check(place)
     return [path.relative_to("out").as_posix() for made in targets.paths for path in made.values()]
 
 

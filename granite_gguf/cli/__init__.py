@@ -1,11 +1,13 @@
 """The ``granite-gguf`` command line: one module per command.
 
 Results go to stdout; progress, warnings and errors to stderr. Exit codes: 0 all done, 1 some
-inputs failed, 2 wrong usage or a model that cannot be used, 130 interrupted.
+inputs failed, 2 wrong usage, a model that cannot be used or a result that cannot be written, 70 a
+fault of this package, 130 interrupted.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from types import FrameType
@@ -27,12 +29,19 @@ from granite_gguf.cli import (
     reference,
     transcribe,
 )
-from granite_gguf.cli.console import print_error
-from granite_gguf.errors import GraniteError
+from granite_gguf.cli.console import print_error, print_note, print_result
+from granite_gguf.cli.faults import describe_fault
+from granite_gguf.cli.inputs import dash_hint
+from granite_gguf.cli.streams import escaped_note, finish_stdout, prepare_stdout
+from granite_gguf.errors import GraniteError, OutputError
 
 EXIT_USAGE = 2
+EXIT_FAULT = 70
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
+
+# The errors of the parser that typer brings; it gives a name to none but this subclass.
+_Usage: type[typer.BadParameter] = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name="granite-gguf",
@@ -45,7 +54,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"granite-gguf {__version__}")
+        print_result(f"granite-gguf {__version__}")
         raise typer.Exit
 
 
@@ -82,14 +91,59 @@ def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
 def main() -> None:
     """Run the command line; the console script's entry point."""
     signal.signal(signal.SIGTERM, _terminate)
+    prepare_stdout()
+    code = EXIT_USAGE
     try:
-        app()
+        code = _run()
+    finally:
+        # Also on the way out of a termination.
+        try:
+            finish_stdout()
+        except OutputError as error:
+            if code != EXIT_USAGE:
+                print_error(str(error))
+                code = EXIT_USAGE
+    if (note := escaped_note()) is not None:
+        print_note(note)
+    sys.exit(code)
+
+
+def _run() -> int:
+    """The exit code; whatever goes wrong is one line on stderr.
+
+    What a user or the world around did is an error with its remedy. Anything else is a fault of
+    this package, and the line tells how to report it.
+    """
+    try:
+        code = int(app(standalone_mode=False) or 0)
+        if code == EXIT_INTERRUPTED:
+            print_error("interrupted")
+        return code
+    except _Usage as error:
+        _print_usage(error)
     except GraniteError as error:
         print_error(str(error))
-        sys.exit(EXIT_USAGE)
     except MemoryError as error:  # of numpy or of Python itself
         print_error(f"not enough memory: {error or 'an allocation was refused'}")
-        sys.exit(EXIT_USAGE)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         print_error("interrupted")
-        sys.exit(EXIT_INTERRUPTED)
+        return EXIT_INTERRUPTED
+    except OSError as error:
+        place = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        print_error(f"{place}{error.strerror or error}")
+    except Exception as error:
+        print_error(describe_fault(error))
+        return EXIT_FAULT
+    hint = dash_hint(sys.argv[1:])
+    if hint is not None:
+        print_note(hint)
+    return EXIT_USAGE
+
+
+def _print_usage(error: typer.BadParameter) -> None:
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":  # its making has printed the help
+        return
+    print_error(error.format_message())
+    if context is not None:
+        print_note(f"see `{context.command_path} --help`")

@@ -11,9 +11,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from granite_gguf.bench import Measurement, measure
-from granite_gguf.cli.console import counting_progress, kernel_lines, stdout
-from granite_gguf.cli.model_names import MODEL_HELP, local_model
-from granite_gguf.placing.kernel_choice import Precision
+from granite_gguf.cli.console import counting_progress, kernel_lines, print_result, stdout
+from granite_gguf.cli.model_names import local_model
+from granite_gguf.cli.options import (
+    MODEL_HELP,
+    AsJson,
+    Device,
+    LowMemory,
+    Precision,
+    Threads,
+)
+from granite_gguf.errors import printable
+from granite_gguf.placing import kernel_choice
 from granite_gguf.sizes import megabytes
 
 
@@ -21,30 +30,14 @@ def bench(
     model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     audio: Annotated[Path, typer.Argument(help="The recording to transcribe.")],
     repeats: Annotated[int, typer.Option("-n", "--repeats", min=1, help="Timed runs.")] = 5,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            "-t", "--threads", min=1, help="CPU threads; by default one for each available core."
-        ),
-    ] = None,
-    device: Annotated[
-        str,
-        typer.Option(
-            "-d", "--device", help="'auto', 'cpu' or a device that `granite-gguf doctor` names."
-        ),
-    ] = "auto",
-    precision: Annotated[
-        Precision,
-        typer.Option(help="'exact' keeps the file's types, 'fast' may round further."),
-    ] = Precision.EXACT,
-    low_memory: Annotated[
-        bool,
-        typer.Option("--low-memory", help="Keep one stage's weights in memory at a time."),
-    ] = False,
+    threads: Threads = None,
+    device: Device = "auto",
+    precision: Precision = kernel_choice.Precision.EXACT,
+    low_memory: LowMemory = False,
     floor: Annotated[
         bool, typer.Option(help="Also time every matrix product by itself, for the ratio.")
     ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Time a model, stage by stage.
 
@@ -66,13 +59,13 @@ def bench(
             report=lambda done, total: progress(done / total),
         )
     if as_json:
-        typer.echo(json.dumps(found.to_dict(), indent=2))
+        print_result(json.dumps(found.to_dict(), indent=2))
     else:
         _print(found)
 
 
 def _print(found: Measurement) -> None:
-    stdout.print(f"{escape(found.model)}: {megabytes(found.file_size)}")
+    stdout.print(f"{escape(printable(found.model))}: {megabytes(found.file_size)}")
     stdout.print(f"{escape(found.device)}, {found.threads} threads, precision {found.precision}")
     for line in kernel_lines(found.kernels):
         stdout.print(f"  {line}")

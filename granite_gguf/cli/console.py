@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -23,6 +24,7 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
+from granite_gguf.errors import printable
 from granite_gguf.files import Progress, silent
 
 stdout = Console(highlight=False, soft_wrap=True)
@@ -31,12 +33,30 @@ stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
 def print_error(message: str) -> None:
     """An error on stderr, one line, for a person and for ``grep``."""
-    stderr.print(f"[bold red]error:[/] {escape(message)}")
+    _print_aside(f"[bold red]error:[/] {escape(printable(message))}")
 
 
 def print_note(message: str) -> None:
-    """A remark on stderr."""
-    stderr.print(escape(message))
+    """A remark on stderr, one line."""
+    _print_aside(escape(printable(message)))
+
+
+def _print_aside(line: str) -> None:
+    # Where stderr itself cannot be written, there is nobody left to tell; the results still matter.
+    with suppress(OSError):
+        stderr.print(line)
+
+
+def print_result(text: str, *, end: str = "\n") -> None:
+    """Text on stdout, as it is; a terminal gets no control characters but ends of lines and tabs.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    if sys.stdout.isatty():
+        text = "".join(c if c in "\n\t" else printable(c) for c in text)
+    sys.stdout.write(text + end)
+    sys.stdout.flush()
 
 
 @contextmanager
@@ -53,7 +73,7 @@ def writing_progress(label: str) -> Iterator[Progress]:
         TimeRemainingColumn(),
     )
     with RichProgress(*columns, console=stderr, transient=True) as bar:
-        task = bar.add_task(escape(label), total=None)
+        task = bar.add_task(escape(printable(label)), total=None)
 
         def report(_name: str, written: int, total: int) -> None:
             bar.update(task, completed=written, total=total)
@@ -71,7 +91,7 @@ def counting_progress(label: str, total: int) -> Iterator[Callable[[float], None
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     )  # fmt: skip
     with RichProgress(*columns, console=stderr, transient=True) as bar:
-        task = bar.add_task(escape(label), total=total)
+        task = bar.add_task(escape(printable(label)), total=total)
         yield lambda done: bar.update(task, completed=done)
 
 
@@ -134,7 +154,7 @@ def audio_progress(
     with bar:
         task = bar.add_task("", total=total())
         yield AudioProgress(
-            name=lambda name: bar.update(task, description=escape(name)),
+            name=lambda name: bar.update(task, description=escape(printable(name))),
             advance=lambda seconds: bar.update(task, advance=seconds),
             aside=aside,
         )

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from granite_gguf.cli.console import print_note, writing_progress
+from granite_gguf.cli.options import Force
 from granite_gguf.converters import Conversion, OutType, convert_gguf
 from granite_gguf.converters import convert as convert_checkpoint
 from granite_gguf.converters.gguf_source import is_gguf
@@ -50,7 +51,7 @@ def convert(
             "revision to record in the file."
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    force: Force = False,
 ) -> None:
     """Convert a checkpoint, or a GGUF file of another dialect, to GGUF.
 

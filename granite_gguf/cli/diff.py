@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from granite_gguf.architectures import DIALECTS
-from granite_gguf.cli.console import print_note
+from granite_gguf.cli.console import print_note, print_result
 from granite_gguf.cli.model_names import local_model
-from granite_gguf.errors import ComparisonError, InputError, brief
+from granite_gguf.cli.options import Device, Threads
+from granite_gguf.errors import ComparisonError, InputError, brief, printable
 from granite_gguf.files import check_target
 from granite_gguf.model import load
 from granite_gguf.parity import Recorded, StageResult, diff_model, read_reference, record
@@ -73,26 +74,8 @@ def diff(
             "--force", help="Replace an existing picture.", rich_help_panel="Output"
         ),
     ] = False,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            "-t",
-            "--threads",
-            min=1,
-            help="CPU threads; by default one for each available core.",
-            rich_help_panel="Computation",
-        ),
-    ] = None,
-    device: Annotated[
-        str,
-        typer.Option(
-            "-d",
-            "--device",
-            help="'auto', 'cpu' or a device that `granite-gguf doctor` names.",
-            envvar="GRANITE_GGUF_DEVICE",
-            rich_help_panel="Computation",
-        ),
-    ] = "auto",
+    threads: Threads = None,
+    device: Device = "auto",
 ) -> None:  # fmt: skip
     """Compare models with a reference, every stage from the reference's own inputs.
 
@@ -129,13 +112,13 @@ def diff(
                 model, recorded, samples, stages=chosen, thresholds=limits
             )
     if as_json:
-        typer.echo(json.dumps(_values(results, reference, audio), ensure_ascii=False, indent=2))
+        print_result(json.dumps(_values(results, reference, audio), ensure_ascii=False, indent=2))
     elif markdown:
-        typer.echo(as_markdown(results))
+        print_result(as_markdown(results))
     else:
         for label, result in results.items():
             title = f"{label}:\n" if len(models) > 1 else ""
-            typer.echo(title + as_text(result) + ("\n" if len(models) > 1 else ""))
+            print_result(title + as_text(result) + ("\n" if len(models) > 1 else ""))
     if plot_file is not None:
         plot(results, plot_file, force=force)
         print_note(f"{plot_file}: drawn")
@@ -188,7 +171,7 @@ def _reference(path: Path, audio: Path, threads: int | None, device: str) -> Rec
 
 def _label(path: Path, models: list[Path]) -> str:
     unique = sum(other.name == path.name for other in models) == 1
-    return path.name if unique else str(path)
+    return printable(path.name if unique else str(path))
 
 
 def _values(

@@ -7,14 +7,13 @@ import platform
 import shutil
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import Annotated
 
-import typer
 from rich.markup import escape
 from rich.table import Table
 
 from granite_gguf._version import __version__
-from granite_gguf.cli.console import stdout
+from granite_gguf.cli.console import print_result, stdout
+from granite_gguf.cli.options import AsJson
 from granite_gguf.ggml.build import (
     BuildInfo,
     build_info,
@@ -76,7 +75,7 @@ def _own_kernels() -> str:
 
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Report versions, ggml's kernels, devices, and what to improve."""
     build = build_info()
@@ -97,7 +96,7 @@ def doctor(
             "threads": default_threads(),
             "advice": [{"problem": problem, "command": command} for problem, command in remedies],
         }
-        typer.echo(json.dumps(report, indent=2))
+        print_result(json.dumps(report, indent=2))
         return
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in versions.items():

@@ -12,9 +12,11 @@ from typing import Annotated, Any
 
 import typer
 
-from granite_gguf.cli.console import counting_progress, print_error, print_note
-from granite_gguf.cli.model_names import MODEL_HELP, local_model
-from granite_gguf.errors import AudioError, InputError
+from granite_gguf.cli.console import counting_progress, print_error, print_note, print_result
+from granite_gguf.cli.model_names import local_model
+from granite_gguf.cli.options import AsJson, Device, Threads
+from granite_gguf.cli.options import Model as ModelOption
+from granite_gguf.errors import AudioError, InputError, printable
 from granite_gguf.evaluation.manifest import Item, read_items
 from granite_gguf.evaluation.results import Result, ResultsFile, identity, read_transcripts
 from granite_gguf.evaluation.scoring import Score, Scorer, total
@@ -39,10 +41,7 @@ def evaluate(
             "a .txt beside each file."
         ),
     ],
-    model: Annotated[
-        str,
-        typer.Option("-m", "--model", help=MODEL_HELP, envvar="GRANITE_GGUF_MODEL"),
-    ],
+    model: ModelOption,
     against: Annotated[
         Path | None,
         typer.Option(
@@ -66,27 +65,9 @@ def evaluate(
             help="Of recordings whose manifest does not say: en has a normaliser of its own."
         ),
     ] = "en",
-    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            "-t",
-            "--threads",
-            min=1,
-            help="CPU threads; by default one for each available core.",
-            rich_help_panel="Computation",
-        ),
-    ] = None,
-    device: Annotated[
-        str,
-        typer.Option(
-            "-d",
-            "--device",
-            help="'auto', 'cpu' or a device that `granite-gguf doctor` names.",
-            envvar="GRANITE_GGUF_DEVICE",
-            rich_help_panel="Computation",
-        ),
-    ] = "auto",
+    as_json: AsJson = False,
+    threads: Threads = None,
+    device: Device = "auto",
 ) -> None:
     """Word and character error rates over a set of recordings.
 
@@ -115,7 +96,7 @@ def evaluate(
                 score = scorer.score(expected[item.path], result.text, item.language or language)
                 rows.append(Row(item, result, score))
                 progress(done)
-    typer.echo(_as_json(rows) if as_json else _as_text(rows))
+    print_result(_as_json(rows) if as_json else _as_text(rows))
     if any(row.result.error for row in rows):
         raise typer.Exit(1)
 
@@ -195,14 +176,15 @@ def _as_text(rows: list[Row]) -> str:
     lines = [f"{'WER':>8}  {'CER':>8}  {'seconds':>8}  {'speed':>8}  file"]
     for row in rows:
         failed = "  (failed)" if row.result.error else ""
-        lines.append(f"{_line(_figures(row.score, [row.result]))}  {row.item.name}{failed}")
-    figures = _total(rows)
-    lines.append(f"{_line(figures)}  total")
+        figures = _line(_figures(row.score, [row.result]))
+        lines.append(f"{figures}  {printable(row.item.name)}{failed}")
+    whole = _total(rows)
+    lines.append(f"{_line(whole)}  total")
     lines.append(
-        f"\n{figures['files']} files, {len(figures['failed'])} failed, {figures['exact']} equal "
-        f"byte for byte; {figures['word_errors']} errors in {figures['words']} words, "
-        f"{figures['character_errors']} in {figures['characters']} characters; "
-        f"{figures['duration']:.1f} s of audio in {figures['seconds']:.1f} s"
+        f"\n{whole['files']} files, {len(whole['failed'])} failed, {whole['exact']} equal "
+        f"byte for byte; {whole['word_errors']} errors in {whole['words']} words, "
+        f"{whole['character_errors']} in {whole['characters']} characters; "
+        f"{whole['duration']:.1f} s of audio in {whole['seconds']:.1f} s"
     )
     return "\n".join(lines)
 

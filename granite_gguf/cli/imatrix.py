@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from granite_gguf.cli.console import counting_progress, print_note
-from granite_gguf.cli.model_names import MODEL_HELP, local_model
+from granite_gguf.cli.model_names import local_model
+from granite_gguf.cli.options import MODEL_HELP, Device, Force, Threads
 from granite_gguf.model import load
 from granite_gguf.quantize import collect_importance
 
@@ -17,27 +18,9 @@ def imatrix(
     model: Annotated[str, typer.Argument(help=f"{MODEL_HELP} Best in F32, F16 or BF16.")],
     audio: Annotated[list[Path], typer.Argument(help="Recordings like those to be transcribed.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")],
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            "-t",
-            "--threads",
-            min=1,
-            help="By default one for each available core.",
-            rich_help_panel="Computation",
-        ),
-    ] = None,
-    device: Annotated[
-        str,
-        typer.Option(
-            "-d",
-            "--device",
-            help="'auto', 'cpu' or a device that `granite-gguf doctor` names.",
-            envvar="GRANITE_GGUF_DEVICE",
-            rich_help_panel="Computation",
-        ),
-    ] = "auto",
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    threads: Threads = None,
+    device: Device = "auto",
+    force: Force = False,
 ) -> None:
     """Collect an importance matrix: the mean squares of every matrix's inputs."""
     with (

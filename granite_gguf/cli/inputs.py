@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import glob
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from granite_gguf.errors import InputError
 from granite_gguf.sound.reading import AUDIO_SUFFIXES
 
 STDIN = "-"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,8 @@ def find_recordings(arguments: Sequence[str], batch: Path | None) -> list[Record
     Args:
         arguments: files, folders (searched with their subfolders, in order of name), patterns
             such as ``*.wav`` for shells that do not expand them, or ``-``.
-        batch: a text file with a file or folder on each line, as seen from the current folder.
+        batch: a text file with a file or folder on each line, as seen from the current folder, or
+            `-` for such a list on standard input.
 
     Raises:
         InputError: there are none, a folder or pattern has none, the list cannot be read, or
@@ -53,6 +58,7 @@ def find_recordings(arguments: Sequence[str], batch: Path | None) -> list[Record
     if not found:
         raise InputError("there is nothing to transcribe: name a file, a folder, '-' or --batch")
     piped = sum(recording.path is None for recording in found)
+    piped += batch is not None and str(batch) == STDIN
     if piped > 1:
         raise InputError(f"'-' is given {piped} times, and standard input can be read only once")
     if piped and sys.stdin.isatty():
@@ -64,13 +70,13 @@ def _expand(text: str, *, patterns: bool) -> Iterator[Recording]:
     path = Path(text)
     if text == STDIN:
         yield Recording(text)
-    elif path.is_dir():
+    elif _is_folder(path):
         inside = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in AUDIO_SUFFIXES]
         files = [p for p in inside if p.is_file()]
         if not files:
             raise InputError(f"{text}: the folder has no recordings (.wav, .flac, .mp3, ...)")
         yield from (Recording(str(p)) for p in files)
-    elif patterns and glob.has_magic(text) and not path.exists():
+    elif patterns and glob.has_magic(text) and not _is_file(path):
         matches = glob.glob(text, recursive=True)  # noqa: PTH207 (patterns may be absolute)
         names = [name for name in sorted(matches) if Path(name).is_file()]
         if not names:
@@ -81,13 +87,71 @@ def _expand(text: str, *, patterns: bool) -> Iterator[Recording]:
 
 
 def _lines(batch: Path) -> list[str]:
+    name = "the list on standard input" if str(batch) == STDIN else str(batch)
+    if str(batch) == STDIN and sys.stdin.isatty():
+        raise InputError("--batch - reads a list from standard input, which is a terminal")
     try:
-        text = batch.read_text(encoding="utf-8-sig")
+        data = sys.stdin.buffer.read() if str(batch) == STDIN else batch.read_bytes()
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{batch}: is not UTF-8 text (at byte {error.start})") from None
+        raise InputError(f"{name}: is not UTF-8 text (at byte {error.start})") from None
     except OSError as error:
-        raise InputError(f"{batch}: cannot be read: {error.strerror}") from error
-    lines = [line for line in text.splitlines() if line.strip()]
+        raise InputError(f"{name}: cannot be read: {error.strerror}") from error
+    # Names may hold any character but NUL, so that `find -print0` can tell even a line's end.
+    lines = text.split("\0") if "\0" in text else text.replace("\r\n", "\n").split("\n")
+    lines = [line for line in lines if line.strip()]
     if not lines:
-        raise InputError(f"{batch}: names no recordings; write one path a line")
+        raise InputError(f"{name}: names no recordings; write one path a line")
     return lines
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One part of several: every ``count``-th thing, from the ``number``-th, 1 the first."""
+
+    number: int
+    count: int
+
+    def of(self, things: Sequence[T]) -> Sequence[T]:
+        """Its things, in order."""
+        return things[self.number - 1 :: self.count]
+
+
+def parse_shard(text: str) -> Shard:
+    """``K/N`` as a part.
+
+    Raises:
+        InputError: it is not K of N, with K from 1 to N.
+    """
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise InputError(f"--shard is {text!r}, expected K/N with K from 1 to N, such as 1/4")
+    return Shard(int(found[1]), int(found[2]))
+
+
+def dash_hint(arguments: Sequence[str]) -> str | None:
+    """What to do about a file whose name begins with a dash and so was read as options, or None."""
+    options = list(takewhile(lambda text: text != "--", arguments))
+    for text in options:
+        if text.startswith("-") and text != STDIN and not text.startswith("--"):
+            path = Path(text)
+            if path.suffix.lower() in AUDIO_SUFFIXES or _is_file(path):
+                return (
+                    f"{text} was read as options; for a file of that name write ./{text}"
+                    " or put -- before the names"
+                )
+    return None
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # not to be searched, or too long for a name: opening it will say so
+        return False
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # too long for a name, among others
+        return False

@@ -8,12 +8,15 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from granite_gguf.architectures import open_model_file
-from granite_gguf.cli.console import stdout
-from granite_gguf.cli.model_names import MODEL_HELP, local_model
+from granite_gguf.cli.console import print_result, stdout
+from granite_gguf.cli.model_names import local_model
+from granite_gguf.cli.options import MODEL_HELP
+from granite_gguf.errors import printable
 from granite_gguf.sizes import megabytes
 from granite_gguf.storage.container import MetadataValue, ValueType
 from granite_gguf.storage.model_file import ModelFile
@@ -32,12 +35,12 @@ def inspect(
     """Show a file's metadata, hyper-parameters, and sizes by stage and type."""
     model = open_model_file(local_model(file))
     if as_json:
-        typer.echo(json.dumps(_as_dict(model), ensure_ascii=False, indent=2))
+        print_result(json.dumps(_as_dict(model), ensure_ascii=False, indent=2))
         return
     stored = model.container
     stdout.print(
-        f"{model.path}: GGUF version {stored.version}, dialect {model.dialect}, "
-        f"{len(stored.tensors)} tensors, {megabytes(stored.data.nbytes)}\n"
+        f"{escape(printable(str(model.path)))}: GGUF version {stored.version}, "
+        f"dialect {model.dialect}, {len(stored.tensors)} tensors, {megabytes(stored.data.nbytes)}\n"
     )
     stdout.print(_metadata_table(model))
     stdout.print(_hparams_table(model))
@@ -68,12 +71,12 @@ def _metadata_table(model: ModelFile[Any]) -> Table:
     shown = tuple(map(model.format.key, _SHOWN_KEYS))
     for key, value in model.container.metadata.items():
         if key.startswith(shown):
-            table.add_row(key, _text(_shown(value)))
+            table.add_row(_text(key), _text(_shown(value)))
     return table
 
 
 def _text(value: object) -> Text:
-    return Text(str(value))
+    return Text(printable(str(value)))
 
 
 def _hparams_table(model: ModelFile[Any]) -> Table:

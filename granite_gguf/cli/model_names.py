@@ -7,11 +7,6 @@ from pathlib import Path
 from granite_gguf.cli.console import print_note, writing_progress
 from granite_gguf.hub import find_model, parse_name
 
-MODEL_HELP = (
-    "A GGUF file; or a model of the Hugging Face Hub, as REPO/ID, REPO/ID:TYPE or "
-    "REPO/ID:FILE.gguf, with an optional @REVISION; or 'auto' for the recommended one."
-)
-
 
 def local_model(name: str, *, quiet: bool = False) -> Path:
     """The file of a model, downloaded where needed.

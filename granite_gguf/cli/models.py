@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from itertools import groupby
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
 from rich.markup import escape
 from rich.table import Table
 
 from granite_gguf.architectures import DIALECTS
-from granite_gguf.cli.console import stdout
-from granite_gguf.errors import HubError, ModelFileError
+from granite_gguf.cli.console import print_result, stdout
+from granite_gguf.cli.options import AsJson
+from granite_gguf.errors import HubError, ModelFileError, printable
 from granite_gguf.hub.names import AUTO, HubName, choose_file
 from granite_gguf.hub.published import PUBLISHED, Published
 from granite_gguf.sizes import megabytes
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def models(
-    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the published models that are known, and those in the Hub's cache.
 
@@ -40,7 +40,7 @@ def models(
             "published": [_published(one, cached) for one in PUBLISHED],
             "cached": [_cached(file) for file in cached],
         }
-        typer.echo(json.dumps(values, ensure_ascii=False, indent=2))
+        print_result(json.dumps(values, ensure_ascii=False, indent=2))
         return
     _print_published(cached)
     _print_cached(cached)
@@ -110,6 +110,6 @@ def _print_cached(cached: list[CachedFile]) -> None:
     stdout.print("\nIn the cache:" if cached else "\nNone is in the cache.")
     for file in cached:
         refs = f" ({', '.join(sorted(file.refs))})" if file.refs else ""
-        stdout.print(escape(f"{file.repository}:{file.file.name}"))
+        stdout.print(escape(printable(f"{file.repository}:{file.file.name}")))
         stdout.print(escape(f"  revision {file.commit[:12]}{refs}, {megabytes(file.file.size)}"))
-        stdout.print(escape(f"  {file.path}"))
+        stdout.print(escape(printable(f"  {file.path}")))

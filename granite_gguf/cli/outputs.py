@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from string import Formatter
 
@@ -15,27 +16,55 @@ DEFAULT_TEMPLATE = "{stem}.{format}"
 _FIELDS = ("stem", "name", "parent", "index", "format")
 
 
+class Existing(Enum):
+    """What becomes of output files that are there before the work."""
+
+    REFUSE = "refuse"
+    SKIP = "skip"
+    REPLACE = "replace"
+
+
 @dataclass(frozen=True)
 class Targets:
     """The output files of each recording, by format.
 
     Attributes:
         paths: for each recording, in order, a file for each format.
-        force: whether existing files are replaced.
+        existing: what becomes of files that are there already.
     """
 
     paths: Sequence[Mapping[str, Path]]
-    force: bool
+    existing: Existing
+
+    def missing(self, recording: int) -> Sequence[str]:
+        """The formats of a recording that are still to be written."""
+        files = self.paths[recording].items()
+        skip = self.existing is Existing.SKIP
+        return [name for name, path in files if not (skip and path.exists())]
+
+    def check(self, recording: int) -> None:
+        """See, before the work, that its files may be written.
+
+        Raises:
+            OutputError: one exists that is to be kept, or cannot be a file's name.
+        """
+        for name in self.missing(recording):
+            path = self.paths[recording][name]
+            if path.parent.is_dir():
+                check_target(path, force=self.existing is Existing.REPLACE)
 
     def write(self, recording: int, format_name: str, text: str) -> Path:
         """Write one file; it appears under its name when it is complete."""
         path = self.paths[recording][format_name]
+        if self.existing is Existing.SKIP and path.exists():  # by another process, meanwhile
+            return path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{path.parent}: cannot be made: {error.strerror}") from error
-        with replacing(path, force=self.force) as temporary:
-            temporary.write_text(text, encoding="utf-8", newline="\n")
+        with replacing(path, force=self.existing is Existing.REPLACE) as temporary:
+            # Names of files that are not UTF-8 are escaped as JSON does it.
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
         return path
 
 
@@ -45,7 +74,7 @@ def plan_targets(
     directory: Path,
     template: str,
     *,
-    force: bool,
+    existing: Existing = Existing.REFUSE,
 ) -> Targets:
     """Name the file of every recording and format.
 
@@ -55,12 +84,11 @@ def plan_targets(
         directory: the output directory, made when the first file is written.
         template: with the fields ``{stem}`` and ``{name}`` of the recording's file name,
             ``{parent}`` its folder's name, ``{index}`` its number from 1, and ``{format}``.
-        force: whether existing files are replaced.
+        existing: what becomes of files that are there already; :meth:`Targets.check` looks.
 
     Raises:
         InputError: the template is malformed or leads out of the directory, two files would have
             one name, or a recording would be overwritten.
-        OutputError: a file exists and ``force`` is not set.
     """
     _check_template(template)
     taken: dict[Path, str] = {}
@@ -80,11 +108,9 @@ def plan_targets(
                     "'{parent}/{stem}.{format}' or '{index}-{stem}.{format}'"
                 )
             taken[place] = recording.name
-            if path.parent.is_dir():
-                check_target(path, force=force)
             named[name] = path
         paths.append(named)
-    return Targets(paths, force)
+    return Targets(paths, existing)
 
 
 def _check_template(template: str) -> None:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from granite_gguf.architectures import open_model_file
 from granite_gguf.cli.console import print_note, stdout, writing_progress
+from granite_gguf.cli.options import Force, Threads
 from granite_gguf.errors import InputError
 from granite_gguf.quantize import QUANT_TYPES, Plan, Scope, make_plan, parse_override, quant_type
 from granite_gguf.quantize import quantize as quantize_file
@@ -92,17 +93,8 @@ def quantize(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show types and sizes; read no weights.")
     ] = False,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            "-t",
-            "--threads",
-            min=1,
-            help="By default one for each available core.",
-            rich_help_panel="Computation",
-        ),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    threads: Threads = None,
+    force: Force = False,
 ) -> None:
     """Quantize a model.
 

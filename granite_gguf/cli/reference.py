@@ -14,6 +14,7 @@ import typer
 
 from granite_gguf._version import __version__
 from granite_gguf.cli.console import print_note, stderr
+from granite_gguf.cli.options import Force
 from granite_gguf.converters.hub import fetch_checkpoint
 from granite_gguf.errors import MissingExtraError
 from granite_gguf.files import check_target
@@ -60,7 +61,7 @@ def reference(
             "record in the file."
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    force: Force = False,
 ) -> None:
     """Record every stage of a checkpoint in PyTorch, for `granite-gguf diff`.
 

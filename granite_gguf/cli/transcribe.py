@@ -2,50 +2,39 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from granite_gguf.cli.background import in_background, leave
-from granite_gguf.cli.console import audio_progress, kernel_lines, print_error, print_note
-from granite_gguf.cli.inputs import Recording, find_recordings
-from granite_gguf.cli.model_names import MODEL_HELP, local_model
-from granite_gguf.cli.outputs import DEFAULT_TEMPLATE, Targets, plan_targets
+from granite_gguf.cli.background import leave
+from granite_gguf.cli.console import kernel_lines, print_note
+from granite_gguf.cli.inputs import Recording, find_recordings, parse_shard
+from granite_gguf.cli.job import Job, check_failures_file, write_failures
+from granite_gguf.cli.model_names import local_model
+from granite_gguf.cli.options import (
+    MODEL_HELP,
+    MODEL_VARIABLE,
+    Device,
+    LowMemory,
+    Precision,
+    Threads,
+)
+from granite_gguf.cli.outputs import DEFAULT_TEMPLATE, Existing, plan_targets
 from granite_gguf.demo import DEMO_MODEL, DEMO_NOTE
 from granite_gguf.errors import InputError
 from granite_gguf.formats import FORMATS, Shape
-from granite_gguf.model import Model, load
+from granite_gguf.model import load
 from granite_gguf.passes import Options
-from granite_gguf.placing.kernel_choice import Precision
-from granite_gguf.sound.reading import duration_of
-from granite_gguf.transcript import Segment, Transcript
+from granite_gguf.placing import kernel_choice
 from granite_gguf.transcription.recordings import check_options
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 
 FormatName = Enum("FormatName", {name: name for name in FORMATS}, type=str)  # type: ignore[misc]
-
-
-@dataclass
-class _Job:
-    """What was asked for, and what became of it."""
-
-    recordings: Sequence[Recording]
-    formats: Sequence[str]
-    shape: Shape
-    targets: Targets | None  # None: to stdout
-    options: Options
-    channel: int | None
-    quiet: bool
-    verbose: bool
-    failed: list[str] = field(default_factory=list)
-    audio_seconds: float = 0.0
 
 
 def transcribe(
@@ -65,7 +54,7 @@ def transcribe(
             "-m",
             "--model",
             help=f"{MODEL_HELP} By default this package's small demonstration model.",
-            envvar="GRANITE_GGUF_MODEL",
+            envvar=MODEL_VARIABLE,
             show_default=False,
         ),
     ] = None,
@@ -73,7 +62,16 @@ def transcribe(
         Path | None,
         typer.Option(
             metavar="LIST",
-            help="A text file naming a recording on each line.",
+            help="A text file naming a recording on each line; '-' for one on standard input.",
+            rich_help_panel="Input",
+            show_default=False,
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K/N",
+            help="Of the recordings take every Nth, from the Kth: one part of N, for N machines.",
             rich_help_panel="Input",
             show_default=False,
         ),
@@ -163,6 +161,23 @@ def transcribe(
     force: Annotated[
         bool, typer.Option("--force", help="Replace existing files.", rich_help_panel="Output")
     ] = False,
+    skip_existing: Annotated[
+        bool,
+        typer.Option(
+            "--skip-existing",
+            help="Leave out recordings whose files are there, to go on with an interrupted run.",
+            rich_help_panel="Output",
+        ),
+    ] = False,
+    failures: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="List what failed there, and why, as JSON lines.",
+            rich_help_panel="Output",
+            show_default=False,
+        ),
+    ] = None,
     quiet: Annotated[
         bool,
         typer.Option(
@@ -175,45 +190,10 @@ def transcribe(
             "-v", "--verbose", help="Tell times of each file.", rich_help_panel="Output"
         ),
     ] = False,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            "-t",
-            "--threads",
-            min=1,
-            metavar="N",
-            help="CPU threads; by default one for each available core.",
-            rich_help_panel="Computation",
-            show_default=False,
-        ),
-    ] = None,
-    device: Annotated[
-        str,
-        typer.Option(
-            "-d",
-            "--device",
-            metavar="NAME",
-            help="'auto', 'cpu' or a device that `granite-gguf doctor` names.",
-            envvar="GRANITE_GGUF_DEVICE",
-            rich_help_panel="Computation",
-        ),
-    ] = "auto",
-    precision: Annotated[
-        Precision,
-        typer.Option(
-            help="'exact' multiplies with the file's own types, 'fast' may round further where "
-            "the processor has a faster kernel.",
-            rich_help_panel="Computation",
-        ),
-    ] = Precision.EXACT,
-    low_memory: Annotated[
-        bool,
-        typer.Option(
-            "--low-memory",
-            help="Keep one stage's weights in memory at a time; a little slower.",
-            rich_help_panel="Computation",
-        ),
-    ] = False,
+    threads: Threads = None,
+    device: Device = "auto",
+    precision: Precision = kernel_choice.Precision.EXACT,
+    low_memory: LowMemory = False,
 ) -> None:  # fmt: skip
     """Transcribe recordings of any length.
 
@@ -224,31 +204,66 @@ def transcribe(
     """
     formats = _formats(output_format, as_json)
     recordings = find_recordings(audio or [], batch)
-    targets = None
-    if output_dir is not None:
-        template = output_template or DEFAULT_TEMPLATE
-        targets = plan_targets(recordings, formats, output_dir, template, force=force)
-    else:
-        _check_stdout(recordings, formats, force=force, template=output_template)
     if quiet and verbose:
         raise InputError("--quiet and --verbose contradict each other: choose one")
+    if force and skip_existing:
+        raise InputError("--force and --skip-existing contradict each other: choose one")
+    targets = None
+    if output_dir is not None:
+        existing = Existing.REPLACE if force else Existing.REFUSE
+        existing = Existing.SKIP if skip_existing else existing
+        template = output_template or DEFAULT_TEMPLATE
+        targets = plan_targets(recordings, formats, output_dir, template, existing=existing)
+    else:
+        _check_stdout(recordings, formats, {
+            "--force": force,
+            "--skip-existing": skip_existing,
+            "--output-template": output_template is not None,
+        })  # fmt: skip
     if word_times and not any(name.startswith("json") or FORMATS[name].needs_words
                               for name in formats):  # fmt: skip
         raise InputError("--word-times needs a format that has them, such as -f json")
     timed = word_times or any(FORMATS[name].needs_words for name in formats)
     options = Options(chunk_seconds, timed)
     shape = _shape(max_line_width, max_lines, formats)
-    job = _Job(recordings, formats, shape, targets, options, channel, quiet, verbose)
-    if model is None:
+    chosen = parse_shard(shard).of(range(len(recordings))) if shard else range(len(recordings))
+    if targets is not None:
+        for place in chosen:
+            targets.check(place)
+        missing = [place for place in chosen if targets.missing(place)]
+        if len(missing) < len(chosen) and not quiet:
+            print_note(f"{len(chosen) - len(missing)} of {len(chosen)} recordings are done already")
+        chosen = missing
+    if failures is not None:
+        check_failures_file(failures)
+    job = Job(recordings, chosen, formats, shape, targets, options, channel, quiet, verbose)
+    if chosen:
+        _run(job, model, threads, device, precision, low_memory=low_memory)
+    if failures is not None:
+        write_failures(failures, job.failures)
+    if job.failures:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _run(
+    job: Job,
+    model: str | None,
+    threads: int | None,
+    device: str,
+    precision: kernel_choice.Precision,
+    *,
+    low_memory: bool,
+) -> None:
+    if model is None and not job.quiet:
         print_note(DEMO_NOTE)
-    file = DEMO_MODEL if model is None else local_model(model, quiet=quiet)
+    file = DEMO_MODEL if model is None else local_model(model, quiet=job.quiet)
     loaded = load(file, threads=threads, device=device, precision=precision, low_memory=low_memory)
-    if verbose:
+    if job.verbose:
         for line in kernel_lines(loaded.kernels):
             print_note(line)
     try:
-        check_options(loaded.hparams, options)
-        _transcribe_all(loaded, job)
+        check_options(loaded.hparams, job.options)
+        job.run(loaded)
     except KeyboardInterrupt:
         leave(EXIT_INTERRUPTED)
     except SystemExit as error:  # a signal to terminate
@@ -257,8 +272,6 @@ def transcribe(
         loaded.close()
         raise
     loaded.close()
-    if job.failed:
-        raise typer.Exit(EXIT_FAILED)
 
 
 def _formats(names: Sequence[FormatName] | None, as_json: bool) -> list[str]:
@@ -278,92 +291,12 @@ def _shape(width: int | None, lines: int | None, formats: Sequence[str]) -> Shap
 
 
 def _check_stdout(
-    recordings: Sequence[Recording], formats: Sequence[str], *, force: bool, template: str | None
+    recordings: Sequence[Recording], formats: Sequence[str], for_files: Mapping[str, bool]
 ) -> None:
     if len(formats) > 1:
         raise InputError(f"{', '.join(formats)}: several formats need an --output-dir")
     if len(recordings) > 1 and not FORMATS[formats[0]].one_line:
         raise InputError(f"{formats[0]} of {len(recordings)} recordings needs an --output-dir")
-    if force or template is not None:
-        raise InputError("--force and --output-template belong to --output-dir, which is not given")
-
-
-def _transcribe_all(model: Model, job: _Job) -> None:
-    started = time.perf_counter()
-    if job.verbose:
-        print_note(f"{model.file.path} on {model.device.description}, {model.threads} threads")
-    # The text of a single recording need not wait for its end.
-    at_once = job.targets is None and len(job.recordings) == 1 and job.formats == ["txt"]
-    with audio_progress(lambda: _total_seconds(job.recordings), quiet=job.quiet) as progress:
-        progress.name(job.recordings[0].name)
-        sources = (recording.open() for recording in job.recordings)
-        events = model.transcribe_events(sources, job.options, channel=job.channel)
-        for event in in_background(events):
-            recording = job.recordings[event.index]
-            if isinstance(event.result, Segment):
-                progress.advance(event.result.end - event.result.start)
-                if at_once:
-                    with progress.aside():
-                        typer.echo(event.result.text)
-                continue
-            with progress.aside():
-                if isinstance(event.result, Transcript):
-                    _deliver(event.index, recording, event.result, job)
-                else:
-                    print_error(_named(recording, event.result))
-                    job.failed.append(recording.name)
-            if event.index + 1 < len(job.recordings):
-                progress.name(job.recordings[event.index + 1].name)
-    if len(job.recordings) > 1 and not job.quiet:
-        _summarise(job, time.perf_counter() - started)
-
-
-def _named(recording: Recording, error: Exception) -> str:
-    text = str(error)
-    return text if recording.path is None or recording.name in text else f"{recording.name}: {text}"
-
-
-def _deliver(index: int, recording: Recording, transcript: Transcript, job: _Job) -> None:
-    job.audio_seconds += transcript.duration
-    if job.verbose:
-        passes = "1 pass" if len(transcript.segments) == 1 else f"{len(transcript.segments)} passes"
-        stages = ", ".join(f"{k} {v:.2f}" for k, v in transcript.timings.items())
-        print_note(
-            f"{recording.name}: {transcript.duration:.1f} s of audio in {passes}, "
-            f"{transcript.real_time_factor:.1f}x real time; seconds: {stages}"
-        )
-    for name in job.formats:
-        if job.targets is not None:
-            text = FORMATS[name].render(recording.name, transcript, job.shape)
-            path = job.targets.write(index, name, text)
-            if job.verbose:
-                print_note(f"{path}: written")
-        elif name != "txt":
-            typer.echo(FORMATS[name].render(recording.name, transcript, job.shape), nl=False)
-        elif len(job.recordings) > 1:
-            line = transcript.text.translate(dict.fromkeys(map(ord, "\r\n\t"), " "))
-            typer.echo(f"{recording.name}\t{line}")
-
-
-def _total_seconds(recordings: Sequence[Recording]) -> float | None:
-    """All the audio together, or None where a recording does not tell its length."""
-    total = 0.0
-    for recording in recordings:
-        path = recording.path
-        # A pipe can be read only once, so it is not asked.
-        seconds = duration_of(path) if path is not None and path.is_file() else None
-        if seconds is None:
-            return None
-        total += seconds
-    return total
-
-
-def _summarise(job: _Job, seconds: float) -> None:
-    done = len(job.recordings) - len(job.failed)
-    speed = job.audio_seconds / seconds if seconds else 0.0
-    print_note(
-        f"{done} of {len(job.recordings)} recordings transcribed: {job.audio_seconds:.1f} s of "
-        f"audio in {seconds:.1f} s, {speed:.1f}x real time"
-    )
-    for name in job.failed:
-        print_note(f"failed: {name}")
+    given = [name for name, there in for_files.items() if there]
+    if given:
+        raise InputError(f"{' and '.join(given)} without --output-dir, to which it belongs")

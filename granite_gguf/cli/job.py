@@ -1,0 +1,207 @@
+"""What ``transcribe`` was asked for, done recording by recording: results, failures, a summary."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from granite_gguf.cli.background import in_background
+from granite_gguf.cli.console import (
+    AudioProgress,
+    audio_progress,
+    print_error,
+    print_note,
+    print_result,
+)
+from granite_gguf.cli.faults import describe_fault
+from granite_gguf.cli.inputs import Recording
+from granite_gguf.cli.outputs import Targets
+from granite_gguf.errors import GraniteError, OutputError, printable
+from granite_gguf.files import replacing
+from granite_gguf.formats import FORMATS, Shape
+from granite_gguf.model import Model
+from granite_gguf.passes import Options
+from granite_gguf.sound.reading import duration_of
+from granite_gguf.transcript import Segment, Transcript
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A recording without a result, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass
+class Job:
+    """What was asked for, and what became of it.
+
+    Attributes:
+        recordings: all that were named, in order.
+        chosen: places in ``recordings`` of those to be done, in order.
+        targets: the files to write, or None for standard output.
+    """
+
+    recordings: Sequence[Recording]
+    chosen: Sequence[int]
+    formats: Sequence[str]
+    shape: Shape
+    targets: Targets | None
+    options: Options
+    channel: int | None
+    quiet: bool
+    verbose: bool
+    failures: list[Failure] = field(default_factory=list)
+    audio_seconds: float = 0.0
+
+    def run(self, model: Model) -> None:
+        """Do it.
+
+        Raises:
+            OutputError: standard output cannot be written.
+        """
+        started = time.perf_counter()
+        if self.verbose:
+            print_note(f"{model.file.path} on {model.device.description}, {model.threads} threads")
+        with audio_progress(self._total_seconds, quiet=self.quiet) as progress:
+            remaining = list(self.chosen)
+            while remaining:
+                remaining = remaining[self._run_some(model, remaining, progress) :]
+        if len(self.recordings) > 1 and not self.quiet:
+            self._summarise(time.perf_counter() - started)
+
+    def _run_some(self, model: Model, places: Sequence[int], progress: AudioProgress) -> int:
+        """How many of the first are done with: all, or those up to one that met a fault."""
+        done = 0
+        # The text of a single recording need not wait for its end.
+        at_once = self.targets is None and len(self.recordings) == 1 and self.formats == ["txt"]
+        sources = (self.recordings[place].open() for place in places)
+        progress.name(self.recordings[places[0]].name)
+        try:
+            events = model.transcribe_events(sources, self.options, channel=self.channel)
+            for event in in_background(events):
+                place = places[event.index]
+                if isinstance(event.result, Segment):
+                    progress.advance(event.result.end - event.result.start)
+                    if at_once:
+                        with progress.aside():
+                            print_result(event.result.text)
+                    continue
+                with progress.aside():
+                    if isinstance(event.result, Transcript):
+                        self._deliver(place, event.result)
+                    else:
+                        self._fail(place, str(event.result))
+                done = event.index + 1
+                if done < len(places):
+                    progress.name(self.recordings[places[done]].name)
+        except (GraniteError, BrokenPipeError):
+            raise
+        except Exception as error:
+            with progress.aside():
+                self._fail(places[done], describe_fault(error))
+            return done + 1
+        return len(places)
+
+    def _fail(self, place: int, reason: str) -> None:
+        recording = self.recordings[place]
+        if recording.path is not None and printable(recording.name) not in reason:
+            reason = f"{recording.name}: {reason}"
+        print_error(reason)
+        self.failures.append(Failure(recording.name, reason))
+
+    def _deliver(self, place: int, transcript: Transcript) -> None:
+        recording = self.recordings[place]
+        if self.verbose:
+            count = len(transcript.segments)
+            stages = ", ".join(f"{k} {v:.2f}" for k, v in transcript.timings.items())
+            print_note(
+                f"{recording.name}: {transcript.duration:.1f} s of audio in "
+                f"{'1 pass' if count == 1 else f'{count} passes'}, "
+                f"{transcript.real_time_factor:.1f}x real time; seconds: {stages}"
+            )
+        if self.targets is None:
+            self._print(recording, transcript)
+        else:
+            try:
+                self._write(self.targets, place, transcript)
+            except OutputError as error:
+                self._fail(place, str(error))
+                return
+        self.audio_seconds += transcript.duration
+
+    def _print(self, recording: Recording, transcript: Transcript) -> None:
+        (name,) = self.formats
+        if name != "txt":
+            print_result(FORMATS[name].render(recording.name, transcript, self.shape), end="")
+        elif len(self.recordings) > 1:
+            line = transcript.text.translate(dict.fromkeys(map(ord, "\r\n\t"), " "))
+            print_result(f"{printable(recording.name)}\t{line}")
+
+    def _write(self, targets: Targets, place: int, transcript: Transcript) -> None:
+        for name in targets.missing(place):
+            text = FORMATS[name].render(self.recordings[place].name, transcript, self.shape)
+            path = targets.write(place, name, text)
+            if self.verbose:
+                print_note(f"{path}: written")
+
+    def _total_seconds(self) -> float | None:
+        """All the audio together, or None where a recording does not tell its length."""
+        total = 0.0
+        for place in self.chosen:
+            path = self.recordings[place].path
+            # A pipe can be read only once, so it is not asked.
+            seconds = duration_of(path) if path is not None and path.is_file() else None
+            if seconds is None:
+                return None
+            total += seconds
+        return total
+
+    def _summarise(self, seconds: float) -> None:
+        done = len(self.chosen) - len(self.failures)
+        speed = self.audio_seconds / seconds if seconds else 0.0
+        print_note(
+            f"{done} of {len(self.chosen)} recordings transcribed: {self.audio_seconds:.1f} s of "
+            f"audio in {seconds:.1f} s, {speed:.1f}x real time"
+        )
+        for failure in self.failures:
+            print_note(f"failed: {failure.reason}")
+
+
+def check_failures_file(path: Path) -> None:
+    """See, before the work, that a list of failures may be written; an earlier one is replaced.
+
+    Raises:
+        OutputError: it is another file, or cannot be written.
+    """
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: there is no directory {path.parent}")
+    try:
+        with path.open("rb") as file:
+            first = file.readline(1 << 20)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+    try:
+        known = not first or {"file", "error"} == set(json.loads(first))
+    except (ValueError, TypeError):
+        known = False
+    if not known:
+        raise OutputError(f"{path}: exists already and is no list of failures; name another file")
+
+
+def write_failures(path: Path, failures: Sequence[Failure]) -> None:
+    """JSON lines: ``file`` and ``error``; empty where nothing failed.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    values = ({"file": failure.name, "error": failure.reason} for failure in failures)
+    text = "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
+    with replacing(path, force=True) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")

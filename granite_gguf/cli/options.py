@@ -1,0 +1,63 @@
+"""The options that several commands share, each declared once.
+
+A default stands where a command takes the option: ``threads: Threads = None``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from granite_gguf.placing import kernel_choice
+
+COMPUTATION = "Computation"
+
+MODEL_HELP = (
+    "A GGUF file; or a model of the Hugging Face Hub, as REPO/ID, REPO/ID:TYPE or "
+    "REPO/ID:FILE.gguf, with an optional @REVISION; or 'auto' for the recommended one."
+)
+MODEL_VARIABLE = "GRANITE_GGUF_MODEL"
+
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "-t",
+        "--threads",
+        min=1,
+        metavar="N",
+        help="CPU threads; by default one for each available core.",
+        rich_help_panel=COMPUTATION,
+        show_default=False,
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        "-d",
+        "--device",
+        metavar="NAME",
+        help="'auto', 'cpu' or a device that `granite-gguf doctor` names.",
+        envvar="GRANITE_GGUF_DEVICE",
+        rich_help_panel=COMPUTATION,
+    ),
+]
+Precision = Annotated[
+    kernel_choice.Precision,
+    typer.Option(
+        help="'exact' multiplies with the file's own types, 'fast' may round further where the "
+        "processor has a faster kernel.",
+        rich_help_panel=COMPUTATION,
+    ),
+]
+LowMemory = Annotated[
+    bool,
+    typer.Option(
+        "--low-memory",
+        help="Keep one stage's weights in memory at a time; a little slower.",
+        rich_help_panel=COMPUTATION,
+    ),
+]
+Model = Annotated[str, typer.Option("-m", "--model", help=MODEL_HELP, envvar=MODEL_VARIABLE)]
+AsJson = Annotated[bool, typer.Option("--json", help="As one JSON object.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
