@@ -8,13 +8,13 @@ The file holds what transformers' ``GraniteSpeechEncoderProjector`` makes in flo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from granite_gguf.spec.speech import Projector
 from tests.signals import uniform
 
 EXPECTED = Path(__file__).parent / "expected" / "causal" / "qformer.npz"
@@ -36,21 +36,21 @@ _LAYER = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Small:
+def small(encoder_hidden_size: int) -> Projector:
     """A Q-Former's numbers."""
+    return Projector(
+        n_layers=2,
+        d_model=32,
+        n_heads=4,
+        ff_dim=48,
+        encoder_hidden_size=encoder_hidden_size,
+        window_size=15,
+        downsample_rate=5,
+        layer_norm_eps=1e-12,
+    )
 
-    encoder_hidden_size: int
-    n_layers: int = 2
-    d_model: int = 32
-    n_heads: int = 4
-    ff_dim: int = 48
-    window_size: int = 15
-    downsample_rate: int = 5
-    layer_norm_eps: float = 1e-12
 
-
-def names(p: Small) -> dict[str, str]:
+def names(p: Projector) -> dict[str, str]:
     """Names in our files, by transformers' names."""
     found = {"query": "proj.query"}
     pairs = {"linear": "proj.linear", "qformer.layernorm": "proj.ln"}
@@ -61,7 +61,7 @@ def names(p: Small) -> dict[str, str]:
     return found
 
 
-def weights(p: Small) -> dict[str, FloatArray]:
+def weights(p: Projector) -> dict[str, FloatArray]:
     """By their names in our files, in numpy order."""
     found: dict[str, FloatArray] = {}
     for seed, ours in enumerate(names(p).values()):
@@ -87,7 +87,7 @@ def encoded(width: int, frames: int) -> FloatArray:
     return (3 * uniform(frames * width, 99) - 1.5).astype(np.float32).reshape(frames, width)
 
 
-def torch_projected(p: Small, frames: FloatArray) -> FloatArray:
+def torch_projected(p: Projector, frames: FloatArray) -> FloatArray:
     """What transformers' projector makes of ``(frames, width)``: ``(rows, LLM_DIM)``."""
     import torch
     from transformers import Blip2QFormerConfig, GraniteConfig, GraniteSpeechConfig
@@ -118,7 +118,7 @@ def torch_projected(p: Small, frames: FloatArray) -> FloatArray:
 
 def cases() -> dict[str, FloatArray]:
     return {
-        f"{width}-{n}": torch_projected(Small(width), encoded(width, n))
+        f"{width}-{n}": torch_projected(small(width), encoded(width, n))
         for width in WIDTHS
         for n in LENGTHS
     }

@@ -25,7 +25,7 @@ from granite_gguf.ggml import (
 )
 from granite_gguf.graph.granite import Cache, Stream, causal_mask, granite_head, granite_layer
 from granite_gguf.graph.layers import rms_norm
-from granite_gguf.spec.tensors import LM_HEAD, TOKEN_EMBEDDING
+from granite_gguf.spec.tensors import LLAMA_NAMES
 from tests.causal import EXPECTED, GRANITE, TOKENS, torch_logits, weights
 
 Logits = npt.NDArray[np.float32]
@@ -90,14 +90,16 @@ def declare(
             wanted = Stream(x.x.rows(n - asked, asked), positions, [asked])
             mask = [mask[0].rows(n - asked, asked)]
         cache = None if caches is None else [of[layer] for of in caches]
-        x = replace(x, x=granite_layer(w, f"llm.blk.{layer}.", g, x, wanted, mask, cache))
-    graph.output("logits", granite_head(w, rms_norm(w, "llm.norm", x.x, g.rms_norm_eps)))
+        x = replace(x, x=granite_layer(w, LLAMA_NAMES, layer, g, x, wanted, mask, cache))
+    graph.output(
+        "logits", granite_head(w, LLAMA_NAMES, rms_norm(w, LLAMA_NAMES.norm, x.x, g.rms_norm_eps))
+    )
 
 
 def given(parts: Sequence[npt.NDArray[np.int64]], keys: Sequence[int]) -> dict[str, object]:
     """Inputs of positions ``parts`` of the tokens."""
     positions = np.concatenate(parts)
-    rows = weights()[TOKEN_EMBEDDING][TOKENS[positions]]
+    rows = weights()[LLAMA_NAMES.embedding][TOKENS[positions]]
     masks = {
         f"mask{k}": causal_mask(part, m)
         for k, (part, m) in enumerate(zip(parts, keys, strict=True))
@@ -165,7 +167,7 @@ class Decoder:
 def test_one_causal_pass(
     runtime: Runtime, placed: dict[str, Tensor], expected: dict[str, Logits], tied: bool
 ) -> None:
-    w = {name: tensor for name, tensor in placed.items() if not (tied and name == LM_HEAD)}
+    w = {name: tensor for name, tensor in placed.items() if not (tied and name == LLAMA_NAMES.head)}
     every = np.arange(len(TOKENS))
     with Graph() as graph:
         declare(graph, w, [len(every)], [len(every)])
@@ -265,7 +267,7 @@ def test_a_cache_needs_a_mask(placed: dict[str, Tensor], states: list[State]) ->
             graph.input("positions", [2], I32, below=CAPACITY),
             [2],
         )
-        granite_layer(placed, "llm.blk.0.", GRANITE, x, x, None, [cache_of(states[0])[0]])
+        granite_layer(placed, LLAMA_NAMES, 0, GRANITE, x, x, None, [cache_of(states[0])[0]])
 
 
 def test_a_position_beyond_the_cache_is_refused(

@@ -32,7 +32,7 @@ ROOMS = {
     "words": "spec tokenizer transcript",
     "architecture": "ggml placing spec storage tokenizer",
     "nar": "architecture ggml graph passes placing sound spec storage tokenizer transcript words",
-    "speech": "architecture spec storage",
+    "speech": "architecture ggml graph spec storage",
     "architectures": "architecture nar speech storage",
     "transcription": "nar passes sound spec transcript",
     "model": "architectures ggml hub nar passes placing sound storage tokenizer transcript "

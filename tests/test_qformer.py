@@ -11,13 +11,14 @@ import pytest
 
 from granite_gguf.ggml import F32, Graph, Runtime, Tensor, WeightBuffer
 from granite_gguf.graph.qformer import audio_rows, build_qformer
+from granite_gguf.spec.speech import Projector
 from tests.qformer import (
     EXPECTED,
     LENGTHS,
     WIDTHS,
     FloatArray,
-    Small,
     encoded,
+    small,
     torch_projected,
     weights,
 )
@@ -49,7 +50,10 @@ def placed(runtime: Runtime, arrays: dict[str, FloatArray]) -> Iterator[dict[str
 
 
 def projected(
-    runtime: Runtime, p: Small, lengths: Sequence[int], arrays: dict[str, FloatArray] | None = None
+    runtime: Runtime,
+    p: Projector,
+    lengths: Sequence[int],
+    arrays: dict[str, FloatArray] | None = None,
 ) -> FloatArray:
     frames = [encoded(p.encoder_hidden_size, n) for n in lengths]
     with placed(runtime, weights(p) if arrays is None else arrays) as w, Graph() as graph:
@@ -64,14 +68,14 @@ def test_the_expected_rows_are_those_of_transformers(
     expected: dict[str, FloatArray], width: int, frames: int
 ) -> None:
     pytest.importorskip("transformers.models.granite_speech")
-    found = torch_projected(Small(width), encoded(width, frames))
+    found = torch_projected(small(width), encoded(width, frames))
     np.testing.assert_allclose(found, expected[f"{width}-{frames}"], atol=1e-5)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("frames", LENGTHS)
 def test_rows(runtime: Runtime, expected: dict[str, FloatArray], width: int, frames: int) -> None:
-    p = Small(width)
+    p = small(width)
     found = projected(runtime, p, [frames])
     assert len(found) == audio_rows(p, frames)
     np.testing.assert_allclose(found, expected[f"{width}-{frames}"], atol=CLOSE)
@@ -81,19 +85,19 @@ def test_rows(runtime: Runtime, expected: dict[str, FloatArray], width: int, fra
 def test_recordings_of_a_batch_do_not_see_one_another(
     runtime: Runtime, expected: dict[str, FloatArray], width: int
 ) -> None:
-    found = projected(runtime, Small(width), LENGTHS)
+    found = projected(runtime, small(width), LENGTHS)
     alone = np.concatenate([expected[f"{width}-{n}"] for n in LENGTHS])
     np.testing.assert_allclose(found, alone, atol=CLOSE)
 
 
-def _norm_not_learned(p: Small) -> tuple[Small, dict[str, FloatArray]]:
+def _norm_not_learned(p: Projector) -> tuple[Projector, dict[str, FloatArray]]:
     arrays = weights(p)
     arrays["proj.ln.weight"] = np.ones_like(arrays["proj.ln.weight"])
     arrays["proj.ln.bias"] = np.zeros_like(arrays["proj.ln.bias"])
     return p, arrays
 
 
-def _another_epsilon(p: Small) -> tuple[Small, dict[str, FloatArray]]:
+def _another_epsilon(p: Projector) -> tuple[Projector, dict[str, FloatArray]]:
     return replace(p, layer_norm_eps=1e-5), weights(p)
 
 
@@ -101,6 +105,6 @@ def _another_epsilon(p: Small) -> tuple[Small, dict[str, FloatArray]]:
 def test_mistakes_show(runtime: Runtime, expected: dict[str, FloatArray], mistake: object) -> None:
     """Queries without what their norm learned, and the epsilon of other layers."""
     assert callable(mistake)
-    p, arrays = mistake(Small(32))
+    p, arrays = mistake(small(32))
     found = projected(runtime, p, [32], arrays)
     assert np.abs(found - expected["32-32"]).max() > CLOSE

@@ -15,6 +15,7 @@ from granite_gguf.ggml import I32, Graph, Tensor, concat
 from granite_gguf.graph.granite import Stream, granite_head, granite_layer
 from granite_gguf.graph.layers import Weights, rms_norm
 from granite_gguf.spec.nar import Editor
+from granite_gguf.spec.tensors import NLE_NAMES
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,9 @@ def build_editor(graph: Graph, w: Weights, e: Editor, recordings: Sequence[Edito
     x = Stream(rows, graph.input("positions", [sum(counts)], I32), counts)
     text_positions = graph.input("text_positions", [sum(texts)], I32)
     for n in range(e.n_layers - 1):
-        x = replace(x, x=granite_layer(w, f"llm.blk.{n}.", e, x, x))
+        x = replace(x, x=granite_layer(w, NLE_NAMES, n, e, x, x))
     text = Stream(_text_rows(x.x, recordings), text_positions, texts)
-    graph.output("state", granite_layer(w, f"llm.blk.{e.n_layers - 1}.", e, x, text))
+    graph.output("state", granite_layer(w, NLE_NAMES, e.n_layers - 1, e, x, text))
 
 
 def _text_rows(x: Tensor, recordings: Sequence[EditorRows]) -> Tensor:
@@ -58,6 +59,6 @@ def build_editor_head(graph: Graph, w: Weights, e: Editor, rows: int) -> None:
     Input: ``state`` ``[d_model, rows]``. Outputs: ``editing_logits``, not divided by
     ``logits_scaling``; ``sums`` ``[1, rows]`` of the normed states, finite where those are.
     """
-    x = rms_norm(w, "llm.norm", graph.input("state", [e.d_model, rows]), e.rms_norm_eps)
+    x = rms_norm(w, NLE_NAMES.norm, graph.input("state", [e.d_model, rows]), e.rms_norm_eps)
     graph.output("sums", x.sum_rows())
-    graph.output("editing_logits", granite_head(w, x))
+    graph.output("editing_logits", granite_head(w, NLE_NAMES, x))

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from granite_gguf.ggml import ShapeError, Tensor, concat, mul_mat, swiglu
 from granite_gguf.graph.layers import Weights, attend, linear, rms_norm
 from granite_gguf.spec.hparams import Granite
-from granite_gguf.spec.tensors import LM_HEAD, TOKEN_EMBEDDING
+from granite_gguf.spec.tensors import GraniteNames
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ class Cache:
 
 def granite_layer(
     w: Weights,
-    p: str,
+    names: GraniteNames,
+    n: int,
     g: Granite,
     x: Stream,
     asked: Stream,
@@ -74,7 +75,8 @@ def granite_layer(
 
     Args:
         w: the weights.
-        p: what their names begin with.
+        names: what they are called.
+        n: the layer's number.
         g: the model's numbers.
         x: the rows that have keys and values.
         asked: the rows to return; ``x`` itself, or some of it.
@@ -86,7 +88,9 @@ def granite_layer(
     Returns:
         ``[d_model, asked rows]``.
     """
-    h = asked.x + attention(w, p, g, x, asked, mask, cache) * g.residual_multiplier
+    p = names.block.format(n)
+    attended = attention(w, p, g, x, asked, mask, cache)
+    h = asked.x + linear(w, f"{p}{names.attention_out}", attended) * g.residual_multiplier
     return h + feed_forward(w, p, g, h) * g.residual_multiplier
 
 
@@ -99,7 +103,7 @@ def attention(
     mask: Sequence[Tensor] | None,
     cache: Sequence[Cache] | None,
 ) -> Tensor:
-    """``o softmax(scale * k q + mask) v`` of the normed rows, recording by recording."""
+    """``softmax(scale * k q + mask) v`` of the normed rows, recording by recording."""
 
     def heads(name: str, x: Tensor, n_heads: int) -> Tensor:  # [head_dim, heads, rows]
         return linear(w, f"{p}{name}", x).reshape(g.head_dim, n_heads, x.ne[1])
@@ -123,8 +127,7 @@ def attention(
         strict=True,
     )
     multiplying = w[f"{p}attn_k.weight"]  # in its way keys and values do
-    attended = [_attend(g, multiplying, *one) for one in parts]
-    return linear(w, f"{p}attn_o", concat(attended, 1))
+    return concat([_attend(g, multiplying, *one) for one in parts], 1)
 
 
 def _attend(
@@ -169,12 +172,12 @@ def feed_forward(w: Weights, p: str, g: Granite, x: Tensor) -> Tensor:
     )
 
 
-def granite_head(w: Weights, x: Tensor) -> Tensor:
+def granite_head(w: Weights, names: GraniteNames, x: Tensor) -> Tensor:
     """Logits ``[vocabulary, rows]`` of normed rows, not divided by ``logits_scaling``.
 
     A model without a head of its own has its embedding for it.
     """
-    return mul_mat(w[LM_HEAD if LM_HEAD in w else TOKEN_EMBEDDING], x)
+    return mul_mat(w[names.head if names.head in w else names.embedding], x)
 
 
 def causal_mask(positions: npt.NDArray[np.integer], keys: int) -> npt.NDArray[np.float16]:

@@ -14,37 +14,18 @@ Source: BLIP-2 (Li et al. 2023), as in transformers' ``granite_speech``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from granite_gguf.ggml import Graph, Tensor, concat
 from granite_gguf.graph.layers import Weights, attend, layer_norm, linear
+from granite_gguf.spec.speech import Projector
 
 
-class QFormer(Protocol):
-    """The numbers of a Q-Former."""
-
-    @property
-    def n_layers(self) -> int: ...  # 2
-    @property
-    def d_model(self) -> int: ...  # 1024
-    @property
-    def n_heads(self) -> int: ...  # 16
-    @property
-    def encoder_hidden_size(self) -> int: ...  # 1024; 2048 where a layer is captured besides
-    @property
-    def window_size(self) -> int: ...  # 15 frames
-    @property
-    def downsample_rate(self) -> int: ...  # 5 frames for an audio row
-    @property
-    def layer_norm_eps(self) -> float: ...  # 1e-12
-
-
-def audio_rows(p: QFormer, frames: int) -> int:
+def audio_rows(p: Projector, frames: int) -> int:
     """Audio rows of a recording: all queries of every window, the last one's too."""
-    return -(-frames // p.window_size) * (p.window_size // p.downsample_rate)
+    return -(-frames // p.window_size) * p.n_queries
 
 
-def build_qformer(graph: Graph, w: Weights, p: QFormer, lengths: Sequence[int]) -> None:
+def build_qformer(graph: Graph, w: Weights, p: Projector, lengths: Sequence[int]) -> None:
     """Declare the projector over recordings of these numbers of frames, T in total.
 
     Input: ``encoded`` ``[encoder_hidden_size, T]``, one recording after another. Output:
@@ -53,15 +34,15 @@ def build_qformer(graph: Graph, w: Weights, p: QFormer, lengths: Sequence[int]) 
     """
     x = graph.input("encoded", [p.encoder_hidden_size, sum(lengths)])
     x = concat([part.pad_rows(-part.ne[1] % p.window_size) for part in x.divided(lengths)], 1)
-    windows, n_queries = x.ne[1] // p.window_size, p.window_size // p.downsample_rate
-    learned = w["proj.query"].beside(x).reshape(p.d_model, n_queries)
+    windows = x.ne[1] // p.window_size
+    learned = w["proj.query"].beside(x).reshape(p.d_model, p.n_queries)
     q = layer_norm(w, "proj.ln", learned, p.layer_norm_eps)
     for n in range(p.n_layers):
         block = f"proj.blk.{n}."
         among = windows if n else 1  # before they have seen a window, queries differ in none
         q = _with_attention(w, f"{block}sa", p, q, q, among)
         if not n:
-            q = q.repeated(windows).reshape(p.d_model, n_queries * windows)
+            q = q.repeated(windows).reshape(p.d_model, p.n_queries * windows)
         q = _with_attention(w, f"{block}ca", p, q, x, windows)
         inner = linear(w, f"{block}ffn_up", q).gelu_erf()
         q = q + linear(w, f"{block}ffn_down", inner)
@@ -70,14 +51,13 @@ def build_qformer(graph: Graph, w: Weights, p: QFormer, lengths: Sequence[int]) 
 
 
 def _with_attention(
-    w: Weights, name: str, p: QFormer, q: Tensor, seen: Tensor, windows: int
+    w: Weights, name: str, p: Projector, q: Tensor, seen: Tensor, windows: int
 ) -> Tensor:
     """``LN(q + attention of q to the rows seen in its window)``, ``[d_model, queries]``."""
-    head_dim = p.d_model // p.n_heads
 
     def heads(part: str, x: Tensor) -> Tensor:  # [head_dim, rows of a window, heads, windows]
         x = linear(w, f"{name}_{part}", x)
-        return x.reshape(head_dim, p.n_heads, x.ne[1] // windows, windows).permute(0, 2, 1, 3)
+        return x.reshape(p.head_dim, p.n_heads, x.ne[1] // windows, windows).permute(0, 2, 1, 3)
 
-    attended = attend(heads("query", q), heads("key", seen), heads("value", seen), head_dim**-0.5)
+    attended = attend(heads("query", q), heads("key", seen), heads("value", seen), p.head_dim**-0.5)
     return layer_norm(w, f"{name}_norm", q + linear(w, f"{name}_out", attended), p.layer_norm_eps)

@@ -43,7 +43,7 @@ LLAMA_NAMES = GraniteNames(
 )
 """As llama.cpp names them."""
 
-TOKEN_EMBEDDING, LM_HEAD = NLE_NAMES.embedding, NLE_NAMES.head
+TOKEN_EMBEDDING = NLE_NAMES.embedding
 
 
 class Stage(Enum):

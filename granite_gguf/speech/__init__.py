@@ -1,1 +1,1 @@
-"""The autoregressive model."""
+"""The autoregressive model: a language model that continues a prompt with audio in it."""

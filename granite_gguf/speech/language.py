@@ -1,0 +1,248 @@
+"""The language model at work: prompts in one pass, then steps that cost no rebuilding.
+
+    prompt rows ── one pass ──→ cache, choice
+    step        ── a kept graph for so many rows and keys ──→ cache, choice after each token
+
+Rows and keys of a step are rounded up, so that few graphs serve all lengths. Rows that are only
+there to fill up are written behind the text, where nothing sees them until they are overwritten.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+
+import numpy as np
+
+from granite_gguf.arrays import AnyArray, FloatArray, IntArray
+from granite_gguf.closing import Closing
+from granite_gguf.ggml import F16, GGMLType, Graph, KeptGraph, Runtime, State
+from granite_gguf.graph.causal import Continued, build_causal
+from granite_gguf.graph.granite import Cache, causal_mask
+from granite_gguf.graph.layers import Weights
+from granite_gguf.spec.hparams import Granite
+from granite_gguf.speech.drafts import MOST_GUESSED
+from granite_gguf.speech.greedy import Choice, Draft, Said, Step, Text, speak
+
+_KEYS = 256  # a step's keys are a multiple of it
+_ROWS = (1, 2, 4, 8, 16, MOST_GUESSED + 1)
+_KEPT = 12  # graphs, each with memory of its own
+_NODES = 48  # operations of a layer, and of one more recording in it
+
+_PURPOSE = "Continuing a text"
+_REMEDY = "Transcribe fewer recordings together, or in shorter pieces, or free some memory"
+
+
+class Language(Closing):
+    """A causal language model on a runtime. Who calls it holds the runtime's lock.
+
+    Args:
+        runtime: computes.
+        weights: the model's, by name.
+        embed: rows ``(n, d_model)`` of token ids ``(n,)``.
+        numbers: the model's.
+        check: refuses logits' sums that are not finite.
+        cache_type: of keys and values, F16 or F32.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        weights: Weights,
+        embed: Callable[[IntArray], FloatArray],
+        numbers: Granite,
+        check: Callable[[AnyArray], None],
+        cache_type: GGMLType = F16,
+    ) -> None:
+        self._runtime, self._weights, self._embed = runtime, weights, embed
+        self._numbers, self._check, self._cache_type = numbers, check, cache_type
+        self._stack = ExitStack()
+        self._caches: list[list[Cache]] = []
+        self._capacity = 0
+        self._lengths: list[int] = []
+        self._kept: OrderedDict[tuple[object, ...], tuple[Graph, KeptGraph]] = OrderedDict()
+
+    def generate(
+        self,
+        prompts: Sequence[FloatArray],
+        eos: int,
+        budgets: Sequence[int],
+        drafts: Sequence[Draft | None],
+    ) -> list[Said]:
+        """Texts after prompts, all together.
+
+        Args:
+            prompts: of each, rows ``(n, d_model)`` before their multiplier, at least one.
+            eos: the token that ends a text.
+            budgets: of each, the most tokens.
+            drafts: of each, guesses or none.
+
+        Raises:
+            OutOfMemoryError: there is no room for their keys and values.
+        """
+        choices = self.begin(prompts, budgets)
+        asking = zip(choices, budgets, drafts, strict=True)
+        texts = dict(enumerate(speak(first, eos, *rest) for first, *rest in asking))
+        found: dict[int, Said] = {}
+        steps = {n: _go_on(text, None, n, found) for n, text in texts.items()}
+        while wanted := {n: step for n, step in steps.items() if step is not None}:
+            answers = self.step(wanted)
+            steps = {n: _go_on(texts[n], answers[n], n, found) for n in wanted}
+        return [found[n] for n in texts]
+
+    def begin(self, prompts: Sequence[FloatArray], budgets: Sequence[int]) -> list[Choice]:
+        """Forget all that was said, and take in new prompts; what each goes on with."""
+        return self._choices(self._begin(prompts, budgets))
+
+    def step(self, wanted: Mapping[int, Step]) -> dict[int, list[Choice]]:
+        """The choices after each token of some recordings' steps."""
+        return {n: self._choices(logits) for n, logits in self._step(wanted).items()}
+
+    def logits(self, prompt: FloatArray, tokens: Sequence[int]) -> FloatArray:
+        """Logits ``(1 + n, vocabulary)`` after a prompt and after each of n tokens, scaled.
+
+        They are those that a text with these tokens meets: the prompt's pass, then single steps.
+        """
+        found = [self._begin([prompt], [len(tokens)])]
+        found += [self._step({0: Step(n, (token,))})[0] for n, token in enumerate(tokens)]
+        scaled: FloatArray = np.concatenate(found) / np.float32(self._numbers.logits_scaling)
+        return scaled
+
+    def _begin(self, prompts: Sequence[FloatArray], budgets: Sequence[int]) -> FloatArray:
+        """Logits ``(recordings, vocabulary)``."""
+        longest = max(len(p) + most for p, most in zip(prompts, budgets, strict=True))
+        self._reserve(len(prompts), longest + max(_ROWS))
+        self._lengths = [len(p) for p in prompts]
+        recordings = [Continued(len(p), len(p), 1, self._caches[n]) for n, p in enumerate(prompts)]
+        inputs = _inputs(recordings, [0] * len(prompts), prompts)
+        with self._graph(recordings) as graph:
+            build_causal(graph, self._weights, self._numbers, recordings)
+            return _matrix(self._runtime.compute(graph, inputs)["logits"])
+
+    def _step(self, wanted: Mapping[int, Step]) -> dict[int, FloatArray]:
+        """Logits ``(tokens, vocabulary)`` of each."""
+        longest = max(len(step.tokens) for step in wanted.values())
+        rows = next((r for r in _ROWS if r >= longest), longest)
+        starts = {n: self._lengths[n] + step.said for n, step in wanted.items()}
+        keys = -(-(max(starts.values()) + rows) // _KEYS) * _KEYS
+        recordings = [Continued(rows, keys, rows, self._caches[n]) for n in wanted]
+        filled = [
+            self._embed(np.array(step.tokens + step.tokens[-1:] * (rows - len(step.tokens))))
+            for step in wanted.values()
+        ]
+        kept = self._keep((tuple(wanted), rows, keys), recordings)
+        logits = _matrix(kept.run(_inputs(recordings, list(starts.values()), filled))["logits"])
+        return {
+            n: logits[at * rows : at * rows + len(step.tokens)]
+            for at, (n, step) in enumerate(wanted.items())
+        }
+
+    def _choices(self, rows: FloatArray) -> list[Choice]:
+        with np.errstate(all="ignore"):
+            self._check(rows.sum(axis=1))
+        return [_choice(row, self._numbers.logits_scaling) for row in rows]
+
+    def _reserve(self, count: int, length: int) -> None:
+        """Caches for so many recordings of so many positions."""
+        length = -(-length // _KEYS) * _KEYS
+        if count <= len(self._caches) and length <= self._capacity:
+            return
+        g, old = self._numbers, (len(self._caches), self._capacity)
+        self._drop()
+        count, length = max(count, old[0]), max(length, old[1])
+        state = self._stack.enter_context(State(self._runtime, 2 * count * g.n_layers))
+        width = g.n_kv_heads * g.head_dim
+        for n in range(count):
+            self._caches.append(
+                [
+                    Cache(
+                        state.add(f"keys.{n}.{layer}", [width, length], self._cache_type),
+                        state.add(f"values.{n}.{layer}", [width, length], self._cache_type),
+                    )
+                    for layer in range(g.n_layers)
+                ]
+            )
+        try:
+            state.place("The text's keys and values", _REMEDY)
+        except BaseException:
+            self._drop()
+            raise
+        self._capacity = length
+
+    def _keep(self, kind: tuple[object, ...], recordings: Sequence[Continued]) -> KeptGraph:
+        """The graph of a kind of step, made when it is first wanted."""
+        if kind not in self._kept:
+            while len(self._kept) >= _KEPT:
+                _, (old, plan) = self._kept.popitem(last=False)
+                plan.close()
+                old.close()
+            graph = self._graph(recordings)
+            try:
+                build_causal(graph, self._weights, self._numbers, recordings)
+                self._kept[kind] = graph, self._runtime.keep(graph)
+            except BaseException:
+                graph.close()
+                raise
+        self._kept.move_to_end(kind)
+        return self._kept[kind][1]
+
+    def _graph(self, recordings: Sequence[Continued]) -> Graph:
+        nodes = (self._numbers.n_layers + 1) * _NODES * (1 + len(recordings))
+        return Graph(purpose=_PURPOSE, remedy=_REMEDY, nodes=nodes)
+
+    def _drop(self) -> None:
+        for graph, plan in self._kept.values():
+            plan.close()
+            graph.close()
+        self._kept.clear()
+        self._caches.clear()
+        self._capacity = 0
+        self._stack.close()
+
+    def close(self) -> None:
+        self._drop()
+
+
+def _go_on(
+    text: Text, choices: Sequence[Choice] | None, n: int, found: dict[int, Said]
+) -> Step | None:
+    """The next step of a text, or none: then it is found."""
+    try:
+        return next(text) if choices is None else text.send(choices)
+    except StopIteration as over:
+        found[n] = over.value
+        return None
+
+
+def _inputs(
+    recordings: Sequence[Continued], starts: Sequence[int], rows: Sequence[FloatArray]
+) -> dict[str, AnyArray]:
+    positions = [
+        np.arange(start, start + r.rows, dtype=np.int32)
+        for start, r in zip(starts, recordings, strict=True)
+    ]
+    asked = [of[r.rows - r.asked :] for of, r in zip(positions, recordings, strict=True)]
+    masks = {
+        f"mask_{k}": causal_mask(of, r.keys)
+        for k, (of, r) in enumerate(zip(positions, recordings, strict=True))
+    }
+    return {
+        "rows": np.concatenate(rows),
+        "positions": np.concatenate(positions),
+        "asked_positions": np.concatenate(asked),
+        **masks,
+    }
+
+
+def _matrix(array: AnyArray) -> FloatArray:
+    return array.reshape(-1, array.shape[-1])
+
+
+def _choice(row: FloatArray, scale: float) -> Choice:
+    token = int(row.argmax())
+    best, spread = row[token], float(row.std())
+    others = np.delete(row, token)
+    lead = float(best - others.max()) / spread if spread else 0.0
+    probability = float(1.0 / np.exp((row - best) / np.float32(scale)).sum())
+    return Choice(token, probability, lead)
