@@ -49,12 +49,9 @@ void int8_plan(Job *job) {
     job->fetches = 0; /* decoding does it */
 }
 
-void int8_fetch(const Job *job, const char *from, int64_t rows) {
-    const int64_t bytes = INT8_SPAN / job->block_numbers * job->block_bytes;
-    for (int64_t i = 0; i < rows; i++, from += job->row_bytes) {
-        for (int64_t line = 0; line < bytes; line += 64) {
-            __builtin_prefetch(from + INT8_ROWS * job->row_bytes + line, 0, 2);
-        }
+void int8_fetch(const char *from, const char *end) {
+    for (; from < end; from += 64) {
+        __builtin_prefetch(from, 0, 2);
     }
 }
 

@@ -39,7 +39,7 @@ int int8_takes(int64_t type, int64_t exact);
 void int8_plan(Job *job);
 void int8_pack(const Job *job, const char *x, int64_t column, int64_t start, char *packed);
 
-/* Has the lines of memory fetched where the next panel has what these rows have in 256 numbers. */
-void int8_fetch(const Job *job, const char *from, int64_t rows);
+/* Has lines of memory fetched. */
+void int8_fetch(const char *from, const char *end);
 
 #endif

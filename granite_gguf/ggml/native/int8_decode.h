@@ -335,6 +335,7 @@ TARGET static int64_t OF(_decode)(const Job *job, const char *rows, int64_t coun
     const OF(_block) block = OF(_block_of)(job->weight_type);
     const int64_t numbers = at_least(job->block_numbers, INT8_GROUP);
     const int64_t bytes = numbers / job->block_numbers * job->block_bytes;
+    const int64_t span = INT8_SPAN / job->block_numbers * job->block_bytes;
     const int64_t step = int8_group_bytes(job->weight_type), whole = job->width / numbers * numbers;
     for (int64_t first = 0; first < INT8_ROWS && first < count; first += LANES) {
         /* Where there are no more rows, the last one stands in for them. */
@@ -347,7 +348,8 @@ TARGET static int64_t OF(_decode)(const Job *job, const char *rows, int64_t coun
         char *to = panel + 4 * first;
         for (int64_t k = 0; k < whole; k += numbers, from += bytes) {
             if (k % INT8_SPAN == 0) {
-                int8_fetch(job, from + first * job->row_bytes, LANES);
+                const char *next = rows + (INT8_ROWS + first) * job->row_bytes;
+                int8_fetch(next + LANES * (from - rows), next + LANES * (from - rows + span));
             }
             block(from, offsets, to, step);
             to += numbers / INT8_GROUP * step;
