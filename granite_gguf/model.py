@@ -17,7 +17,7 @@ from granite_gguf.ggml import DeviceInfo, Runtime
 from granite_gguf.hub import find_model
 from granite_gguf.nar.stages import Stages
 from granite_gguf.passes import Options
-from granite_gguf.placing.kernel_choice import Precision
+from granite_gguf.placing.kernel_choice import AUTO, Precision
 from granite_gguf.placing.weights import ModelWeights
 from granite_gguf.sound.source import AudioInput, Source
 from granite_gguf.storage.model_file import ModelFile
@@ -41,11 +41,13 @@ class Model(Stages, Closing):
         device: ``auto``, ``cpu`` or a device's name.
         precision: ``exact`` or ``fast``, see :class:`granite_gguf.placing.kernel_choice.Precision`.
         low_memory: whether mapped weights are let go of after every stage.
+        kernels: ``auto``, ``ggml`` or a name, see
+            :class:`granite_gguf.placing.kernel_choice.Kernels`.
 
     Raises:
         ModelFileError: the tokenizer cannot be read.
         DeviceError: no such device, or no room on it.
-        InputError: ``threads`` or ``precision`` is out of range.
+        InputError: ``threads`` or ``precision`` is out of range, or there are no such kernels.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Model(Stages, Closing):
         device: str = "auto",
         precision: str = Precision.EXACT,
         low_memory: bool = False,
+        kernels: str = AUTO,
     ) -> None:
         try:
             wanted = Precision(precision)
@@ -67,6 +70,7 @@ class Model(Stages, Closing):
             "device": device,
             "precision": str(wanted),
             "low_memory": low_memory,
+            "kernels": kernels,
         }
         self._stack = ExitStack()
         tokenizer = load_tokenizer(file)
@@ -74,7 +78,9 @@ class Model(Stages, Closing):
             runtime = Runtime(device, threads)
             self._stack.callback(runtime.close)
             derived = architecture_of(file).derived
-            weights = ModelWeights(file, runtime, wanted, derived, low_memory=low_memory)
+            weights = ModelWeights(
+                file, runtime, wanted, derived, low_memory=low_memory, kernels=kernels
+            )
             self._stack.callback(weights.close)
             super().__init__(file, tokenizer, weights, runtime)
         except BaseException:
@@ -272,6 +278,7 @@ def load(
     device: str = "auto",
     precision: str = Precision.EXACT,
     low_memory: bool = False,
+    kernels: str = AUTO,
 ) -> Model:
     """Load a model from a GGUF file.
 
@@ -287,12 +294,15 @@ def load(
             the processor has a faster kernel.
         low_memory: give the pages of a mapped file back to the system after every stage, so that
             only one stage's weights are resident; a pass takes a little longer.
+        kernels: ``auto`` takes the best of our kernels that the processor has, ``ggml`` none of
+            them; a name, as ``granite-gguf doctor`` lists them, takes that one and, for what it
+            does not multiply, those after it. On another machine the name may be unknown.
 
     Raises:
         ModelFileError: the file cannot be read or run.
         HubError: the model cannot be fetched from the Hub.
         DeviceError: no such device, or no room on it.
-        InputError: ``threads`` or ``precision`` is out of range.
+        InputError: ``threads`` or ``precision`` is out of range, or there are no such kernels.
     """
     if path is None:
         path = DEMO_MODEL
@@ -303,4 +313,5 @@ def load(
         device=device,
         precision=precision,
         low_memory=low_memory,
+        kernels=kernels,
     )

@@ -139,6 +139,20 @@ def test_doctor() -> None:
     report = json.loads(run("doctor", "--json").stdout)
     assert report["versions"]["ggml-python"] == "0.0.45"
     assert report["devices"][-1]["kind"] == "cpu"
+    for name in report["kernels"]["available"]:
+        assert f"  {name} " in result.stdout
+    assert report["kernels"]["facts"] in " ".join(result.stdout.split())
+
+
+def test_what_doctor_knows_of_a_processor() -> None:
+    """It praises no processor whose kernels were not measured."""
+    from granite_gguf.cli.doctor import processor_facts
+
+    assert "bfloat16 tiles" in processor_facts(["amx-bf16", "avx512-vnni", "generic"])
+    assert "then BF16" in processor_facts(["avx512-vnni", "avx512-bf16", "avx2-int8", "generic"])
+    assert "none of bfloat16" in processor_facts(["avx2-int8", "avx2-fma", "generic"])
+    assert "not measured" in processor_facts(["generic"])
+    assert "not measured" in processor_facts([])
 
 
 def test_advice_for_a_slow_build() -> None:

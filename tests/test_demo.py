@@ -16,7 +16,9 @@ import granite_gguf
 from granite_gguf.architectures import open_model_file
 from granite_gguf.converters import convert
 from granite_gguf.demo import DEMO_MODEL, DEMO_SAMPLES
+from granite_gguf.placing.kernel_choice import GGML
 from granite_gguf.quantize import Scope, quantize
+from tests.kernels import with_each_kernel
 from training import grammar, voices
 from training.scoring import word_error_rate
 from training.speech import speak, with_margins
@@ -64,6 +66,19 @@ def test_samples_word_for_word(files: dict[str, Path], name: str) -> None:
     with granite_gguf.load(files[name], threads=1) as model:
         for sample in DEMO_SAMPLES:
             assert model.transcribe(sample).text.strip() == text_of(sample)
+
+
+@with_each_kernel
+@pytest.mark.parametrize("name", ["shipped", "f16", "q4_k-all"])
+def test_samples_word_for_word_with_each_kernel(
+    files: dict[str, Path], name: str, kernels: str
+) -> None:
+    path = DEMO_MODEL if name == "shipped" else files[name]
+    with granite_gguf.load(path, threads=1, kernels=kernels) as model:
+        for sample in DEMO_SAMPLES:
+            assert model.transcribe(sample).text.strip() == text_of(sample)
+        own = {name for counts in model.kernels.values() for name in counts if " by " in name}
+        assert bool(own) == (kernels != GGML)
 
 
 def test_the_editor_sees_every_stage() -> None:

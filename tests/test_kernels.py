@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +12,18 @@ import pytest
 
 import granite_gguf
 from granite_gguf.errors import InputError
-from granite_gguf.ggml import F32, GGMLType, Graph, Packings, Runtime, WeightBuffer, mul_mat
+from granite_gguf.ggml import (
+    F32,
+    GGMLType,
+    Graph,
+    Packings,
+    Runtime,
+    WeightBuffer,
+    available_kernels,
+    mul_mat,
+)
 from granite_gguf.ggml.quants import encode_rows, prepare_encoding
-from granite_gguf.placing import kernel_choice
-from granite_gguf.placing.kernel_choice import Kernel, Kernels, Precision
+from granite_gguf.placing.kernel_choice import GGML, Kernel, Kernels, Precision
 from granite_gguf.quantize import quantize
 from tests.signals import synthetic_audio
 
@@ -25,12 +34,6 @@ QUANTIZED = [
         *("Q5_0", "Q5_1", "Q4_0", "Q4_1", "IQ4_NL", "IQ4_XS"),
     )
 ]
-
-
-@pytest.fixture(autouse=True)
-def without_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ggml's kernels are tested here, wherever that is."""
-    monkeypatch.setattr(kernel_choice, "available_kernels", lambda: [])
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +50,7 @@ def test_the_chosen_kernel_multiplies_the_decoded_weight(
 ) -> None:
     """Whatever is chosen here, the product is that of gguf-py's decoding, up to 8-bit inputs."""
     width, rows = 512, 96
-    kernel = Kernels(runtime).choose(kind, width, rows)
+    kernel = Kernels(runtime, wanted=GGML).choose(kind, width, rows)
     assert kernel.type is kind
     rng = np.random.default_rng(int(kind))
     prepare_encoding(kind)
@@ -68,7 +71,7 @@ def test_the_chosen_kernel_multiplies_the_decoded_weight(
 
 
 def test_matrices_that_no_packed_kernel_fits_stay_plain(runtime: Runtime) -> None:
-    choice = Kernels(runtime)
+    choice = Kernels(runtime, wanted=GGML)
     assert choice.choose(GGMLType.Q4_K, 512, 7) == Kernel(GGMLType.Q4_K)
     assert choice.choose(GGMLType.Q8_0, 32, 5) == Kernel(GGMLType.Q8_0)
     for kind in (GGMLType.F32, GGMLType.F16, GGMLType.BF16):
@@ -82,8 +85,8 @@ def test_fast_products_come_close_to_exact_ones(f32_files: dict[str, Path]) -> N
     path = f32_files["nle"]
     audio = synthetic_audio(48_000, seed=3)
     with (
-        granite_gguf.load(path, device="cpu", threads=1) as exact,
-        granite_gguf.load(path, device="cpu", threads=1, precision="fast") as fast,
+        granite_gguf.load(path, device="cpu", threads=1, kernels=GGML) as exact,
+        granite_gguf.load(path, device="cpu", threads=1, precision="fast", kernels=GGML) as fast,
     ):
         mel = exact.compute_mel(audio)
         a, b = exact.run_encoder(mel).final, fast.run_encoder(mel).final
@@ -96,7 +99,7 @@ def test_a_quantized_model_says_what_multiplies(
 ) -> None:
     path = tmp_path / "q8.gguf"
     quantize(f32_files["nle"], path, "q8_0")
-    with granite_gguf.load(path, device="cpu", threads=1) as model:
+    with granite_gguf.load(path, device="cpu", threads=1, kernels=GGML) as model:
         counts = model.kernels
         assert all(name.startswith("Q8_0") for name in counts["editor"])
         assert counts["encoder"].keys() == {"F32"}
@@ -108,6 +111,24 @@ def test_a_quantized_model_says_what_multiplies(
 def test_an_unknown_precision(f32_files: dict[str, Path]) -> None:
     with pytest.raises(InputError, match="'exact' or 'fast'"):
         granite_gguf.load(f32_files["nle"], precision="double")
+
+
+def test_the_kernels_that_were_asked_for_multiply(f32_files: dict[str, Path]) -> None:
+    path = f32_files["nle"]
+    for name in available_kernels():
+        with granite_gguf.load(path, device="cpu", threads=1, kernels=name) as model:
+            used = model.kernels["encoder"]
+            assert all(" by " in text for text in used), name
+            copied = pickle.loads(pickle.dumps(model))
+            with copied:
+                assert copied.kernels == model.kernels
+    with granite_gguf.load(path, device="cpu", threads=1, kernels="ggml") as model:
+        assert model.kernels["encoder"].keys() == {"F32"}
+
+
+def test_unknown_kernels(f32_files: dict[str, Path]) -> None:
+    with pytest.raises(InputError, match=r"no kernels 'neon' for CPU; there are auto, .*ggml"):
+        granite_gguf.load(f32_files["nle"], device="cpu", kernels="neon")
 
 
 def test_precision_is_a_word() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 import granite_gguf
 from granite_gguf import DeviceError, InputError, Model
+from tests.kernels import with_each_kernel
 from tests.signals import synthetic_audio
 
 
@@ -103,7 +104,8 @@ def test_weights_can_be_copied_to_the_device(
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc")
-def test_low_memory_keeps_no_weights(f32_files: dict[str, Path]) -> None:
+@with_each_kernel
+def test_low_memory_keeps_no_weights(f32_files: dict[str, Path], kernels: str) -> None:
     path = f32_files["nle"]
 
     def resident() -> int:
@@ -120,7 +122,9 @@ def test_low_memory_keeps_no_weights(f32_files: dict[str, Path]) -> None:
     before = resident()  # other models of the same file
     kept = {}
     for low_memory in (False, True):
-        with granite_gguf.load(path, device="cpu", threads=1, low_memory=low_memory) as model:
+        with granite_gguf.load(
+            path, device="cpu", threads=1, low_memory=low_memory, kernels=kernels
+        ) as model:
             texts = [model.transcribe(clip).segments[0].token_ids for _ in range(2)]
             kept[low_memory] = (resident() - before, texts)
     assert kept[True][1] == kept[False][1]

@@ -6,6 +6,8 @@ Every stage runs on this package's own outputs of the stages before it, from aud
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+import granite_gguf
 from granite_gguf import Model
 from granite_gguf.nar.decoding import insert_slots
+from tests.kernels import NAMES
 from tests.parity import assert_same_rows
 from tests.signals import synthetic_audio
 
-CASES = sorted((Path(__file__).parent / "expected").glob("*.npz"))
+PATHS = sorted((Path(__file__).parent / "expected").glob("*.npz"))
 
 TAPS = frozenset({"encoder_logits"})
 HEAD_TAPS = frozenset({"pooled", "bpe_logits"})
@@ -53,10 +57,24 @@ def run_stages(model: Model, samples: npt.NDArray[np.float32]) -> dict[str, npt.
 
 
 def test_there_are_cases() -> None:
-    assert len(CASES) >= 30
+    assert len(PATHS) >= 30
 
 
-@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+@pytest.fixture(scope="module", params=NAMES)
+def models(
+    request: pytest.FixtureRequest, f32_files: dict[str, Path]
+) -> Iterator[dict[str, Model]]:
+    """Each float32 file, with each kernel of this machine."""
+    with ExitStack() as stack:
+        yield {
+            layout: stack.enter_context(
+                granite_gguf.load(path, device="cpu", threads=1, kernels=request.param)
+            )
+            for layout, path in f32_files.items()
+        }
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_every_stage(models: dict[str, Model], path: Path) -> None:
     with np.load(path) as file:
         expected = dict(file)

@@ -85,6 +85,7 @@ def measure(
     device: str = "auto",
     precision: str = "exact",
     low_memory: bool = False,
+    kernels: str = "auto",
     repeats: int = 5,
     with_floor: bool = True,
     report: Callable[[int, int], None] | None = None,
@@ -98,6 +99,7 @@ def measure(
         device: as in :func:`granite_gguf.load`.
         precision: as in :func:`granite_gguf.load`.
         low_memory: as in :func:`granite_gguf.load`.
+        kernels: as in :func:`granite_gguf.load`; the floor is that of the best ones there are.
         repeats: runs that are timed.
         with_floor: whether to measure the floor, which takes some seconds to a minute.
         report: called with how many kinds of products are done and how many there are.
@@ -108,7 +110,12 @@ def measure(
     """
     started = time.perf_counter()
     with load(
-        path, threads=threads, device=device, precision=precision, low_memory=low_memory
+        path,
+        threads=threads,
+        device=device,
+        precision=precision,
+        low_memory=low_memory,
+        kernels=kernels,
     ) as model:
         loaded = time.perf_counter() - started
         passes = len(model.transcribe(audio).segments)

@@ -17,6 +17,7 @@ from granite_gguf.cli.options import (
     MODEL_HELP,
     AsJson,
     Device,
+    Kernels,
     LowMemory,
     Precision,
     Threads,
@@ -32,6 +33,7 @@ def bench(
     repeats: Annotated[int, typer.Option("-n", "--repeats", min=1, help="Timed runs.")] = 5,
     threads: Threads = None,
     device: Device = "auto",
+    kernels: Kernels = kernel_choice.AUTO,
     precision: Precision = kernel_choice.Precision.EXACT,
     low_memory: LowMemory = False,
     floor: Annotated[
@@ -54,6 +56,7 @@ def bench(
             device=device,
             precision=precision,
             low_memory=low_memory,
+            kernels=kernels,
             repeats=repeats,
             with_floor=floor,
             report=lambda done, total: progress(done / total),

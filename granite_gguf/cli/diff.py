@@ -11,7 +11,7 @@ import typer
 from granite_gguf.architectures import DIALECTS
 from granite_gguf.cli.console import print_note, print_result
 from granite_gguf.cli.model_names import local_model
-from granite_gguf.cli.options import Device, Threads
+from granite_gguf.cli.options import Device, Kernels, Threads
 from granite_gguf.errors import ComparisonError, InputError, brief, printable
 from granite_gguf.files import check_target
 from granite_gguf.model import load
@@ -19,6 +19,7 @@ from granite_gguf.parity import Recorded, StageResult, diff_model, read_referenc
 from granite_gguf.parity.plot import load_matplotlib, plot
 from granite_gguf.parity.reference_file import ARCHITECTURE, architecture
 from granite_gguf.parity.report import as_markdown, as_text, as_values
+from granite_gguf.placing.kernel_choice import AUTO
 from granite_gguf.sound.reading import read_audio
 
 
@@ -76,6 +77,7 @@ def diff(
     ] = False,
     threads: Threads = None,
     device: Device = "auto",
+    kernels: Kernels = AUTO,
 ) -> None:  # fmt: skip
     """Compare models with a reference, every stage from the reference's own inputs.
 
@@ -103,10 +105,10 @@ def diff(
     *models, reference = [local_model(name) for name in names]
     audio = Path(audio_name)
     _check_models(models)
-    recorded = _reference(reference, audio, threads, device)
+    recorded = _reference(reference, audio, threads, device, kernels)
     results: dict[str, list[StageResult]] = {}
     for path in models:
-        with load(path, threads=threads, device=device) as model:
+        with load(path, threads=threads, device=device, kernels=kernels) as model:
             samples = model.load_audio(audio)
             results[_label(path, models)] = diff_model(
                 model, recorded, samples, stages=chosen, thresholds=limits
@@ -156,7 +158,7 @@ def _check_models(models: list[Path]) -> None:
             )
 
 
-def _reference(path: Path, audio: Path, threads: int | None, device: str) -> Recorded:
+def _reference(path: Path, audio: Path, threads: int | None, device: str, kernels: str) -> Recorded:
     found = architecture(path)
     if found == ARCHITECTURE:
         return read_reference(path)
@@ -165,7 +167,7 @@ def _reference(path: Path, audio: Path, threads: int | None, device: str) -> Rec
             f"{path}: holds {brief(found)}, expected a reference file ({ARCHITECTURE!r}) or a "
             f"model ({' or '.join(map(repr, DIALECTS))})"
         )
-    with load(path, threads=threads, device=device) as model:
+    with load(path, threads=threads, device=device, kernels=kernels) as model:
         return record(model, read_audio(audio, model.hparams.front_end.sample_rate))
 
 

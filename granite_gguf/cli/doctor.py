@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+from collections.abc import Collection
 from dataclasses import asdict
 from importlib.metadata import version
 
@@ -20,7 +21,13 @@ from granite_gguf.ggml.build import (
     unused_cpu_features,
 )
 from granite_gguf.ggml.devices import default_threads
-from granite_gguf.ggml.products import available_kernels, kernels_compiled
+from granite_gguf.ggml.products import (
+    Products,
+    available_kernels,
+    kernels_compiled,
+    list_kernels,
+)
+from granite_gguf.ggml.types import GGMLType
 from granite_gguf.sizes import megabytes
 
 _PACKAGES = ("gguf", "numpy", "soundfile", "soxr", "tokenizers", "safetensors", "huggingface_hub")
@@ -68,10 +75,45 @@ def advice(build: BuildInfo) -> list[tuple[str, str]]:
     return found
 
 
-def _own_kernels() -> str:
-    if not kernels_compiled():
-        return "none, for they were not compiled"
-    return ", ".join(available_kernels())
+# What convert and quantize write most.
+_TYPES = (
+    *(GGMLType.F32, GGMLType.F16, GGMLType.BF16),
+    *(GGMLType.Q8_0, GGMLType.Q6_K, GGMLType.Q5_K, GGMLType.Q4_K),
+)
+
+
+def used_types() -> dict[str, list[str]]:
+    """The types of weights that each kernel of ours multiplies here, by its name."""
+    used: dict[str, list[str]] = {}
+    if available_kernels():
+        products = Products(1, exact=True)
+        for kind in _TYPES:
+            if own := products.kernel(kind):
+                used.setdefault(own, []).append(kind.name)
+    return used
+
+
+def processor_facts(available: Collection[str]) -> str:
+    """What is known of the kernels that a processor has, in a sentence."""
+    if "amx-bf16" in available:
+        return (
+            "All files are multiplied in bfloat16 tiles; F32 and F16 ones need two products for "
+            "each, which take longer."
+        )
+    if "avx512-bf16" in available:
+        return (
+            "Quantized files are the fastest, in products of 8 bits, then BF16 ones; F32 and F16 "
+            "files take float32 products, the slowest."
+        )
+    if "avx2-int8" in available:
+        return (
+            "Quantized files are the fastest, in products of 8 bits. This processor has none of "
+            "bfloat16: F32, F16 and BF16 files take float32 products, the slowest."
+        )
+    return (
+        "There are no fast kernels of granite-gguf for this processor, and ggml multiplies: how "
+        "that compares with other engines was not measured."
+    )
 
 
 def doctor(
@@ -91,7 +133,12 @@ def doctor(
         report = {
             "versions": versions,
             "features": build.features,
-            "kernels": {"compiled": kernels_compiled(), "available": available_kernels()},
+            "kernels": {
+                "compiled": kernels_compiled(),
+                "available": available_kernels(),
+                "used": used_types(),
+                "facts": processor_facts(available_kernels()),
+            },
             "devices": [asdict(device) for device in build.devices],
             "threads": default_threads(),
             "advice": [{"problem": problem, "command": command} for problem, command in remedies],
@@ -105,7 +152,7 @@ def doctor(
     for backend, features in build.features.items():
         names = [name if value == "1" else f"{name}={value}" for name, value in features.items()]
         stdout.print(f"\n{backend} kernels: {escape(' '.join(names)) or 'none named'}")
-    stdout.print(f"\nkernels of granite-gguf: {_own_kernels()}")
+    _print_kernels()
     stdout.print("\ndevices:")
     for device in build.devices:
         memory = f"{megabytes(device.free_bytes)} free of {megabytes(device.total_bytes)}"
@@ -114,4 +161,18 @@ def doctor(
     for problem, command in remedies:
         stdout.print(f"\n[yellow]slow:[/] {escape(problem)}. Mend it with\n  {escape(command)}")
     if not remedies:
-        stdout.print("\nNothing is slow about this build.")
+        stdout.print("\nThis build has all that is known to make it faster here.")
+
+
+def _print_kernels() -> None:
+    if not kernels_compiled():
+        stdout.print("\nkernels of granite-gguf: none, for they were not compiled")
+        return
+    stdout.print("\nkernels of granite-gguf, the best first, as --kernels takes them:")
+    used = used_types()
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for info in list_kernels():
+        here = ", ".join(used.get(info.name, ["-"]))
+        table.add_row(f"  {info.name}", info.words, here if info.available else "not here")
+    stdout.print(table)
+    stdout.print(processor_facts(available_kernels()))

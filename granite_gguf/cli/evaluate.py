@@ -14,13 +14,14 @@ import typer
 
 from granite_gguf.cli.console import counting_progress, print_error, print_note, print_result
 from granite_gguf.cli.model_names import local_model
-from granite_gguf.cli.options import AsJson, Device, Threads
+from granite_gguf.cli.options import AsJson, Device, Kernels, Threads
 from granite_gguf.cli.options import Model as ModelOption
 from granite_gguf.errors import AudioError, InputError, printable
 from granite_gguf.evaluation.manifest import Item, read_items
 from granite_gguf.evaluation.results import Result, ResultsFile, identity, read_transcripts
 from granite_gguf.evaluation.scoring import Score, Scorer, total
 from granite_gguf.model import Model, load
+from granite_gguf.placing.kernel_choice import AUTO
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def evaluate(
     as_json: AsJson = False,
     threads: Threads = None,
     device: Device = "auto",
+    kernels: Kernels = AUTO,
 ) -> None:
     """Word and character error rates over a set of recordings.
 
@@ -80,7 +82,7 @@ def evaluate(
     expected = _expected(manifest, items, against)
     rows: list[Row] = []
     file = local_model(model)
-    with load(file, threads=threads, device=device) as loaded:
+    with load(file, threads=threads, device=device, kernels=kernels) as loaded:
         results = ResultsFile(output, file)
         resumed = sum(results.find(item) is not None for item in items)
         if resumed:

@@ -9,8 +9,9 @@ import typer
 
 from granite_gguf.cli.console import counting_progress, print_note
 from granite_gguf.cli.model_names import local_model
-from granite_gguf.cli.options import MODEL_HELP, Device, Force, Threads
+from granite_gguf.cli.options import MODEL_HELP, Device, Force, Kernels, Threads
 from granite_gguf.model import load
+from granite_gguf.placing.kernel_choice import AUTO
 from granite_gguf.quantize import collect_importance
 
 
@@ -20,11 +21,12 @@ def imatrix(
     output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")],
     threads: Threads = None,
     device: Device = "auto",
+    kernels: Kernels = AUTO,
     force: Force = False,
 ) -> None:
     """Collect an importance matrix: the mean squares of every matrix's inputs."""
     with (
-        load(local_model(model), threads=threads, device=device) as loaded,
+        load(local_model(model), threads=threads, device=device, kernels=kernels) as loaded,
         counting_progress("observing", len(audio)) as progress,
     ):
         count = collect_importance(

@@ -42,6 +42,17 @@ Device = Annotated[
         rich_help_panel=COMPUTATION,
     ),
 ]
+Kernels = Annotated[
+    str,
+    typer.Option(
+        "--kernels",
+        metavar="NAME",
+        help="'auto' for the best that the processor has, 'ggml' for ggml's alone, or one that "
+        "`granite-gguf doctor` names.",
+        envvar="GRANITE_GGUF_KERNELS",
+        rich_help_panel=COMPUTATION,
+    ),
+]
 Precision = Annotated[
     kernel_choice.Precision,
     typer.Option(

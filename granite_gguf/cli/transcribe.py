@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from granite_gguf.cli.options import (
     MODEL_HELP,
     MODEL_VARIABLE,
     Device,
+    Kernels,
     LowMemory,
     Precision,
     Threads,
@@ -26,7 +28,7 @@ from granite_gguf.cli.outputs import DEFAULT_TEMPLATE, Existing, plan_targets
 from granite_gguf.demo import DEMO_MODEL, DEMO_NOTE
 from granite_gguf.errors import InputError
 from granite_gguf.formats import FORMATS, Shape
-from granite_gguf.model import load
+from granite_gguf.model import Model, load
 from granite_gguf.passes import Options
 from granite_gguf.placing import kernel_choice
 from granite_gguf.transcription.recordings import check_options
@@ -192,6 +194,7 @@ def transcribe(
     ] = False,
     threads: Threads = None,
     device: Device = "auto",
+    kernels: Kernels = kernel_choice.AUTO,
     precision: Precision = kernel_choice.Precision.EXACT,
     low_memory: LowMemory = False,
 ) -> None:  # fmt: skip
@@ -238,7 +241,15 @@ def transcribe(
         check_failures_file(failures)
     job = Job(recordings, chosen, formats, shape, targets, options, channel, quiet, verbose)
     if chosen:
-        _run(job, model, threads, device, precision, low_memory=low_memory)
+        loading = partial(
+            load,
+            threads=threads,
+            device=device,
+            kernels=kernels,
+            precision=precision,
+            low_memory=low_memory,
+        )
+        _run(job, model, loading)
     if failures is not None:
         write_failures(failures, job.failures)
     if job.failures:
@@ -248,16 +259,12 @@ def transcribe(
 def _run(
     job: Job,
     model: str | None,
-    threads: int | None,
-    device: str,
-    precision: kernel_choice.Precision,
-    *,
-    low_memory: bool,
+    loading: Callable[[Path], Model],
 ) -> None:
     if model is None and not job.quiet:
         print_note(DEMO_NOTE)
     file = DEMO_MODEL if model is None else local_model(model, quiet=job.quiet)
-    loaded = load(file, threads=threads, device=device, precision=precision, low_memory=low_memory)
+    loaded = loading(file)
     if job.verbose:
         for line in kernel_lines(loaded.kernels):
             print_note(line)

@@ -60,8 +60,9 @@ def _library() -> Any:
             library = ctypes.CDLL(str(path))
             number = ctypes.c_int64
             library.kernels_count.restype = library.kernels_job_bytes.restype = number
-            library.kernels_name.restype = ctypes.c_char_p
-            library.kernels_name.argtypes = library.kernels_available.argtypes = [number]
+            library.kernels_name.restype = library.kernels_words.restype = ctypes.c_char_p
+            for of_one in (library.kernels_name, library.kernels_words, library.kernels_available):
+                of_one.argtypes = [number]
             library.kernels_takes.argtypes = [number, number, number]
             library.kernels_plan.argtypes = [number, ctypes.POINTER(_Job)]
             assert library.kernels_job_bytes() == ctypes.sizeof(_Job), "job.h is another one"
@@ -69,13 +70,39 @@ def _library() -> Any:
     return None
 
 
+@dataclass(frozen=True)
+class KernelInfo:
+    """A kernel of the table.
+
+    Attributes:
+        name: as it is asked for.
+        words: what it multiplies with.
+        available: whether this processor has it.
+    """
+
+    name: str
+    words: str
+    available: bool
+
+
+def list_kernels() -> list[KernelInfo]:
+    """All kernels of the table, the best first; none where they were not compiled."""
+    if (library := _library()) is None:
+        return []
+    return [
+        KernelInfo(
+            library.kernels_name(n).decode(),
+            library.kernels_words(n).decode(),
+            bool(library.kernels_available(n)),
+        )
+        for n in range(library.kernels_count())
+    ]
+
+
 @cache
 def _table() -> dict[str, int]:
     """Places in the table of what this processor has, by name, the best first."""
-    if (library := _library()) is None:
-        return {}
-    available = (n for n in range(library.kernels_count()) if library.kernels_available(n))
-    return {library.kernels_name(n).decode(): n for n in available}
+    return {info.name: n for n, info in enumerate(list_kernels()) if info.available}
 
 
 def kernels_compiled() -> bool:

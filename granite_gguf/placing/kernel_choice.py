@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from granite_gguf.errors import InputError
 from granite_gguf.ggml import (
     BF16,
     F16,
@@ -30,6 +31,9 @@ from granite_gguf.ggml.build import build_info
 
 _FLOATS = (F32, F16, BF16)
 _PACKING = "CPU_REPACK"
+
+AUTO, GGML = "auto", "ggml"
+"""The kernels to use: the best of ours that the processor has, or ggml's alone."""
 
 # What may become BF16 for ggml to multiply it faster, where the processor has products of bfloat16.
 # The types of four bits have packed kernels that come near it.
@@ -76,16 +80,35 @@ class Kernel:
 class Kernels:
     """Chooses a kernel for each matrix, by what a device's processor and build can do.
 
+    Args:
+        runtime: computes.
+        precision: what may be rounded.
+        wanted: ``auto``, ``ggml``, or the name of the best kernel of ours to use: what that one
+            does not take goes to the next of the table that does.
+
     Attributes:
         products: what multiplies by kernels of ours, or None.
+
+    Raises:
+        InputError: the processor, or the device, has no such kernel.
     """
 
-    def __init__(self, runtime: Runtime, precision: Precision = Precision.EXACT) -> None:
+    def __init__(
+        self, runtime: Runtime, precision: Precision = Precision.EXACT, wanted: str = AUTO
+    ) -> None:
         self._packings = Packings(runtime)
         on_cpu = runtime.device.kind == "cpu"
         self._fast = precision is Precision.FAST and on_cpu
-        usable = on_cpu and available_kernels()
-        self.products = Products(runtime.threads, exact=not self._fast) if usable else None
+        names = available_kernels() if on_cpu else []
+        if wanted not in (AUTO, GGML, *names):
+            raise InputError(
+                f"there are no kernels {wanted!r} for {runtime.device.name}; there are "
+                f"{', '.join((AUTO, *names, GGML))}"
+            )
+        self.products = None
+        if names and wanted != GGML:
+            first = None if wanted == AUTO else wanted
+            self.products = Products(runtime.threads, first, exact=not self._fast)
         self._bfloat16 = self._fast and build_info().has("AVX512_BF16")
 
     @property

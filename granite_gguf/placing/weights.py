@@ -23,7 +23,7 @@ from granite_gguf.arrays import FloatArray
 from granite_gguf.ggml import BF16, F16, F32, Runtime, Tensor, WeightBuffer, row_bytes
 from granite_gguf.ggml.quants import encode_rows, prepare_encoding
 from granite_gguf.placing.finite import check_small, check_stored
-from granite_gguf.placing.kernel_choice import Kernel, Kernels, Precision
+from granite_gguf.placing.kernel_choice import AUTO, Kernel, Kernels, Precision
 from granite_gguf.spec.derived import DerivedWeights, ReadWeight
 from granite_gguf.spec.tensors import Role, Stage, TensorSpec, Trait
 from granite_gguf.storage.model_file import ModelFile
@@ -55,6 +55,7 @@ class ModelWeights(Mapping[str, Tensor]):
         precision: what may be rounded.
         derive: computes what the graphs read in place of some tensors.
         low_memory: whether :meth:`let_go` lets go.
+        kernels: which may multiply, see :class:`granite_gguf.placing.kernel_choice.Kernels`.
 
     Attributes:
         kernels: how many matrices each kernel multiplies with, by stage.
@@ -62,6 +63,7 @@ class ModelWeights(Mapping[str, Tensor]):
     Raises:
         ModelFileError: some hold NaN or infinity.
         OutOfMemoryError: there is no room for them.
+        InputError: the device has not got the kernels that were asked for.
     """
 
     def __init__(
@@ -72,13 +74,14 @@ class ModelWeights(Mapping[str, Tensor]):
         derive: Derive,
         *,
         low_memory: bool = False,
+        kernels: str = AUTO,
     ) -> None:
         self._file, self._runtime, self._low_memory = file, runtime, low_memory
         self._stack = ExitStack()
         self._tensors: dict[str, Tensor] = {}
         self.kernels: dict[Stage, Counter[str]] = {}
         self._used: dict[str, Kernel] = {}
-        choice = Kernels(runtime, precision)
+        choice = Kernels(runtime, precision, kernels)
         mapped: list[TensorSpec] = []
         copied: dict[Kernel, list[TensorSpec]] = {}
         read: set[str] = set()
