@@ -3,11 +3,7 @@
 #include "int8.h"
 #include "x86.h"
 
-#ifdef HAS_X86
-
-#include <float.h>
-
-#include "avx2.h"
+#ifdef __GNUC__
 
 enum { HALVES = 1, MINIMA = 2 }; /* two scales of a group; minima */
 
@@ -54,6 +50,12 @@ void int8_fetch(const char *from, const char *end) {
         __builtin_prefetch(from, 0, 2);
     }
 }
+
+#ifdef HAS_X86
+
+#include <float.h>
+
+#include "avx2.h"
 
 /* A group whose scale is not finite, or less than float32's normal numbers, becomes zeros: the
  * product of what is not finite with them is not finite either. */
@@ -113,6 +115,8 @@ AVX2 void int8_pack(const Job *job, const char *x, int64_t column, int64_t start
         }
     }
 }
+
+#endif
 
 #else
 

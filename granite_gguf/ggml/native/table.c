@@ -1,5 +1,6 @@
 /* The kernels, and how a product is divided among threads and caches: the entry points. */
 
+#include "arm.h"
 #include "job.h"
 #include "x86.h"
 
@@ -9,6 +10,9 @@ extern const Kernel avx512_vnni, avx512_bf16, avx512_fma, avx_vnni, avx2_int8, a
 #ifdef __linux__
 extern const Kernel amx_bf16;
 #endif
+#endif
+#ifdef HAS_ARM
+extern const Kernel neon_i8mm, neon_dotprod, neon_bf16, neon_fma;
 #endif
 
 /* The best first. */
@@ -23,6 +27,12 @@ static const Kernel *const table[] = {
     &avx_vnni,
     &avx2_int8,
     &avx2_fma,
+#endif
+#ifdef HAS_ARM
+    &neon_i8mm,
+    &neon_dotprod,
+    &neon_bf16,
+    &neon_fma,
 #endif
     &generic,
 };
