@@ -1,7 +1,8 @@
 # make demo        set up, then transcribe the samples with the demonstration model
 # make test        set up, then run the tests, side by side on as many cores as there are
 # make quick       the same without the slow ones
-# make check       set up, then style, types and what the built wheel holds
+# make check       set up, then style, types, what the built wheel holds, and the kernels of other
+#                  processors where there is qemu-user to emulate them
 # make reference   add PyTorch, with which `make test` also recomputes what it compares with
 
 PYTHON ?= python3
@@ -39,7 +40,7 @@ quick: $(READY)
 check: $(READY)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
-	$(BIN)/python -m pytest tests/check_package.py
+	$(BIN)/python -m pytest tests/check_package.py tests/check_emulated.py
 
 reference: $(READY)
 	$(BIN)/pip install --quiet 'torch==2.13.0'

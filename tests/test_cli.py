@@ -151,6 +151,7 @@ def test_what_doctor_knows_of_a_processor() -> None:
     assert "bfloat16 tiles" in processor_facts(["amx-bf16", "avx512-vnni", "generic"])
     assert "then BF16" in processor_facts(["avx512-vnni", "avx512-bf16", "avx2-int8", "generic"])
     assert "none of bfloat16" in processor_facts(["avx2-int8", "avx2-fma", "generic"])
+    assert "not measured" in processor_facts(["neon-dotprod", "neon-fma", "generic"])
     assert "not measured" in processor_facts(["generic"])
     assert "not measured" in processor_facts([])
 

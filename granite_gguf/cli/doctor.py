@@ -32,6 +32,8 @@ from granite_gguf.sizes import megabytes
 
 _PACKAGES = ("gguf", "numpy", "soundfile", "soxr", "tokenizers", "safetensors", "huggingface_hub")
 
+_WITH_KERNELS = ("x86_64", "AMD64", "aarch64", "arm64")
+
 
 def rebuild_command(build: BuildInfo, *flags: str) -> str:
     """The command that installs ggml-python again with some CMake flags."""
@@ -61,7 +63,7 @@ def advice(build: BuildInfo) -> list[tuple[str, str]]:
             (f"ggml was built for another processor: it leaves out {', '.join(unused)}",
              rebuild_command(build, "-DGGML_NATIVE=ON"))
         )  # fmt: skip
-    if platform.machine() in ("x86_64", "AMD64") and not kernels_compiled():
+    if platform.machine() in _WITH_KERNELS and not kernels_compiled():
         found.append(
             ("granite-gguf was installed without its kernels, for want of a C compiler: "
              "models take two to four times as long",
@@ -109,6 +111,11 @@ def processor_facts(available: Collection[str]) -> str:
         return (
             "Quantized files are the fastest, in products of 8 bits. This processor has none of "
             "bfloat16: F32, F16 and BF16 files take float32 products, the slowest."
+        )
+    if "neon-fma" in available:
+        return (
+            "The NEON kernels were tested under an emulator alone: how fast they are on an arm64 "
+            "processor was not measured. Compare them with --kernels ggml."
         )
     return (
         "There are no fast kernels of granite-gguf for this processor, and ggml multiplies: how "
