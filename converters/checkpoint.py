@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from granite_gguf.arrays import FloatArray
 from granite_gguf.errors import CheckpointError
 from granite_gguf.fields import JsonFields
 from granite_gguf.spec.format import Format
 from granite_gguf.spec.hparams import HParams
 from granite_gguf.spec.tensors import TensorSpec
+from granite_gguf.storage.container import MetadataValue
 
 
 class Layout(Enum):
@@ -22,6 +26,34 @@ class Layout(Enum):
     NLE = "nle"
     HUB = "granite_speech_nar"
     NATIVE = "native"
+    SPEECH = "granite_speech"
+    PLUS = "granite_speech_plus"
+    LORA = "granite_speech_lora"
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of low rank that is added to a matrix ``(out, in)``.
+
+    Attributes:
+        down: float32 ``(rank, in)``.
+        up: float32 ``(out, rank)``.
+        scale: of their product.
+    """
+
+    down: FloatArray
+    up: FloatArray
+    scale: float
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of the matrix."""
+        return self.up.shape[0], self.down.shape[1]
+
+    def rows(self, start: int, count: int) -> FloatArray:
+        """Some rows of the change, float32 ``(count, in)``."""
+        product: FloatArray = (self.up[start : start + count] @ self.down) * np.float32(self.scale)
+        return product
 
 
 @dataclass(frozen=True)
@@ -35,6 +67,9 @@ class CheckpointConfig:
         characters: the character head's outputs by id, unmapped ones empty; None where the
             checkpoint does not name them.
         key: where the checkpoint has a tensor, or None where it has none and it is computed.
+        beside: further files with tensors of the model, by what their keys are prefixed with here.
+        changes: what is added to tensors, by their keys in the checkpoint.
+        metadata: what else the file says, by our keys.
     """
 
     format: Format[Any]
@@ -42,6 +77,9 @@ class CheckpointConfig:
     hparams: HParams
     characters: tuple[str, ...] | None
     key: Callable[[TensorSpec], str | None]
+    beside: Mapping[str, Path] = field(default_factory=dict)
+    changes: Mapping[str, Change] = field(default_factory=dict)
+    metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from granite_gguf.converters.checkpoint import CheckpointConfig, read_json
 from granite_gguf.converters.nar.layouts import NAR_CONFIG
+from granite_gguf.converters.speech.layouts import SPEECH_CONFIG
 from granite_gguf.errors import CheckpointError, brief
 
-READERS = (NAR_CONFIG,)
+READERS = (NAR_CONFIG, SPEECH_CONFIG)
 
 
 def read_config(directory: Path) -> CheckpointConfig:

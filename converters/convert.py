@@ -26,7 +26,11 @@ from tokenizers import Tokenizer
 from granite_gguf.converters.checkpoint import CheckpointConfig, Layout
 from granite_gguf.converters.configs import read_config
 from granite_gguf.converters.dtypes import OutType, convert_values, output_type
-from granite_gguf.converters.safetensors_source import StoredTensor, open_checkpoint
+from granite_gguf.converters.safetensors_source import (
+    StoredTensor,
+    open_checkpoint,
+    read_tensors,
+)
 from granite_gguf.errors import CheckpointError, brief, library_errors
 from granite_gguf.files import Progress, silent
 from granite_gguf.ggml.types import F32
@@ -74,13 +78,13 @@ def convert(
     force: bool = False,
     progress: Progress = silent,
 ) -> Conversion:
-    """Convert a checkpoint directory of any of the three layouts.
+    """Convert a checkpoint directory of any layout.
 
     Args:
         source: the directory with config.json, *.safetensors and tokenizer.json.
         output: the file to write.
-        outtype: ``f16`` (editor matrices F16, the rest F32), ``bf16`` (every matrix BF16, the
-            rest F32) or ``f32``.
+        outtype: ``f16`` (the language model's matrices F16, the rest F32), ``bf16`` (every matrix
+            BF16, the rest F32) or ``f32``.
         revision: the checkpoint's revision, recorded in the file.
         name: the model's name, recorded in the file; by default the directory's.
         force: replace an existing file.
@@ -97,8 +101,11 @@ def convert(
     config = read_config(directory)
     form = config.format
     specs = form.tensors(config.hparams)
-    tensors = _match(directory, config, specs, open_checkpoint(directory))
-    sources = [_tensor_source(policy, config.hparams, spec, tensors) for spec in specs.values()]
+    stored = open_checkpoint(directory)
+    for prefix, further in config.beside.items():
+        stored |= {prefix + key: tensor for key, tensor in read_tensors(further).items()}
+    tensors = _match(directory, config, specs, stored)
+    sources = [_tensor_source(policy, config, spec, tensors) for spec in specs.values()]
     parameters = sum(prod(spec.shape) for spec in specs.values())
     metadata = {
         **_general_metadata(form, directory, name, parameters, policy),
@@ -106,6 +113,7 @@ def convert(
         **hparams_metadata(form, config.hparams),
         **_character_metadata(config),
         **_tokenizer_metadata(directory, config.hparams),
+        **config.metadata,
     }
     size = write_gguf(path, metadata, sources, force=force, progress=progress)
     return Conversion(path, config.layout, config.hparams, parameters, size)
@@ -150,16 +158,24 @@ def _match(
 
 
 def _tensor_source(
-    policy: OutType, hparams: HParams, spec: TensorSpec, tensors: dict[str, StoredTensor]
+    policy: OutType, config: CheckpointConfig, spec: TensorSpec, tensors: dict[str, StoredTensor]
 ) -> TensorSource:
     kind = output_type(policy, spec)
     tensor = tensors.get(spec.name)
     if tensor is None:
-        return TensorSource(spec.name, spec.shape, F32, lambda: [_computed(hparams, spec)])
+        return TensorSource(spec.name, spec.shape, F32, lambda: [_computed(config.hparams, spec)])
+    change = config.changes.get(config.key(spec) or "")
 
     def parts() -> Iterator[npt.NDArray[Any]]:
+        start = 0
         for rows, stored in tensor.rows(spec.name, spec.width):
-            yield convert_values(spec.name, rows, stored, kind)
+            if change is None:
+                yield convert_values(spec.name, rows, stored, kind)
+            else:
+                changed = convert_values(spec.name, rows, stored, F32)
+                changed = changed + change.rows(start, len(rows))
+                yield convert_values(spec.name, changed, F32, kind)
+            start += len(rows)
 
     return TensorSource(spec.name, spec.shape, kind, parts)
 
@@ -243,6 +259,8 @@ def _tokenizer_metadata(directory: Path, hparams: HParams) -> Metadata:
         model = fields["model"]
         merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
         added = fields["added_tokens"]
+        split = fields["pre_tokenizer"]
+        parts = [part["type"] for part in split.get("pretokenizers", [split])]
         vocabulary = {**model["vocab"], **{token["content"]: token["id"] for token in added}}
         kinds = {token["id"]: _token_type(token["content"], token["special"]) for token in added}
         Tokenizer.from_str(text)
@@ -258,7 +276,7 @@ def _tokenizer_metadata(directory: Path, hparams: HParams) -> Metadata:
         tokens[i], types[i] = token, kinds.get(i, TokenType.NORMAL)
     return {
         Keys.Tokenizer.MODEL: MetadataValue.of("gpt2"),
-        Keys.Tokenizer.PRE: MetadataValue.of("dbrx"),
+        Keys.Tokenizer.PRE: MetadataValue.of(_SPLITS.get(parts[0], "dbrx")),
         Keys.Tokenizer.TOKENS: MetadataValue.strings(tokens),
         Keys.Tokenizer.TOKEN_TYPE: MetadataValue.integers(map(int, types)),
         Keys.Tokenizer.MERGES: MetadataValue.strings(merges),
@@ -267,6 +285,11 @@ def _tokenizer_metadata(directory: Path, hparams: HParams) -> Metadata:
         Keys.Tokenizer.PAD: MetadataValue.of(language.pad_token_id),
         Keys.Tokenizer.HUGGINGFACE: MetadataValue.of(text),
     }
+
+
+# llama.cpp's names of the ways to split a text, by how they begin in tokenizer.json: at GPT-2's
+# pattern, at single digits before it, or else at cl100k's pattern.
+_SPLITS = {"ByteLevel": "gpt-2", "Digits": "refact"}
 
 
 def _token_type(content: str, special: bool) -> TokenType:

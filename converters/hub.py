@@ -9,7 +9,7 @@ from pathlib import Path
 from granite_gguf.errors import CheckpointError
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-_FILES = ("*.json", "*.safetensors", "*.txt", "README.md")
+_FILES = ("*.json", "*.jinja", "*.safetensors", "*.txt", "README.md")
 
 
 @dataclass(frozen=True)

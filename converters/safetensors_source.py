@@ -71,7 +71,7 @@ def open_checkpoint(directory: Path) -> dict[str, StoredTensor]:
         return _open_shards(directory)
     if not (directory / _SINGLE).is_file():
         raise CheckpointError(f"{directory}: has neither {_SINGLE} nor {_INDEX}")
-    return _read_header(directory / _SINGLE)
+    return read_tensors(directory / _SINGLE)
 
 
 def _open_shards(directory: Path) -> dict[str, StoredTensor]:
@@ -91,7 +91,7 @@ def _open_shards(directory: Path) -> dict[str, StoredTensor]:
             )
         if not (directory / name).is_file():
             raise CheckpointError(f"{directory / name}: no such file, but {_INDEX} names it")
-        for key, tensor in _read_header(directory / name).items():
+        for key, tensor in read_tensors(directory / name).items():
             if weight_map.get(key) != name:
                 raise CheckpointError(f"{path}: does not place the tensor {brief(key)} in {name}")
             tensors[key] = tensor
@@ -104,7 +104,12 @@ def _open_shards(directory: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
-def _read_header(path: Path) -> dict[str, StoredTensor]:
+def read_tensors(path: Path) -> dict[str, StoredTensor]:
+    """Every tensor of one file by its key.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
     try:
         # Checks lengths, offsets and types against the file; the header is valid after it.
         with safe_open(path, framework="numpy"):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from granite_gguf.spec import hparams
 from granite_gguf.spec.checks import (
@@ -17,7 +17,7 @@ from granite_gguf.spec.checks import (
 )
 from granite_gguf.spec.format import Format
 from granite_gguf.spec.hparams import MAX_LAYERS, Granite
-from granite_gguf.spec.parameters import SAME, Told, at
+from granite_gguf.spec.parameters import SAME, Shapes, Told, at
 from granite_gguf.spec.tables import encoder_tensors, front_end_tensors, granite_tensors
 from granite_gguf.spec.tensors import (
     BPE_HEAD,
@@ -33,7 +33,33 @@ from granite_gguf.spec.tensors import (
 # Released vocabularies: Granite 4's, whose added tokens begin with padding and end of text, and
 # StarCoder's, whose first token is end of text.
 _GRANITE_4_EOS = 100257
+_SEEN_BY_PROJECTOR = "proj.blk.0.ca_key.weight"
 _LAST_OF_3 = 50000  # an audio token below it is of a 3.x model
+
+
+# What tells a value that a file does not state.
+
+Values = Mapping[str, Any]
+
+
+def _half_of_the_layers(_: Shapes, encoder: Values) -> int:
+    return int(encoder["n_layers"]) // 2
+
+
+def _released_eos(_: Shapes, llm: Values) -> int:
+    return _GRANITE_4_EOS if llm["vocab_size"] > _GRANITE_4_EOS else 0
+
+
+def _same_as_eos(_: Shapes, llm: Values) -> int:
+    return int(llm["eos_token_id"])
+
+
+def _before_eos(_: Shapes, llm: Values) -> int:
+    return max(int(llm["eos_token_id"]) - 1, 0)
+
+
+def _no_head(shapes: Shapes, _: Values) -> bool:
+    return shapes(LLAMA_NAMES.head) is None
 
 
 @dataclass(frozen=True)
@@ -64,7 +90,7 @@ class Encoder(hparams.Encoder):
             "{arch}.enc.self_conditioning_layer",
             least=0,
             later=True,
-            told=lambda _, encoder: encoder["n_layers"] // 2,
+            told=_half_of_the_layers,
         ),
     ]
     # (3,) in plus, () elsewhere: what is laid beside the final state, numbered as in the NAR model
@@ -109,7 +135,7 @@ class Projector:
             SAME,
             SAME,
             later=True,
-            told=lambda _, projector: projector["d_model"],
+            told=Told(_SEEN_BY_PROJECTOR, 0),
         ),
     ]
     window_size: Annotated[int, at("{arch}.window_size")]  # 15 frames
@@ -128,10 +154,6 @@ class Projector:
         return self.window_size // self.downsample_rate
 
 
-def _eos(vocabulary: int) -> int:
-    return _GRANITE_4_EOS if vocabulary > _GRANITE_4_EOS else 0
-
-
 @dataclass(frozen=True)
 class Llm(Granite):
     """Causal Granite layers, over a prompt in which audio rows stand for one token each."""
@@ -143,7 +165,7 @@ class Llm(Granite):
             SAME,
             least=0,
             later=True,
-            told=lambda _, llm: _eos(llm["vocab_size"]),
+            told=_released_eos,
         ),
     ]  # 100257, or 0 in 3.x
     bos_token_id: Annotated[
@@ -153,7 +175,7 @@ class Llm(Granite):
             SAME,
             least=0,
             later=True,
-            told=lambda _, llm: llm["eos_token_id"],
+            told=_same_as_eos,
         ),
     ]
     pad_token_id: Annotated[
@@ -163,7 +185,7 @@ class Llm(Granite):
             SAME,
             least=0,
             later=True,
-            told=lambda _, llm: max(llm["eos_token_id"] - 1, 0),
+            told=_before_eos,
         ),
     ]  # 100256, or 0 in 3.x
     apply_logits_scaling: Annotated[
@@ -176,7 +198,7 @@ class Llm(Granite):
         at(
             "{arch}.llm.tie_word_embeddings",
             later=True,
-            told=lambda shapes, _: shapes(LLAMA_NAMES.head) is None,
+            told=_no_head,
         ),
     ]
     # prompt and text together; what the model was trained with, not a limit
