@@ -186,7 +186,7 @@ def test_interrupted_conversion_leaves_nothing(
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None
-    process.stdout.readline()
+    assert process.stdout.readline() == "writing\n"
     time.sleep(0.2)
     assert [path.suffix for path in tmp_path.iterdir()] == [".part"]
     process.send_signal(number)

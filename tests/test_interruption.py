@@ -92,7 +92,7 @@ def test_a_signal_at_any_moment(
         output.mkdir()
         process = start(commands(checkpoints["nle"], f32_files["nle"], output)[name])
         assert process.stdout is not None
-        process.stdout.readline()
+        assert process.stdout.readline() == "ready\n"
         # PyTorch is loaded in the first seconds of `reference`.
         time.sleep(r.uniform(0.02, 3.0 if name == "reference" and attempt else 0.6))
         process.send_signal(number)

@@ -1,0 +1,46 @@
+"""Python that tests hand to other processes as text imports only what there is."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).resolve().parent
+
+
+def sources(path: Path) -> Iterator[str]:
+    """The strings of a file that are Python and import this package."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        text = node.value if isinstance(node, ast.Constant) else None
+        if not isinstance(text, str) or "import" not in text or "granite_gguf" not in text:
+            continue
+        try:
+            ast.parse(text)
+        except SyntaxError:  # prose, or a template
+            continue
+        yield text
+
+
+FILES = [path for path in sorted(TESTS.rglob("*.py")) if any(sources(path))]
+
+
+def test_some_are_found() -> None:
+    assert {"test_interruption.py", "test_cli.py"} <= {path.name for path in FILES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_imports_exist(path: Path) -> None:
+    for source in sources(path):
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("granite_gguf"):
+                module = importlib.import_module(node.module or "")
+                for alias in node.names:
+                    if not hasattr(module, alias.name):
+                        importlib.import_module(f"{node.module}.{alias.name}")
+            elif isinstance(node, ast.Import):
+                for alias in node.names:
+                    importlib.import_module(alias.name)
