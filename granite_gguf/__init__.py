@@ -10,6 +10,7 @@
 from granite_gguf._version import __version__
 from granite_gguf.errors import (
     AudioError,
+    AudioWarning,
     CheckpointError,
     ComparisonError,
     DeviceError,
@@ -25,10 +26,12 @@ from granite_gguf.errors import (
 )
 from granite_gguf.model import Model, load
 from granite_gguf.nar.results import EncoderResult, TokenResult
+from granite_gguf.sound.sndfile import RawFormat
 from granite_gguf.transcript import Segment, Transcript, Word
 
 __all__ = [
     "AudioError",
+    "AudioWarning",
     "CheckpointError",
     "ComparisonError",
     "DeviceError",
@@ -42,6 +45,7 @@ __all__ = [
     "ModelFileError",
     "OutOfMemoryError",
     "OutputError",
+    "RawFormat",
     "Segment",
     "TokenResult",
     "Transcript",

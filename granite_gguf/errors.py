@@ -33,6 +33,10 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+class AudioWarning(UserWarning):
+    """What a person should know of a recording that is transcribed all the same."""
+
+
 def brief(value: object) -> str:
     """``repr`` of a value from a file, for a message: printable, and never long."""
     text = repr(value[:_SHOWN] if isinstance(value, str | bytes | list) else value)

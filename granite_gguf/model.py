@@ -16,9 +16,11 @@ from granite_gguf.errors import AudioError, DeviceError, InputError
 from granite_gguf.ggml import DeviceInfo, Runtime
 from granite_gguf.hub import find_model
 from granite_gguf.nar.stages import Stages
-from granite_gguf.passes import Options
+from granite_gguf.passes import Options, Vad
 from granite_gguf.placing.kernel_choice import AUTO, Precision
 from granite_gguf.placing.weights import ModelWeights
+from granite_gguf.sound.reading import ALL, Selection
+from granite_gguf.sound.sndfile import RawFormat
 from granite_gguf.sound.source import AudioInput, Source
 from granite_gguf.storage.model_file import ModelFile
 from granite_gguf.tokenizer import load_tokenizer
@@ -112,6 +114,8 @@ class Model(Stages, Closing):
         *,
         sample_rate: float | None = None,
         channel: int | None = None,
+        track: int | None = None,
+        raw: RawFormat | None = None,
     ) -> Samples:
         """Mono float32 samples ``(n,)`` at the model's rate.
 
@@ -120,7 +124,8 @@ class Model(Stages, Closing):
             InputError: a sample rate was given for a file.
         """
         wanted = self.hparams.front_end.sample_rate
-        return Source.of(source, sample_rate=sample_rate, channel=channel).load(wanted)
+        take = Selection(channel, track, raw)
+        return Source.of(source, sample_rate=sample_rate, take=take).load(wanted)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copied and pickled as a file's name and options, from which :func:`load` makes it."""
@@ -143,8 +148,11 @@ class Model(Stages, Closing):
         *,
         sample_rate: float | None = None,
         channel: int | None = None,
+        track: int | None = None,
+        raw: RawFormat | None = None,
         chunk_seconds: float | None = None,
         word_times: bool = False,
+        vad: str = Vad.ENERGY,
     ) -> Transcript:
         """Transcribe a recording.
 
@@ -154,11 +162,16 @@ class Model(Stages, Closing):
                 floats in [-1, 1], or int16 or int32; or a dict with ``array`` and
                 ``sampling_rate``, as the library `datasets` has it.
             sample_rate: the rate of samples given as an array, in Hz; the model's by default.
-            channel: the channel to take, 1 the first; by default the mean of all.
+            channel: the channel to take, 1 the first; by default the mean of all, or the louder one
+                where they cancel out, with an AudioWarning.
+            track: the audio track of a container, 1 the first; by default the first.
+            raw: how to read a file, a pipe or bytes without a header.
             chunk_seconds: the longest stretch of audio for one pass, from 5 to the 408 that the
                 released model can take. By default a recording that fits in one pass is one, and
                 longer ones are cut at pauses into pieces of at most 60 s.
             word_times: whether to time the words and tell their probabilities.
+            vad: ``energy`` leaves out silence at both ends and in long pauses, by its level beside
+                that of the recording; ``off`` leaves it in.
 
         Returns:
             The transcript. Audio shorter than one frame of 20 ms has an empty one.
@@ -179,6 +192,9 @@ class Model(Stages, Closing):
                 source,
                 sample_rate=sample_rate,
                 channel=channel,
+                track=track,
+                raw=raw,
+                vad=vad,
                 chunk_seconds=chunk_seconds,
                 word_times=word_times,
             )
@@ -190,8 +206,11 @@ class Model(Stages, Closing):
         *,
         sample_rate: float | None = None,
         channel: int | None = None,
+        track: int | None = None,
+        raw: RawFormat | None = None,
         chunk_seconds: float | None = None,
         word_times: bool = False,
+        vad: str = Vad.ENERGY,
     ) -> Iterator[Segment]:
         """Transcribe a recording of any length and yield each segment when it is finished.
 
@@ -202,9 +221,10 @@ class Model(Stages, Closing):
         >>> [(part.start, part.end) for part in parts]
         [(0.0, 3.0)]
         """
-        options = Options(chunk_seconds, word_times)
+        options = Options(chunk_seconds, word_times, Vad.of(vad))
+        take = Selection(channel, track, raw)
         yield from recordings.transcribe_source(
-            self, Source.of(source, sample_rate=sample_rate, channel=channel), options
+            self, Source.of(source, sample_rate=sample_rate, take=take), options
         )
 
     def transcribe_many(
@@ -213,8 +233,11 @@ class Model(Stages, Closing):
         *,
         sample_rate: float | None = None,
         channel: int | None = None,
+        track: int | None = None,
+        raw: RawFormat | None = None,
         chunk_seconds: float | None = None,
         word_times: bool = False,
+        vad: str = Vad.ENERGY,
     ) -> Iterator[Transcript | AudioError | DeviceError | MemoryError]:
         """Transcribe recordings, short ones side by side, which is faster than one by one.
 
@@ -231,10 +254,10 @@ class Model(Stages, Closing):
         >>> [transcript.duration for transcript in model.transcribe_many([samples, samples[:8000]])]
         [3.0, 0.5]
         """
-        options = Options(chunk_seconds, word_times)
+        options = Options(chunk_seconds, word_times, Vad.of(vad))
         recordings.check_options(self.hparams, options)
         for event in self.transcribe_events(
-            sources, options, sample_rate=sample_rate, channel=channel
+            sources, options, sample_rate=sample_rate, take=Selection(channel, track, raw)
         ):
             if not isinstance(event.result, Segment):
                 yield event.result
@@ -245,11 +268,16 @@ class Model(Stages, Closing):
         options: Options,
         *,
         sample_rate: float | None = None,
-        channel: int | None = None,
+        take: Selection = ALL,
     ) -> Iterator[Event]:
         """What :meth:`transcribe_many` does, with each segment on the way."""
         return transcribe_each(
-            self, self._side_by_side(), sources, options, sample_rate=sample_rate, channel=channel
+            self,
+            self._side_by_side(),
+            sources,
+            options,
+            sample_rate=sample_rate,
+            take=take,
         )
 
     def _side_by_side(self) -> Sequence[Stages]:

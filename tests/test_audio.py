@@ -12,7 +12,8 @@ import pytest
 import soundfile
 
 from granite_gguf import AudioError
-from granite_gguf.sound.reading import open_audio, prepare_audio, read_audio
+from granite_gguf.sound.conversion import prepare_audio
+from granite_gguf.sound.reading import Selection, open_audio, read_audio
 from tests.signals import synthetic_audio
 
 
@@ -111,7 +112,7 @@ def test_streams_are_bit_identical_to_the_whole(tmp_path: Path, rate: int) -> No
     assert len(blocks) > 1
     np.testing.assert_array_equal(np.concatenate(blocks), prepare_audio(data, rate, 16000))
     np.testing.assert_array_equal(
-        read_audio(path, 16000, channel=2), prepare_audio(data[:, 1], rate, 16000)
+        read_audio(path, 16000, Selection(channel=2)), prepare_audio(data[:, 1], rate, 16000)
     )
 
 

@@ -37,7 +37,7 @@ ROOMS = {
     "transcription": "nar passes sound spec transcript",
     "model": "architectures ggml hub nar passes placing sound storage tokenizer transcript "
     "transcription",
-    "granite_gguf": "model nar transcript",
+    "granite_gguf": "model nar sound transcript",
     "converters": "architectures fields ggml hub sound spec storage",
     "quantize": "architectures ggml model sound spec storage",
     "bench": "ggml model nar placing",

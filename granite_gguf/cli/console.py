@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from typing import TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -24,7 +26,7 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
-from granite_gguf.errors import printable
+from granite_gguf.errors import AudioWarning, printable
 from granite_gguf.files import Progress, silent
 
 stdout = Console(highlight=False, soft_wrap=True)
@@ -57,6 +59,30 @@ def print_result(text: str, *, end: str = "\n") -> None:
         text = "".join(c if c in "\n\t" else printable(c) for c in text)
     sys.stdout.write(text + end)
     sys.stdout.flush()
+
+
+@contextmanager
+def telling_warnings(*, quiet: bool) -> Iterator[None]:
+    """Print what should be known of a recording, as a remark."""
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, AudioWarning):
+            print_note(f"note: {message}")
+        else:
+            other(message, category, filename, lineno, file, line)
+
+    with warnings.catch_warnings():
+        other = warnings.showwarning
+        warnings.simplefilter("ignore" if quiet else "default", AudioWarning)
+        warnings.showwarning = show
+        yield
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from granite_gguf.errors import InputError
-from granite_gguf.sound.reading import AUDIO_SUFFIXES
+from granite_gguf.sound.reading import AUDIO_SUFFIXES, recordings_of
+from granite_gguf.sound.sndfile import RawFormat
 
 STDIN = "-"
 
@@ -44,7 +45,8 @@ def find_recordings(arguments: Sequence[str], batch: Path | None) -> list[Record
 
     Args:
         arguments: files, folders (searched with their subfolders, in order of name), patterns
-            such as ``*.wav`` for shells that do not expand them, or ``-``.
+            such as ``*.wav`` for shells that do not expand them, or ``-``. Hidden files, whose
+            names begin with a dot, are taken where they are named only.
         batch: a text file with a file or folder on each line, as seen from the current folder, or
             `-` for such a list on standard input.
 
@@ -66,13 +68,28 @@ def find_recordings(arguments: Sequence[str], batch: Path | None) -> list[Record
     return found
 
 
+def raw_format_of(rate: int | None, form: str | None, channels: int | None) -> RawFormat | None:
+    """What options tell of samples without a header; None where they are not given."""
+    if rate is None:
+        if (form, channels) != (None, None):
+            raise InputError(
+                "--raw-format and --raw-channels describe samples without a header, whose rate "
+                "must be told, too: add --raw-rate, such as --raw-rate 16000"
+            )
+        return None
+    return RawFormat(
+        rate,
+        RawFormat.format if form is None else form,
+        RawFormat.channels if channels is None else channels,
+    )
+
+
 def _expand(text: str, *, patterns: bool) -> Iterator[Recording]:
     path = Path(text)
     if text == STDIN:
         yield Recording(text)
     elif _is_folder(path):
-        inside = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in AUDIO_SUFFIXES]
-        files = [p for p in inside if p.is_file()]
+        files = recordings_of(path)
         if not files:
             raise InputError(f"{text}: the folder has no recordings (.wav, .flac, .mp3, ...)")
         yield from (Recording(str(p)) for p in files)

@@ -15,6 +15,7 @@ from granite_gguf.cli.console import (
     print_error,
     print_note,
     print_result,
+    telling_warnings,
 )
 from granite_gguf.cli.faults import describe_fault
 from granite_gguf.cli.inputs import Recording
@@ -24,7 +25,7 @@ from granite_gguf.files import replacing
 from granite_gguf.formats import FORMATS, Shape
 from granite_gguf.model import Model
 from granite_gguf.passes import Options
-from granite_gguf.sound.reading import duration_of
+from granite_gguf.sound.reading import Selection, duration_of
 from granite_gguf.transcript import Segment, Transcript
 
 
@@ -52,7 +53,7 @@ class Job:
     shape: Shape
     targets: Targets | None
     options: Options
-    channel: int | None
+    take: Selection
     quiet: bool
     verbose: bool
     failures: list[Failure] = field(default_factory=list)
@@ -67,7 +68,10 @@ class Job:
         started = time.perf_counter()
         if self.verbose:
             print_note(f"{model.file.path} on {model.device.description}, {model.threads} threads")
-        with audio_progress(self._total_seconds, quiet=self.quiet) as progress:
+        with (
+            telling_warnings(quiet=self.quiet),
+            audio_progress(self._total_seconds, quiet=self.quiet) as progress,
+        ):
             remaining = list(self.chosen)
             while remaining:
                 remaining = remaining[self._run_some(model, remaining, progress) :]
@@ -82,12 +86,12 @@ class Job:
         sources = (self.recordings[place].open() for place in places)
         progress.name(self.recordings[places[0]].name)
         try:
-            events = model.transcribe_events(sources, self.options, channel=self.channel)
+            events = model.transcribe_events(sources, self.options, take=self.take)
             for event in in_background(events):
                 place = places[event.index]
                 if isinstance(event.result, Segment):
                     progress.advance(event.result.end - event.result.start)
-                    if at_once:
+                    if at_once and event.result.text:
                         with progress.aside():
                             print_result(event.result.text)
                     continue
@@ -155,7 +159,7 @@ class Job:
         for place in self.chosen:
             path = self.recordings[place].path
             # A pipe can be read only once, so it is not asked.
-            seconds = duration_of(path) if path is not None and path.is_file() else None
+            seconds = duration_of(path, self.take) if path is not None and path.is_file() else None
             if seconds is None:
                 return None
             total += seconds

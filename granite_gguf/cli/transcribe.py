@@ -12,7 +12,7 @@ import typer
 
 from granite_gguf.cli.background import leave
 from granite_gguf.cli.console import kernel_lines, print_note
-from granite_gguf.cli.inputs import Recording, find_recordings, parse_shard
+from granite_gguf.cli.inputs import Recording, find_recordings, parse_shard, raw_format_of
 from granite_gguf.cli.job import Job, check_failures_file, write_failures
 from granite_gguf.cli.model_names import local_model
 from granite_gguf.cli.options import (
@@ -29,8 +29,10 @@ from granite_gguf.demo import DEMO_MODEL, DEMO_NOTE
 from granite_gguf.errors import InputError
 from granite_gguf.formats import FORMATS, Shape
 from granite_gguf.model import Model, load
-from granite_gguf.passes import Options
+from granite_gguf.passes import Options, Vad
 from granite_gguf.placing import kernel_choice
+from granite_gguf.sound.reading import Selection
+from granite_gguf.sound.sndfile import RAW_FORMATS
 from granite_gguf.transcription.recordings import check_options
 
 EXIT_FAILED = 1
@@ -88,6 +90,50 @@ def transcribe(
             show_default=False,
         ),
     ] = None,
+    track: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Take this audio track of a video, 1 the first, as by default.",
+            rich_help_panel="Input",
+            show_default=False,
+        ),
+    ] = None,
+    raw_rate: Annotated[
+        int | None,
+        typer.Option(
+            metavar="HZ",
+            help="Read samples without a header, so many a second.",
+            rich_help_panel="Input",
+            show_default=False,
+        ),
+    ] = None,
+    raw_format: Annotated[
+        str | None,
+        typer.Option(
+            metavar="F",
+            help=f"Their form: {', '.join(RAW_FORMATS)}; s16le by default.",
+            rich_help_panel="Input",
+            show_default=False,
+        ),
+    ] = None,
+    raw_channels: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="How many channels of them take turns; 1 by default.",
+            rich_help_panel="Input",
+            show_default=False,
+        ),
+    ] = None,
+    vad: Annotated[
+        Vad,
+        typer.Option(
+            help="'energy' leaves out silence at the ends and in long pauses, 'off' leaves it in.",
+            rich_help_panel="Input",
+        ),
+    ] = Vad.ENERGY,
     chunk_seconds: Annotated[
         float | None,
         typer.Option(
@@ -227,7 +273,8 @@ def transcribe(
                               for name in formats):  # fmt: skip
         raise InputError("--word-times needs a format that has them, such as -f json")
     timed = word_times or any(FORMATS[name].needs_words for name in formats)
-    options = Options(chunk_seconds, timed)
+    options = Options(chunk_seconds, timed, vad)
+    take = Selection(channel, track, raw_format_of(raw_rate, raw_format, raw_channels))
     shape = _shape(max_line_width, max_lines, formats)
     chosen = parse_shard(shard).of(range(len(recordings))) if shard else range(len(recordings))
     if targets is not None:
@@ -239,7 +286,7 @@ def transcribe(
         chosen = missing
     if failures is not None:
         check_failures_file(failures)
-    job = Job(recordings, chosen, formats, shape, targets, options, channel, quiet, verbose)
+    job = Job(recordings, chosen, formats, shape, targets, options, take, quiet, verbose)
     if chosen:
         loading = partial(
             load,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from granite_gguf.errors import InputError
-from granite_gguf.sound.reading import AUDIO_SUFFIXES
+from granite_gguf.sound.reading import recordings_of
 
 _AUDIO_FIELDS = ("audio", "audio_filepath", "file")
 _HEADER = ["audio", "text"]
@@ -142,12 +142,11 @@ def _manifest_items(path: Path) -> Iterator[Item]:
 
 
 def _folder_items(folder: Path) -> Iterator[Item]:
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file():
-            name = path.relative_to(folder).as_posix()
-            sidecar = path.with_suffix(".txt")
-            text = read_text_file(sidecar).rstrip("\r\n") if sidecar.is_file() else None
-            yield Item(name, _inside(folder, name, str(folder)), text)
+    for path in recordings_of(folder):
+        name = path.relative_to(folder).as_posix()
+        sidecar = path.with_suffix(".txt")
+        text = read_text_file(sidecar).rstrip("\r\n") if sidecar.is_file() else None
+        yield Item(name, _inside(folder, name, str(folder)), text)
 
 
 def _inside(folder: Path, name: str, place: str) -> Path:

@@ -109,7 +109,9 @@ def _transcribe(
                 heard = _Heard(
                     mel[n], encoded.blank[n], head.taps["pooled"][n], head.taps[BPE_TOTALS][n]
                 )
-                segment = replace(segment, words=_words(model, segment, heard, tokens, sure))
+                segment = replace(
+                    segment, words=_words(model, pieces[n].start, heard, tokens, sure)
+                )
         found[n] = segment
     return found
 
@@ -117,9 +119,9 @@ def _transcribe(
 def _segment(model: Stages, piece: Piece, options: Options) -> Segment:
     """The segment of a piece in which nothing is said."""
     rate = model.hparams.front_end.sample_rate
-    end = piece.start + len(piece.samples)
+    begin, end = piece.stretch
     words: tuple[Word, ...] | None = () if options.word_times else None
-    return Segment(0, piece.start / rate, end / rate, "", "", timings=piece.timings, words=words)
+    return Segment(0, begin / rate, end / rate, "", "", timings=piece.timings, words=words)
 
 
 @dataclass(frozen=True)
@@ -133,9 +135,9 @@ class _Heard:
 
 
 def _words(
-    model: Stages, segment: Segment, heard: _Heard, tokens: IntArray, sure: FloatArray
+    model: Stages, start: int, heard: _Heard, tokens: IntArray, sure: FloatArray
 ) -> tuple[Word, ...]:
-    """The words of tokens, with their times in the recording."""
+    """The words of tokens of a piece, with their times in the recording."""
     front = model.hparams.front_end
     words = time_words(
         model.hparams.hypothesis,
@@ -147,5 +149,5 @@ def _words(
         lambda ids: model.bpe_posteriors(heard.pooled, heard.totals, ids),
         front.stride / front.sample_rate,
     )
-    begin = segment.start
+    begin = start / front.sample_rate
     return tuple(replace(w, start=begin + w.start, end=begin + w.end) for w in words)

@@ -13,10 +13,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from granite_gguf.arrays import Samples
+from granite_gguf.sound.silence import Loudness
 
 _HOPS_PER_SECOND = 100
 _PAUSE_HOPS = 20  # loudness is averaged over 200 ms, longer than the closure of a plosive
 _ABOUT_AS_QUIET = 2.0  # in power: 3 dB
+_SPOKEN_SECONDS = 2.0  # no shorter piece is made of what is just being spoken
+_PAUSE_SECONDS = 0.6  # longer than between the words of a phrase
 
 
 def chunks(
@@ -90,3 +93,29 @@ def _fill(held: Samples, blocks: Iterator[Samples], needed: int) -> Samples:
         parts.append(block)
         count += len(block)
     return np.concatenate(parts)
+
+
+def spoken(blocks: Iterator[Samples], *, rate: int, longest: int) -> Iterator[tuple[int, Samples]]:
+    """Cut audio that may be just being spoken, as soon as a pause comes.
+
+    Arguments and what is yielded are those of :func:`chunks`.
+    """
+    loudness = Loudness(rate)
+    shortest = min(longest, round(_SPOKEN_SECONDS * rate))
+    pause = round(_PAUSE_SECONDS * rate)
+    held, start = np.zeros(0, np.float32), 0
+    while True:
+        # So much is at hand that a piece can be cut at its end.
+        before = len(held)
+        held = _fill(held, blocks, max(before, pause))
+        if len(held) == before:
+            yield start, held
+            return
+        while len(held) > longest + longest // 4:
+            at = cut_point(held, rate, longest)
+            yield start, held[:at].copy()
+            held, start = held[at:], start + at
+        if len(held) >= shortest and loudness.pauses(held, pause):
+            at = len(held) - pause // 2
+            yield start, held[:at].copy()
+            held, start = held[at:], start + at

@@ -19,6 +19,8 @@ import numpy as np
 from granite_gguf.arrays import AnyArray, Samples
 from granite_gguf.errors import InputError, InputTypeError, brief
 from granite_gguf.sound import reading
+from granite_gguf.sound.conversion import prepare_audio
+from granite_gguf.sound.reading import ALL, AudioStream, Selection
 
 
 class ArrayLike(Protocol):
@@ -54,16 +56,16 @@ class Source:
     Attributes:
         audio: a path, a file object, or samples ``(n,)`` or ``(n, channels)``.
         sample_rate: the rate of samples in Hz; the model's by default.
-        channel: the channel to take, 1 the first; by default the mean of all.
+        take: what to take of it.
     """
 
     audio: str | PathLike[str] | BinaryIO | AnyArray
     sample_rate: float | None = None
-    channel: int | None = None
+    take: Selection = ALL
 
     @classmethod
     def of(
-        cls, given: AudioInput, *, sample_rate: float | None = None, channel: int | None = None
+        cls, given: AudioInput, *, sample_rate: float | None = None, take: Selection = ALL
     ) -> Source:
         """A recording in any form.
 
@@ -74,28 +76,29 @@ class Source:
                 or a dict as the library `datasets` has it: ``array`` and ``sampling_rate``,
                 ``bytes``, or ``path``.
             sample_rate: the rate of samples in Hz; the model's by default.
-            channel: the channel to take, 1 the first; by default the mean of all.
+            take: what to take of it.
 
         Raises:
             InputTypeError: it is something else.
             InputError: a dict lacks what it should have, or tells another rate; or numpy cannot
                 read what should be samples.
 
-        >>> Source.of({"array": [[0.0, 0.5, 0.25]], "sampling_rate": 8000, "path": None})
-        Source(audio=array([0.  , 0.5 , 0.25]), sample_rate=8000, channel=None)
+        >>> source = Source.of({"array": [[0.0, 0.5, 0.25]], "sampling_rate": 8000, "path": None})
+        >>> source.audio, source.sample_rate
+        (array([0.  , 0.5 , 0.25]), 8000)
         """
         if isinstance(given, Mapping):
             given, sample_rate = _of_dict(given, sample_rate)
         if isinstance(given, (bytes, bytearray, memoryview)):
-            return cls(BytesIO(given), sample_rate, channel)
+            return cls(BytesIO(given), sample_rate, take)
         if isinstance(given, (str, PathLike)):
-            return cls(given, sample_rate, channel)
+            return cls(given, sample_rate, take)
         if hasattr(given, "__array__") or isinstance(given, (list, tuple)):
-            return cls(_array(given), sample_rate, channel)
+            return cls(_array(given), sample_rate, take)
         if isinstance(given, TextIOBase):
             raise InputTypeError("the file object is opened for text: open it for bytes ('rb')")
         if all(hasattr(given, name) for name in ("read", "seek", "seekable")):
-            return cls(cast(BinaryIO, given), sample_rate, channel)
+            return cls(cast(BinaryIO, given), sample_rate, take)
         raise InputTypeError(f"audio is {brief(given)} of {type(given)}, expected {_ACCEPTED}")
 
     @property
@@ -119,7 +122,7 @@ class Source:
             return len(self.audio) / (self.sample_rate or rate) if self.audio.ndim else None
         if not isinstance(self.audio, (str, PathLike)) or not self.is_at_hand:
             return None
-        return reading.duration_of(self.audio)
+        return reading.duration_of(self.audio, self.take)
 
     def load(self, rate: int) -> Samples:
         """All of it as mono float32 samples ``(n,)`` at a rate in Hz.
@@ -130,19 +133,20 @@ class Source:
         """
         if isinstance(self.audio, np.ndarray):
             given = rate if self.sample_rate is None else self.sample_rate
-            return reading.prepare_audio(self.audio, given, rate, channel=self.channel)
+            return prepare_audio(self.audio, given, rate, channel=self.take.channel)
         self._refuse_rate()
-        return reading.read_audio(self.audio, rate, channel=self.channel)
+        return reading.read_audio(self.audio, rate, self.take)
 
     @contextmanager
-    def blocks(self, rate: int) -> Iterator[Iterator[Samples]]:
+    def open(self, rate: int) -> Iterator[AudioStream]:
         """Its mono samples at a rate in Hz, block by block; errors are those of :meth:`load`."""
         if isinstance(self.audio, np.ndarray):
-            yield iter([self.load(rate)])
+            samples = self.load(rate)
+            yield AudioStream(len(samples) / rate, iter([samples]))
             return
         self._refuse_rate()
-        with reading.open_audio(self.audio, rate, channel=self.channel) as stream:
-            yield stream.blocks
+        with reading.open_audio(self.audio, rate, self.take) as stream:
+            yield stream
 
     def _refuse_rate(self) -> None:
         if self.sample_rate is not None:

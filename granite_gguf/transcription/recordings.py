@@ -15,12 +15,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 
-from granite_gguf.arrays import Samples
 from granite_gguf.errors import AudioError, InputError
 from granite_gguf.nar.stages import Stages
 from granite_gguf.nar.transcribe import longest_pass, one_pass
-from granite_gguf.passes import Options, Piece
-from granite_gguf.sound.pieces import chunks
+from granite_gguf.passes import Options, Piece, Vad
+from granite_gguf.sound.pieces import chunks, spoken
+from granite_gguf.sound.reading import AudioStream
+from granite_gguf.sound.silence import Loudness
 from granite_gguf.sound.source import Source
 from granite_gguf.spec.nar import HParams
 from granite_gguf.transcript import Segment
@@ -54,15 +55,16 @@ def transcribe_source(model: Stages, source: Source, options: Options) -> Iterat
     check_options(model.hparams, options)
     longest = _longest_piece(model.hparams, options)
     index = 0
-    with source.blocks(model.hparams.front_end.sample_rate) as blocks:
-        pieces = _pieces(model, blocks, options)
+    with source.open(model.hparams.front_end.sample_rate) as stream:
+        pieces = _pieces(model, stream, options)
         while True:
             started = time.perf_counter()
             piece = next(pieces, None)
             timings = {"audio": time.perf_counter() - started}
             if piece is None:
                 return
-            for segment in _transcribe_piece(model, Piece(*piece, timings), longest, options):
+            piece = replace(piece, timings=timings)
+            for segment in _transcribe_piece(model, piece, longest, options):
                 yield replace(segment, index=index)
                 index += 1
 
@@ -74,21 +76,31 @@ def read_whole(model: Stages, source: Source, options: Options) -> Piece | None:
         AudioError: the recording cannot be read.
     """
     started = time.perf_counter()
-    with source.blocks(model.hparams.front_end.sample_rate) as blocks:
-        pieces = list(islice(_pieces(model, blocks, options), 2))
+    with source.open(model.hparams.front_end.sample_rate) as stream:
+        pieces = list(islice(_pieces(model, stream, options), 2))
     timings = {"audio": time.perf_counter() - started}
-    return Piece(*pieces[0], timings) if len(pieces) == 1 else None
+    return replace(pieces[0], timings=timings) if len(pieces) == 1 else None
 
 
-def _pieces(
-    model: Stages, blocks: Iterator[Samples], options: Options
-) -> Iterator[tuple[int, Samples]]:
-    """The pieces of a stream, and the samples before each."""
+def _pieces(model: Stages, stream: AudioStream, options: Options) -> Iterator[Piece]:
+    """What of a recording goes through the model, piece by piece."""
     rate = model.hparams.front_end.sample_rate
+    longest = _longest_piece(model.hparams, options)
     whole = longest_pass(model.hparams)
     if options.chunk_seconds is not None:
         whole = int(rate * options.chunk_seconds)
-    return chunks(blocks, rate=rate, longest=_longest_piece(model.hparams, options), whole=whole)
+    if stream.live:
+        found = spoken(stream.blocks, rate=rate, longest=longest)
+    else:
+        found = chunks(stream.blocks, rate=rate, longest=longest, whole=whole)
+    loudness = Loudness(rate)
+    for start, samples in found:
+        if options.vad is Vad.OFF:
+            yield Piece(start, samples)
+            continue
+        for begin, first, last, end in loudness.stretches(samples):
+            within = (start + begin, start + end)
+            yield Piece(start + first, samples[first:last], within=within)
 
 
 def _longest_piece(h: HParams, options: Options) -> int:
@@ -116,7 +128,12 @@ def _transcribe_piece(
         )
     timings = piece.timings
     for offset, part in chunks(iter([samples]), rate=rate, longest=longest):
+        start = piece.start + offset
+        begin = piece.stretch[0] if offset == 0 else start
+        end = start + len(part)
+        if offset + len(part) == len(samples):
+            end = piece.stretch[1]
         yield from _transcribe_piece(
-            model, Piece(piece.start + offset, part, timings), longest, options
+            model, Piece(start, part, timings, (begin, end)), longest, options
         )
         timings = {}

@@ -21,6 +21,7 @@ from granite_gguf.errors import AudioError, DeviceError
 from granite_gguf.nar.stages import Stages
 from granite_gguf.nar.transcribe import one_pass
 from granite_gguf.passes import Options, Piece
+from granite_gguf.sound.reading import ALL, Selection
 from granite_gguf.sound.source import AudioInput, Source
 from granite_gguf.transcript import Segment, Transcript
 from granite_gguf.transcription.recordings import (
@@ -51,7 +52,7 @@ def transcribe_each(
     options: Options,
     *,
     sample_rate: float | None = None,
-    channel: int | None = None,
+    take: Selection = ALL,
 ) -> Iterator[Event]:
     """Transcribe recordings; the events come in their order.
 
@@ -61,7 +62,7 @@ def transcribe_each(
         sources: taken when their turn comes.
         options: the same for all.
         sample_rate: the rate of samples given as arrays, in Hz; the model's by default.
-        channel: the channel to take, 1 the first; by default the mean of all.
+        take: what to take of each.
     """
     rate = whole.hparams.front_end.sample_rate
     ahead: deque[Future[list[Event]]] = deque()
@@ -80,7 +81,7 @@ def transcribe_each(
     with ThreadPoolExecutor(len(lanes), thread_name_prefix="granite-gguf-lane") as pool:
         try:
             for index, given in enumerate(sources):
-                source = Source.of(given, channel=channel)
+                source = Source.of(given, take=take)
                 if source.is_samples and source.sample_rate is None:
                     source = replace(source, sample_rate=sample_rate)
                 seconds = source.seconds(rate)

@@ -1,0 +1,32 @@
+"""What every decoder makes of a recording."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from granite_gguf.arrays import FloatArray
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A stream being decoded.
+
+    Attributes:
+        rate: samples a second.
+        blocks: float32 ``(n, channels)``.
+        promised: how many samples of each channel must come, where the file states it: fewer are
+            a truncated file.
+        expected: how many samples may come, where there is a guess.
+    """
+
+    rate: int
+    blocks: Iterator[FloatArray]
+    promised: int | None = None
+    expected: int | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """The length as far as it is known before decoding."""
+        count = self.promised if self.promised is not None else self.expected
+        return None if count is None else count / self.rate

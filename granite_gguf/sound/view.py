@@ -1,0 +1,57 @@
+"""A part of a file as a file of its own, for libraries that call back from C."""
+
+from __future__ import annotations
+
+import os
+from typing import BinaryIO
+
+from granite_gguf.sound.joined import Part
+
+
+class View:
+    """Part of a file that can seek.
+
+    No error leaves it, for libsndfile's binding would print it and go on; :meth:`check` raises it.
+    """
+
+    def __init__(self, file: BinaryIO, part: Part) -> None:
+        self._file = file
+        self._start = part.start
+        self._length = part.end - part.start
+        self._at = 0
+        self._error: OSError | ValueError | None = None
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Where it then stands."""
+        self._at = offset + (0, self._at, self._length)[whence]
+        return self._at
+
+    def tell(self) -> int:
+        """Where it stands."""
+        return self._at
+
+    def read(self, count: int, /) -> bytes:
+        """So many bytes; fewer at the end only."""
+        try:
+            self._file.seek(self._start + self._at)
+            data = self._file.read(max(0, min(count, self._length - self._at)))
+        except (OSError, ValueError) as error:  # ValueError: the file is closed
+            self._error = error
+            return b""
+        self._at += len(data)
+        return data
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """How many bytes were read."""
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def check(self) -> None:
+        """Raise what went wrong in a callback.
+
+        Raises:
+            OSError: the file could not be read.
+        """
+        if self._error is not None:
+            raise OSError(str(self._error)) from self._error
