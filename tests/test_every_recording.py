@@ -263,7 +263,7 @@ def test_what_is_silence_is_told_by_the_level(said: list[np.ndarray]) -> None:
     ((_, first, last, _),) = stretches(np.concatenate([said[0] / np.float32(20), knock]))
     assert (first, last) == (0, len(said[0]) + len(knock))
     pause = np.zeros(3 * RATE, np.float32)
-    loud, quiet = stretches(np.concatenate([said[0], pause, 0.06 * said[1]]))  # 24 dB less
+    loud, quiet = stretches(np.concatenate([said[0], pause, 0.025 * said[1]]))  # 32 dB less
     begin = len(said[0]) + len(pause)
     assert abs(loud[2] - len(said[0])) < RATE // 2 and loud[3] == quiet[0]
     assert abs(quiet[1] - begin) < RATE // 2 and quiet[2] > begin + len(said[1]) - RATE // 2
