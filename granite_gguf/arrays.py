@@ -10,6 +10,8 @@ from typing import Any, TypeVar, final
 import numpy as np
 import numpy.typing as npt
 
+from granite_gguf.errors import InputError
+
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.floating[Any]]
@@ -84,3 +86,23 @@ def as_rows(batch: AnyArray | Rows) -> Rows:
 def in_kind(given: Batch, answer: Rows) -> Batch:
     """An answer as what was asked with: an array for an array."""
     return answer if isinstance(given, Rows) else answer.array
+
+
+def checked_rows(name: str, batch: AnyArray | Rows, width: int) -> Rows:
+    """A stage's input as a batch of float32 matrices ``(T, width)``, T at least 1.
+
+    Raises:
+        InputError: it is something else.
+    """
+    parts = list(batch) if isinstance(batch, Rows) else [batch]
+    for part in parts:
+        if part.ndim != 2 or part.shape[1] != width or not len(part):
+            raise InputError(f"{name} has the shape {part.shape}, expected (T, {width}) with T > 0")
+        if part.dtype != np.float32:
+            raise InputError(f"{name} is {part.dtype}, expected float32")
+    return as_rows(batch)
+
+
+def matrix(array: AnyArray) -> AnyArray:
+    """A matrix without ggml's two outer dimensions of length 1."""
+    return array.reshape(array.shape[-2:])

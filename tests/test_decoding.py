@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import granite_gguf
-from granite_gguf.nar.decoding import collapse, edited_tokens, hypothesis_tokens, insert_slots
+from granite_gguf.ctc import collapse
+from granite_gguf.nar.decoding import edited_tokens, hypothesis_tokens, insert_slots
 from granite_gguf.spec.nar import Hypothesis
 
 

@@ -19,6 +19,7 @@ ROOMS = {
     "memory": "",
     "transcript": "",
     "passes": "",
+    "ctc": "",
     "fields": "spec",
     "ggml": "memory",
     "sound": "memory spec",
@@ -31,7 +32,8 @@ ROOMS = {
     "evaluation": "sound",
     "words": "spec tokenizer transcript",
     "architecture": "ggml placing spec storage tokenizer",
-    "nar": "architecture ggml graph passes placing sound spec storage tokenizer transcript words",
+    "nar": "architecture ctc ggml graph passes placing sound spec storage tokenizer transcript "
+    "words",
     "speech": "architecture ggml graph spec storage",
     "architectures": "architecture nar speech storage",
     "transcription": "nar passes sound spec transcript",

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from granite_gguf.ggml import Graph
 from granite_gguf.graph.layers import Weights, linear, total
-from granite_gguf.spec.nar import Hypothesis
 
 POOLING_EPS = 1e-8
 
 HEAD = "enc.bpe_out"
 
 
-def build_hypothesis(graph: Graph, w: Weights, h: Hypothesis, width: int, frames: int) -> None:
+def build_hypothesis(graph: Graph, w: Weights, window: int, width: int, frames: int) -> None:
     """Declare pooling and head over ``frames`` frames of ``width`` channels, in whole windows.
 
     Inputs: ``final`` ``[D, T]``, ``blank`` ``[1, T]``; what fills up a window is zeros and surely
@@ -24,7 +23,6 @@ def build_hypothesis(graph: Graph, w: Weights, h: Hypothesis, width: int, frames
     and the zeros that fill up the head's rows; ``sums`` ``[1, windows]`` of the pooled states,
     finite where those are. Tap: ``pooled`` ``[D, windows]``.
     """
-    window = h.pooling_window
     speech = graph.input("blank", [1, frames]).scale_shift(-1.0, 1.0)
     weighted = graph.input("final", [width, frames]) * speech
     summed = total([weighted.every(window, k) for k in range(window)])

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from granite_gguf.arrays import FloatArray, IntArray
+from granite_gguf.ctc import collapse
 from granite_gguf.spec.nar import Editor, Hypothesis
 
 _ROWS_AT_ONCE = 64  # bounds the memory of a softmax over the vocabulary
@@ -41,15 +42,6 @@ def best_probabilities(e: Editor, logits: FloatArray) -> FloatArray:
         rows -= rows.max(axis=1, keepdims=True)
         best[start : start + _ROWS_AT_ONCE] = 1.0 / np.exp(rows, out=rows).sum(axis=1)
     return best
-
-
-def collapse(ids: npt.NDArray[np.integer], blank: int) -> IntArray:
-    """CTC collapse: merge runs of equal ids, then drop blanks, so that A _ A stays A A."""
-    changed = np.ones(len(ids), dtype=bool)
-    changed[1:] = ids[1:] != ids[:-1]
-    merged: IntArray = ids[changed].astype(np.int64)
-    kept: IntArray = merged[merged != blank]
-    return kept
 
 
 def hypothesis_tokens(h: Hypothesis, ids: npt.NDArray[np.integer]) -> IntArray:

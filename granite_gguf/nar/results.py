@@ -6,10 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Generic
 
-import numpy as np
-
-from granite_gguf.arrays import AnyArray, Batch, Rows, as_rows
-from granite_gguf.errors import InputError
+from granite_gguf.arrays import Batch
 
 
 @dataclass(frozen=True)
@@ -40,23 +37,3 @@ class TokenResult(Generic[Batch]):
 
     ids: Batch
     taps: Mapping[str, Batch] = field(default_factory=dict)
-
-
-def checked_rows(name: str, batch: AnyArray | Rows, width: int) -> Rows:
-    """A stage's input as a batch of float32 matrices ``(T, width)``, T at least 1.
-
-    Raises:
-        InputError: it is something else.
-    """
-    parts = list(batch) if isinstance(batch, Rows) else [batch]
-    for part in parts:
-        if part.ndim != 2 or part.shape[1] != width or not len(part):
-            raise InputError(f"{name} has the shape {part.shape}, expected (T, {width}) with T > 0")
-        if part.dtype != np.float32:
-            raise InputError(f"{name} is {part.dtype}, expected float32")
-    return as_rows(batch)
-
-
-def matrix(array: AnyArray) -> AnyArray:
-    """A matrix without ggml's two outer dimensions of length 1."""
-    return array.reshape(array.shape[-2:])

@@ -18,7 +18,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from granite_gguf.arrays import AnyArray, Batch, FloatArray, IntArray, Rows, as_rows, in_kind
+from granite_gguf.arrays import (
+    AnyArray,
+    Batch,
+    FloatArray,
+    IntArray,
+    Rows,
+    as_rows,
+    checked_rows,
+    in_kind,
+    matrix,
+)
 from granite_gguf.errors import AudioError, InputError
 from granite_gguf.ggml import (
     Graph,
@@ -34,7 +44,7 @@ from granite_gguf.graph.encoder import build_encoder
 from granite_gguf.graph.hypothesis import HEAD, build_hypothesis
 from granite_gguf.graph.projector import build_projector
 from granite_gguf.nar import decoding
-from granite_gguf.nar.results import EncoderResult, TokenResult, checked_rows, matrix
+from granite_gguf.nar.results import EncoderResult, TokenResult
 from granite_gguf.placing.finite import check_results
 from granite_gguf.placing.weights import ModelWeights
 from granite_gguf.sound import features
@@ -160,7 +170,7 @@ class Stages:
             "bpe_logits",
             h.bpe_vocab,
             {BPE_TOTALS: decoding.log_totals},
-            lambda graph, rows: build_hypothesis(graph, self._weights, h, e.d_model, rows),
+            lambda graph, rows: build_hypothesis(graph, self._weights, window, e.d_model, rows),
         )
         found = self._run_head(head, taps, {"final": states.array, "blank": silence.array}, window)
         self._weights.let_go(Stage.ENCODER)

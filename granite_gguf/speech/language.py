@@ -15,15 +15,15 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from granite_gguf.arrays import AnyArray, FloatArray, IntArray
+from granite_gguf.arrays import AnyArray, FloatArray, IntArray, matrix
 from granite_gguf.closing import Closing
 from granite_gguf.ggml import F16, GGMLType, Graph, KeptGraph, Runtime, State
 from granite_gguf.graph.causal import Continued, build_causal
 from granite_gguf.graph.granite import Cache, causal_mask
 from granite_gguf.graph.layers import Weights
 from granite_gguf.spec.hparams import Granite
-from granite_gguf.speech.drafts import MOST_GUESSED
-from granite_gguf.speech.greedy import Choice, Draft, Said, Step, Text, speak
+from granite_gguf.speech.drafts import MOST_GUESSED, Draft
+from granite_gguf.speech.greedy import Choice, Said, Step, Text, speak
 
 _KEYS = 256  # a step's keys are a multiple of it
 _ROWS = (1, 2, 4, 8, 16, MOST_GUESSED + 1)
@@ -83,7 +83,7 @@ class Language(Closing):
         """
         choices = self.begin(prompts, budgets)
         asking = zip(choices, budgets, drafts, strict=True)
-        texts = dict(enumerate(speak(first, eos, *rest) for first, *rest in asking))
+        texts = dict(enumerate(speak(first, eos, budget, draft) for first, budget, draft in asking))
         found: dict[int, Said] = {}
         steps = {n: _go_on(text, None, n, found) for n, text in texts.items()}
         while wanted := {n: step for n, step in steps.items() if step is not None}:
@@ -118,7 +118,7 @@ class Language(Closing):
         inputs = _inputs(recordings, [0] * len(prompts), prompts)
         with self._graph(recordings) as graph:
             build_causal(graph, self._weights, self._numbers, recordings)
-            return _matrix(self._runtime.compute(graph, inputs)["logits"])
+            return self._logits(self._runtime.compute(graph, inputs))
 
     def _step(self, wanted: Mapping[int, Step]) -> dict[int, FloatArray]:
         """Logits ``(tokens, vocabulary)`` of each."""
@@ -132,11 +132,15 @@ class Language(Closing):
             for step in wanted.values()
         ]
         kept = self._keep((tuple(wanted), rows, keys), recordings)
-        logits = _matrix(kept.run(_inputs(recordings, list(starts.values()), filled))["logits"])
+        logits = self._logits(kept.run(_inputs(recordings, list(starts.values()), filled)))
         return {
             n: logits[at * rows : at * rows + len(step.tokens)]
             for at, (n, step) in enumerate(wanted.items())
         }
+
+    def _logits(self, out: Mapping[str, AnyArray]) -> FloatArray:
+        """The vocabulary's, without what fills up the head's rows: ``(rows, vocabulary)``."""
+        return matrix(out["logits"])[:, : self._numbers.vocab_size]
 
     def _choices(self, rows: FloatArray) -> list[Choice]:
         with np.errstate(all="ignore"):
@@ -233,10 +237,6 @@ def _inputs(
         "asked_positions": np.concatenate(asked),
         **masks,
     }
-
-
-def _matrix(array: AnyArray) -> FloatArray:
-    return array.reshape(-1, array.shape[-1])
 
 
 def _choice(row: FloatArray, scale: float) -> Choice:
