@@ -156,11 +156,16 @@ def test_what_doctor_knows_of_a_processor() -> None:
     assert "not measured" in processor_facts([])
 
 
-def test_advice_for_a_slow_build() -> None:
+def test_advice_for_a_slow_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ggml's kernels, only where they multiply."""
+    from granite_gguf.cli import doctor
     from granite_gguf.cli.doctor import advice
     from granite_gguf.ggml.build import BuildInfo
 
     slow = BuildInfo("0.0.45", "0.15.3", {"CPU": {"SSE3": "1", "LLAMAFILE": "0"}}, [])
+    monkeypatch.setattr(doctor, "used_types", lambda: {"avx2-fma": ["F32"]})
+    assert not any("llamafile" in text for text, _ in advice(slow))
+    monkeypatch.setattr(doctor, "used_types", dict)
     problems = dict(advice(slow))
     (llamafile,) = (text for text in problems if "llamafile" in text)
     assert problems[llamafile] == (

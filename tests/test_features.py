@@ -9,6 +9,7 @@ import pytest
 
 from granite_gguf.sound.features import frame_count, log_mel, mel_filters
 from granite_gguf.spec.hparams import FrontEnd
+from granite_gguf.spec.speech import FrontEnd as SpeechFrontEnd
 from tests.signals import synthetic_audio
 
 FRONT_END = FrontEnd()
@@ -87,3 +88,18 @@ def test_frames_stand_side_by_side_in_time_order() -> None:
     audio[800] = 1.0  # centred in mel frame 5
     mel = log_mel(FRONT_END, FILTERS, audio)
     assert mel[2, 80:].mean() > mel[2, :80].mean() > mel[0, :80].mean()
+
+
+@pytest.mark.parametrize(
+    ("samples", "frames"), [(256, 0), (320, 1), (480, 2), (640, 2), (5600, 18), (40_000, 125)]
+)
+def test_the_autoregressive_models_cut_after_the_maximum(samples: int, frames: int) -> None:
+    """All mel frames count for the maximum, also the odd one that is then left out."""
+    f = SpeechFrontEnd()
+    assert frame_count(f, samples) == frames
+    audio = synthetic_audio(samples, seed=1)
+    mel = log_mel(f, FILTERS, audio)
+    assert mel.shape == (frames, 160)
+    if samples == 40_000:  # 251 mel frames
+        loud = np.concatenate([audio[:-80], np.full(80, 0.99, np.float32)])
+        assert (log_mel(f, FILTERS, loud)[:100] > mel[:100]).any()

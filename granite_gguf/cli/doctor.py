@@ -47,7 +47,8 @@ def rebuild_command(build: BuildInfo, *flags: str) -> str:
 def advice(build: BuildInfo) -> list[tuple[str, str]]:
     """What is slow about a build, and the command that mends each."""
     found = []
-    if not build.has("LLAMAFILE"):
+    ours = bool(used_types())  # then ggml multiplies next to nothing
+    if not ours and not build.has("LLAMAFILE"):
         found.append(
             ("ggml was built without its llamafile kernels: F32, F16 and BF16 models take about "
              "twice as long", rebuild_command(build))
@@ -58,7 +59,7 @@ def advice(build: BuildInfo) -> list[tuple[str, str]]:
              rebuild_command(build, "-DGGML_OPENMP=ON"))
         )  # fmt: skip
     unused = unused_cpu_features(build)
-    if unused:
+    if not ours and unused:
         found.append(
             (f"ggml was built for another processor: it leaves out {', '.join(unused)}",
              rebuild_command(build, "-DGGML_NATIVE=ON"))

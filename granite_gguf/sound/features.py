@@ -81,7 +81,7 @@ def log_mel(
     # Cut before the logarithm and before the maximum: a loud tail that gives no frame counts not.
     power = _mel_power(f, filters, samples, heard if f.cut_after_maximum else min(wanted, heard))
     missing = wanted - len(power)
-    if missing:
+    if missing > 0:
         power = np.concatenate([power, np.zeros((missing, f.n_mels), np.float32)])
     # In float64, because float32 logarithms differ between libraries.
     log = np.log10(np.maximum(power, np.float32(_MIN_POWER)), dtype=np.float64)
