@@ -8,6 +8,7 @@
 """
 
 from granite_gguf._version import __version__
+from granite_gguf.converters import convert
 from granite_gguf.errors import (
     AudioError,
     AudioWarning,
@@ -24,8 +25,12 @@ from granite_gguf.errors import (
     OutputError,
     UnsupportedModelError,
 )
+from granite_gguf.evaluation.run import Evaluation, evaluate
 from granite_gguf.model import Model, load
 from granite_gguf.nar.results import EncoderResult, TokenResult
+from granite_gguf.parity.diff import StageResult
+from granite_gguf.parity.with_reference import compare
+from granite_gguf.quantize import quantize
 from granite_gguf.sound.sndfile import RawFormat
 from granite_gguf.transcript import Segment, Transcript, Word
 
@@ -36,6 +41,7 @@ __all__ = [
     "ComparisonError",
     "DeviceError",
     "EncoderResult",
+    "Evaluation",
     "GraniteError",
     "HubError",
     "InputError",
@@ -47,10 +53,15 @@ __all__ = [
     "OutputError",
     "RawFormat",
     "Segment",
+    "StageResult",
     "TokenResult",
     "Transcript",
     "UnsupportedModelError",
     "Word",
     "__version__",
+    "compare",
+    "convert",
+    "evaluate",
     "load",
+    "quantize",
 ]

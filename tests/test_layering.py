@@ -29,7 +29,7 @@ ROOMS = {
     "hub": "",
     "tokenizer": "storage",
     "placing": "ggml memory spec storage",
-    "evaluation": "sound",
+    "evaluation": "model sound",
     "words": "spec tokenizer transcript",
     "architecture": "ggml placing spec storage tokenizer",
     "nar": "architecture ctc ggml graph passes placing sound spec storage tokenizer transcript "
@@ -39,11 +39,11 @@ ROOMS = {
     "transcription": "nar passes sound spec transcript",
     "model": "architectures ggml hub nar passes placing sound storage tokenizer transcript "
     "transcription",
-    "granite_gguf": "model nar sound transcript",
+    "granite_gguf": "converters evaluation model nar parity quantize sound transcript",
     "converters": "architectures fields ggml hub sound spec storage",
     "quantize": "architectures ggml model sound spec storage",
     "bench": "ggml model nar placing",
-    "parity": "ggml model nar spec storage",
+    "parity": "architectures ggml model nar spec storage",
     "reference": "parity",
     "cli": "architectures bench converters evaluation formats ggml hub memory model parity passes "
     "placing quantize sound storage transcript transcription",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -207,3 +208,25 @@ print(in_use_kb() - before, maps, threading.active_count() - 1)
         assert growth > 10 * model_kb and maps >= 10 and threads >= 10
     else:
         assert growth < model_kb // 2 and maps == threads == 0
+
+
+def test_the_package_offers_what_the_command_does(
+    checkpoints: dict[str, Path], audio_file: Path, tmp_path: Path
+) -> None:
+    """With names that stay functions whatever else is imported."""
+    importlib.import_module("granite_gguf.cli")
+    full, small = tmp_path / "full.gguf", tmp_path / "small.gguf"
+    granite_gguf.convert(checkpoints["nle"], full, outtype="f32")
+    granite_gguf.quantize(full, small, "q8_0")
+    (tmp_path / "texts.tsv").write_text(f"audio\ttext\n{audio_file}\tnot what it says\n")
+    with (
+        granite_gguf.load(full, threads=1) as exact,
+        granite_gguf.load(small, threads=1) as rounded,
+    ):
+        found = granite_gguf.compare(rounded, exact, audio_file)
+        from_file = granite_gguf.compare(rounded, full, audio_file)
+        assert [stage.name for stage in found] == [stage.name for stage in from_file]
+        editor = next(stage for stage in found if stage.name == "editing_logits")
+        assert editor.comparison is not None and 0.9 < editor.comparison.cos_min < 1 - 1e-9
+        evaluation = granite_gguf.evaluate(exact, tmp_path / "texts.tsv")
+    assert evaluation.rows[0].score.words.errors > 0

@@ -8,19 +8,18 @@ from typing import Annotated
 
 import typer
 
-from granite_gguf.architectures import DIALECTS
 from granite_gguf.cli.console import print_note, print_result
 from granite_gguf.cli.model_names import local_model
 from granite_gguf.cli.options import Device, Kernels, Threads
-from granite_gguf.errors import ComparisonError, InputError, brief, printable
+from granite_gguf.errors import ComparisonError, InputError, printable
 from granite_gguf.files import check_target
 from granite_gguf.model import load
-from granite_gguf.parity import Recorded, StageResult, diff_model, read_reference, record
+from granite_gguf.parity import StageResult, diff_model
 from granite_gguf.parity.plot import load_matplotlib, plot
 from granite_gguf.parity.reference_file import ARCHITECTURE, architecture
 from granite_gguf.parity.report import as_markdown, as_text, as_values
+from granite_gguf.parity.with_reference import recorded_by
 from granite_gguf.placing.kernel_choice import AUTO
-from granite_gguf.sound.reading import read_audio
 
 
 def diff(
@@ -105,7 +104,7 @@ def diff(
     *models, reference = [local_model(name) for name in names]
     audio = Path(audio_name)
     _check_models(models)
-    recorded = _reference(reference, audio, threads, device, kernels)
+    recorded = recorded_by(reference, audio, threads=threads, device=device, kernels=kernels)
     results: dict[str, list[StageResult]] = {}
     for path in models:
         with load(path, threads=threads, device=device, kernels=kernels) as model:
@@ -156,19 +155,6 @@ def _check_models(models: list[Path]) -> None:
                 f"{path}: is a reference file, expected a model: the one reference comes last "
                 "before the recording"
             )
-
-
-def _reference(path: Path, audio: Path, threads: int | None, device: str, kernels: str) -> Recorded:
-    found = architecture(path)
-    if found == ARCHITECTURE:
-        return read_reference(path)
-    if found not in DIALECTS:
-        raise ComparisonError(
-            f"{path}: holds {brief(found)}, expected a reference file ({ARCHITECTURE!r}) or a "
-            f"model ({' or '.join(map(repr, DIALECTS))})"
-        )
-    with load(path, threads=threads, device=device, kernels=kernels) as model:
-        return record(model, read_audio(audio, model.hparams.front_end.sample_rate))
 
 
 def _label(path: Path, models: list[Path]) -> str:
