@@ -6,6 +6,7 @@ Each runs where the processor has it. Those of 8 bits are in test_int8.
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -31,6 +32,8 @@ from granite_gguf.ggml import (
     linear,
     mul_mat,
 )
+from granite_gguf.ggml import products as table
+from granite_gguf.ggml.products import kernels_compiled
 from granite_gguf.ggml.quants import encode_rows, prepare_encoding
 from granite_gguf.graph import layers
 from granite_gguf.placing import kernel_choice
@@ -367,3 +370,16 @@ def test_the_sources_compile_without_a_warning(
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_a_library_of_other_sources_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A structure of another size would be written beyond its end."""
+
+    class Longer(ctypes.Structure):
+        _fields_ = (("job", table._Job), ("more", ctypes.c_int64))
+
+    if not kernels_compiled():
+        pytest.skip("no kernels were compiled")
+    monkeypatch.setattr(table, "_Job", Longer)
+    with pytest.raises(ImportError, match=r"kernels.*other sources.*install granite-gguf again"):
+        table._library.__wrapped__()

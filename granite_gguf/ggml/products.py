@@ -65,7 +65,11 @@ def _library() -> Any:
                 of_one.argtypes = [number]
             library.kernels_takes.argtypes = [number, number, number]
             library.kernels_plan.argtypes = [number, ctypes.POINTER(_Job)]
-            assert library.kernels_job_bytes() == ctypes.sizeof(_Job), "job.h is another one"
+            if library.kernels_job_bytes() != ctypes.sizeof(_Job):
+                raise ImportError(
+                    f"{path}: was compiled from other sources than this package's; install "
+                    "granite-gguf again"
+                )
             return library
     return None
 
