@@ -179,7 +179,7 @@ def _wav_lumps(window: Window) -> Iterator[Lump]:
     while head := window.peek(12):
         left = _wav_size(head)
         while left > 0 and (data := window.take(min(left, window.at_once))):
-            yield Lump(data, begins=begins)
+            yield Lump(sized(data) if begins else data, begins=begins)
             begins = False
             left -= len(data)
         if window.peek(13)[1:5] == b"RIFF":  # what fills up an odd number of bytes
@@ -211,6 +211,23 @@ def _wav_size(head: bytes) -> int:
     """Bytes that a WAV file states to have, or more than there can be where it does not know."""
     size = 8 + int.from_bytes(head[4:8], "little")
     return size if _is_wav(head) and 12 < size < UNKNOWN_SIZE else 1 << 62
+
+
+def sized(head: bytes) -> bytes:
+    """A WAV file's beginning, with a size of its samples that says "unknown" in place of 0.
+
+    A program that writes to a pipe and cannot go back leaves 0 in both sizes. Where the size of the
+    whole file is stated, there are no samples indeed.
+    """
+    at = 12
+    while _is_wav(head) and at + 8 <= len(head):
+        size = int.from_bytes(head[at + 4 : at + 8], "little")
+        if head[at : at + 4] == b"data":
+            whole = int.from_bytes(head[4:8], "little")
+            unknown = size == 0 and (whole <= at or whole >= UNKNOWN_SIZE)
+            return head[: at + 4] + b"\xff\xff\xff\xff" + head[at + 8 :] if unknown else head
+        at += 8 + size + size % 2
+    return head
 
 
 _LUMPS: dict[Kind, Callable[[Window], Iterator[Lump]]] = {

@@ -88,6 +88,10 @@ def lumps(window: Window) -> Iterator[Lump]:
             in_step = False
             yield Lump(_junk(window))
             continue
+        if in_step and (cut := _next_stream(window, frame)):
+            yield Lump(window.take(cut))
+            in_step = False
+            continue
         data = window.take(frame.size)
         marked = any(mark in data[_HEADER:_MARK_WITHIN] for mark in _MARKS)
         whole = len(data) == frame.size
@@ -115,6 +119,21 @@ def _is_followed(window: Window, frame: Frame) -> bool:
     if following is not None:
         return following.kind == frame.kind
     return data[frame.size : frame.size + 3] in (b"ID3", b"TAG", b"APE")
+
+
+def _next_stream(window: Window, frame: Frame) -> int:
+    """Where in a frame, which was cut off, the marked frame of another stream begins; or 0."""
+    if _is_followed(window, frame):
+        return 0
+    data = window.peek(frame.size + _MARK_WITHIN)
+    places = [data.find(mark, _HEADER) for mark in _MARKS]
+    for mark in places:
+        begin = data.rfind(b"\xff", max(1, mark - _MARK_WITHIN), mark) if mark > 0 else -1
+        while begin > 0:
+            if parse_header(data[begin : begin + _HEADER]) is not None:
+                return begin
+            begin = data.rfind(b"\xff", max(1, mark - _MARK_WITHIN), begin)
+    return 0
 
 
 def _junk(window: Window) -> bytes:

@@ -142,6 +142,7 @@ def decode_pipe(
         check = fed.check
     stated = _DATA.search(sound.extra_info) if kind is Kind.WAV else None
     known = stated is not None and int(stated[1]) < UNKNOWN_SIZE
+    known |= kind is Kind.FLAC and sound.frames < _UNKNOWN_FRAMES
     size = max(1, sound.samplerate // _BLOCKS_A_SECOND)
     return Decoded(
         sound.samplerate,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from typing import BinaryIO
 
-from granite_gguf.sound.joined import Part
+from granite_gguf.sound.joined import Part, sized
+
+_HEAD = 1 << 12  # bytes, in which a header is
 
 
 class View:
@@ -20,6 +22,9 @@ class View:
         self._length = part.end - part.start
         self._at = 0
         self._error: OSError | ValueError | None = None
+        self._head = b""
+        self._head = sized(self.read(_HEAD))
+        self._at = 0
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         """Where it then stands."""
@@ -38,6 +43,8 @@ class View:
         except (OSError, ValueError) as error:  # ValueError: the file is closed
             self._error = error
             return b""
+        if self._at < len(self._head):
+            data = self._head[self._at : self._at + len(data)] + data[len(self._head) - self._at :]
         self._at += len(data)
         return data
 
