@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
+import shutil
 import struct
+import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -207,3 +211,36 @@ def test_what_a_folder_holds_besides_recordings(tmp_path: Path) -> None:
     (tmp_path / "round").symlink_to(tmp_path)
     names = [Path(found.name).name for found in find_recordings([str(tmp_path)], None)]
     assert sorted(names) == ["a.WAV", "b\nc.wav", "über.wav"]
+
+
+@pytest.fixture
+def shared_folder() -> Iterator[Path]:
+    """A folder to be looked at by a user whom permissions bind, which they do not bind root."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    for path in folder.iterdir():
+        path.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions of POSIX")
+@pytest.mark.parametrize("mode", [0o000, 0o111, 0o444], ids=oct)
+def test_what_may_not_be_read_is_not_missed(shared_folder: Path, mode: int) -> None:
+    for name in ("open", "shut"):
+        (shared_folder / name).mkdir()
+        (shared_folder / name / "a.wav").write_bytes(WAV)
+    (shared_folder / "shut").chmod(mode)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        found = find_recordings([str(shared_folder)], None)
+        good, bad = (recording for recording in found)
+        assert good.path == shared_folder / "open" / "a.wav"
+        assert bad.path is not None and shared_folder / "shut" in (bad.path, bad.path.parent)
+        with pytest.raises(AudioError, match=r"shut.*Permission denied"):
+            read_audio(bad.path, RATE)
+    finally:
+        if root:
+            os.seteuid(0)

@@ -136,15 +136,32 @@ def duration_of(path: str | PathLike[str], take: Selection = ALL) -> float | Non
 def recordings_of(folder: Path) -> list[Path]:
     """The recordings in a folder and its subfolders, in order of name.
 
-    Names that begin with a dot are left out: hidden files, and what macOS leaves beside others.
+    Names that begin with a dot are left out: hidden files, and what macOS leaves beside others. A
+    folder that may not be read is among them, as a recording that cannot be: nothing in it is
+    missed without a word.
     """
-    return [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in AUDIO_SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    ]
+    found: list[Path] = []
+
+    def shut(error: OSError) -> None:
+        found.append(Path(error.filename))
+
+    for parent, folders, names in os.walk(folder, onerror=shut):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            path
+            for name in names
+            if not name.startswith(".")
+            and (path := Path(parent, name)).suffix.lower() in AUDIO_SUFFIXES
+            and _may_be_file(path)
+        ]
+    return sorted(found)
+
+
+def _may_be_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except PermissionError:  # in a folder that may be listed and not entered
+        return True
 
 
 def _open(stack: ExitStack, source: str | PathLike[str] | BinaryIO) -> tuple[str, BinaryIO]:
@@ -153,12 +170,12 @@ def _open(stack: ExitStack, source: str | PathLike[str] | BinaryIO) -> tuple[str
         own = getattr(source, "name", None)
         return own if isinstance(own, str) else "the audio stream", source
     path = Path(source)
-    if not path.exists():
-        raise AudioError(f"{path}: no such file")
-    if path.is_dir():
-        raise AudioError(f"{path}: is a directory, expected an audio file")
     try:
         return str(path), stack.enter_context(path.open("rb"))
+    except (FileNotFoundError, ValueError):  # ValueError: a NUL in the name
+        raise AudioError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise AudioError(f"{path}: is a directory, expected an audio file") from None
     except OSError as error:
         raise AudioError(f"{path}: cannot be read: {error.strerror}") from error
 
