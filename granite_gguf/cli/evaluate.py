@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,8 +13,10 @@ from granite_gguf.cli.model_names import local_model
 from granite_gguf.cli.options import AsJson, Device, Kernels, Threads
 from granite_gguf.cli.options import Model as ModelOption
 from granite_gguf.errors import printable
-from granite_gguf.evaluation import run as evaluation
-from granite_gguf.evaluation.run import Evaluation, Row
+from granite_gguf.evaluation.manifest import read_items
+from granite_gguf.evaluation.results import ResultsFile
+from granite_gguf.evaluation.run import Evaluation, Row, expected_texts, score_each
+from granite_gguf.evaluation.scoring import Scorer
 from granite_gguf.model import load
 from granite_gguf.placing.kernel_choice import AUTO
 
@@ -65,34 +65,23 @@ def evaluate(
     named on stderr, counts as an empty transcript, and makes the exit code 1.
     Needs the extra `eval`.
     """
+    scorer = Scorer()
+    items = read_items(manifest)
+    expected = expected_texts(manifest, items, against)
+    rows: list[Row] = []
     file = local_model(model)
-
-    def tell_resumed(count: int, of: int) -> None:
-        if count:
-            print_note(f"{count} of {of} results are taken from {output}")
-
-    with (
-        load(file, threads=threads, device=device, kernels=kernels) as loaded,
-        ExitStack() as stack,
-    ):
-        bars: list[Callable[[int], None]] = []
-
-        def tell(row: Row, done: int, of: int) -> None:
-            if not bars:
-                bars.append(stack.enter_context(counting_progress("evaluating", of)))
-            if row.result.error:
-                print_error(row.result.error)
-            bars[0](done)
-
-        found = evaluation.evaluate(
-            loaded,
-            manifest,
-            results=output,
-            against=against,
-            language=language,
-            resumed=tell_resumed,
-            report=tell,
-        )
+    with load(file, threads=threads, device=device, kernels=kernels) as loaded:
+        results = ResultsFile(output, file)
+        resumed = sum(results.find(item) is not None for item in items)
+        if resumed:
+            print_note(f"{resumed} of {len(items)} results are taken from {output}")
+        with counting_progress("evaluating", len(items)) as progress:
+            for row in score_each(loaded, items, expected, results, scorer, language):
+                rows.append(row)
+                if row.result.error:
+                    print_error(row.result.error)
+                progress(len(rows))
+    found = Evaluation(rows)
     print_result(_as_json(found) if as_json else _as_text(found))
     if found.total()["failed"]:
         raise typer.Exit(1)

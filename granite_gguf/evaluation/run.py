@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from os import PathLike
@@ -65,8 +65,6 @@ def evaluate(
     results: str | PathLike[str] | None = None,
     against: str | PathLike[str] | None = None,
     language: str = "en",
-    resumed: Callable[[int, int], None] | None = None,
-    report: Callable[[Row, int, int], None] | None = None,
 ) -> Evaluation:
     """Word and character error rates over a set of recordings, after Whisper's normalisers.
 
@@ -80,8 +78,6 @@ def evaluate(
         results: a file of results as JSON lines, to go on with and to add to.
         against: transcripts, or results of another model, in place of the manifest's texts.
         language: of recordings whose manifest does not say; ``en`` has a normaliser of its own.
-        resumed: called before the work with how many results are there already, and of how many.
-        report: called with each row, how many are done, and how many there are.
 
     Raises:
         InputError: the manifest or the transcripts cannot be used.
@@ -94,26 +90,18 @@ def evaluate(
     0.0
     """
     scorer = Scorer()
-    manifest = Path(manifest)
-    items = read_items(manifest)
-    expected = _expected(manifest, items, None if against is None else Path(against))
+    items = read_items(Path(manifest))
+    expected = expected_texts(Path(manifest), items, None if against is None else Path(against))
     known = ResultsFile(None if results is None else Path(results), model.file.path)
-    if resumed is not None:
-        resumed(sum(known.find(item) is not None for item in items), len(items))
-    rows = []
-    for item in items:
-        result = known.find(item)
-        if result is None:
-            result = _transcribe(model, item, known)
-            known.add(result)
-        score = scorer.score(expected[item.path], result.text, item.language or language)
-        rows.append(Row(item, result, score))
-        if report is not None:
-            report(rows[-1], len(rows), len(items))
-    return Evaluation(rows)
+    return Evaluation(list(score_each(model, items, expected, known, scorer, language)))
 
 
-def _expected(manifest: Path, items: list[Item], against: Path | None) -> dict[Path, str]:
+def expected_texts(manifest: Path, items: Sequence[Item], against: Path | None) -> dict[Path, str]:
+    """What is said in each recording, by the manifest or by other transcripts.
+
+    Raises:
+        InputError: a recording has no text.
+    """
     if against is not None:
         return read_transcripts(against, items)
     lacking = [item.name for item in items if item.text is None]
@@ -124,6 +112,24 @@ def _expected(manifest: Path, items: list[Item], against: Path | None) -> dict[P
             "with --against"
         )
     return {item.path: item.text or "" for item in items}
+
+
+def score_each(
+    model: Model,
+    items: Sequence[Item],
+    expected: Mapping[Path, str],
+    results: ResultsFile,
+    scorer: Scorer,
+    language: str,
+) -> Iterator[Row]:
+    """Transcribe what has no result yet, and score each recording when it is there."""
+    for item in items:
+        result = results.find(item)
+        if result is None:
+            result = _transcribe(model, item, results)
+            results.add(result)
+        score = scorer.score(expected[item.path], result.text, item.language or language)
+        yield Row(item, result, score)
 
 
 def _transcribe(model: Model, item: Item, results: ResultsFile) -> Result:
