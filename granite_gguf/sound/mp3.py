@@ -93,7 +93,7 @@ def lumps(window: Window) -> Iterator[Lump]:
             in_step = False
             continue
         data = window.take(frame.size)
-        marked = any(mark in data[_HEADER:_MARK_WITHIN] for mark in _MARKS)
+        marked = _is_marked(data)
         whole = len(data) == frame.size
         samples = frame.samples if whole and not marked else 0
         yield Lump(data, begins=marked or frame.kind != kind, marked=marked, samples=samples)
@@ -121,19 +121,22 @@ def _is_followed(window: Window, frame: Frame) -> bool:
     return data[frame.size : frame.size + 3] in (b"ID3", b"TAG", b"APE")
 
 
+def _is_marked(data: bytes) -> bool:
+    """Whether a frame that begins here states the length of its stream."""
+    return any(mark in data[_HEADER:_MARK_WITHIN] for mark in _MARKS)
+
+
 def _next_stream(window: Window, frame: Frame) -> int:
     """Where in a frame, which was cut off, the marked frame of another stream begins; or 0."""
     if _is_followed(window, frame):
         return 0
     data = window.peek(frame.size + _MARK_WITHIN)
-    places = [data.find(mark, _HEADER) for mark in _MARKS]
-    for mark in places:
-        begin = data.rfind(b"\xff", max(1, mark - _MARK_WITHIN), mark) if mark > 0 else -1
-        while begin > 0:
-            if parse_header(data[begin : begin + _HEADER]) is not None:
-                return begin
-            begin = data.rfind(b"\xff", max(1, mark - _MARK_WITHIN), begin)
-    return 0
+    places = (
+        at
+        for at in range(1, frame.size)
+        if parse_header(data[at : at + _HEADER]) is not None and _is_marked(data[at:])
+    )
+    return max(places, default=0)
 
 
 def _junk(window: Window) -> bytes:

@@ -22,7 +22,7 @@ from granite_gguf.errors import AudioError, InputError
 from granite_gguf.memory import starting_threads
 from granite_gguf.sound.chatter import without_chatter
 from granite_gguf.sound.decoded import Decoded
-from granite_gguf.sound.joined import UNKNOWN_SIZE, Kind, Part
+from granite_gguf.sound.joined import UNKNOWN_SIZE, Kind, Part, sized
 from granite_gguf.sound.lumps import Readable
 from granite_gguf.sound.view import View
 
@@ -30,6 +30,7 @@ _BLOCK = 65536  # frames decoded at once
 _BLOCKS_A_SECOND = 4  # of what comes through a pipe, perhaps as it is spoken
 _FED_AT_ONCE = 1 << 9  # bytes: less than 50 ms of most
 _UNKNOWN_FRAMES = 1 << 48
+_HEAD = 1 << 12  # bytes, in which a header is
 _ENDLESS = 1 << 60  # bytes of a pipe, as told to a decoder that asks
 # What libsndfile notes of a WAV or AIFF file that is shorter than its header says.
 _SHORT_DATA = re.compile(r"^\s*(?:data|SSND) : (\d+) \(should be (\d+)\)", re.MULTILINE)
@@ -102,6 +103,8 @@ def decode_part(
         AudioError: it is shorter than it says.
     """
     view = View(file, part)
+    if kind is Kind.WAV:
+        view.replace_head(_HEAD, sized)
     sound = _opened(stack, view, kind, raw)
     short = _SHORT_DATA.search(sound.extra_info)
     if short and int(short[2]) < int(short[1]) < UNKNOWN_SIZE:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import BinaryIO
 
-from granite_gguf.sound.joined import Part, sized
-
-_HEAD = 1 << 12  # bytes, in which a header is
+from granite_gguf.sound.joined import Part
 
 
 class View:
@@ -23,7 +22,11 @@ class View:
         self._at = 0
         self._error: OSError | ValueError | None = None
         self._head = b""
-        self._head = sized(self.read(_HEAD))
+
+    def replace_head(self, count: int, change: Callable[[bytes], bytes]) -> None:
+        """Let the first bytes read as what a function makes of them, as many."""
+        self._at = 0
+        self._head = change(self.read(count))
         self._at = 0
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
