@@ -66,6 +66,12 @@ def encoder_checks(e: Encoder, f: FrontEnd) -> Iterator[Check]:
     )
 
 
+def projector_checks(width: int, heads: int, window: int, rate: int) -> Iterator[Check]:
+    """What holds among the numbers of a projector: its width, heads, and a window's frames."""
+    yield window % rate == 0, f"windows of {window} do not divide by {rate}"
+    yield width % heads == 0, f"projector width {width} does not divide into {heads} heads"
+
+
 def granite_checks(g: Granite) -> Iterator[Check]:
     """What holds among the numbers of Granite layers."""
     yield (

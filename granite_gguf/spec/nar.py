@@ -14,6 +14,7 @@ from granite_gguf.spec.checks import (
     front_end_checks,
     granite_checks,
     out_of_range,
+    projector_checks,
 )
 from granite_gguf.spec.format import Format
 from granite_gguf.spec.hparams import MAX_LAYERS, Granite
@@ -179,14 +180,7 @@ def _checks(h: HParams) -> Iterator[Check]:
         f"the projector reads {p.num_encoder_layers} layers of {p.encoder_dim}, the encoder "
         f"captures {len(e.captured_layers)} of {e.d_model}",
     )
-    yield (
-        p.block_size % p.downsample_rate == 0,
-        f"windows of {p.block_size} do not divide by {p.downsample_rate}",
-    )
-    yield (
-        p.hidden_size % p.n_heads == 0,
-        f"projector width {p.hidden_size} does not divide into {p.n_heads} heads",
-    )
+    yield from projector_checks(p.hidden_size, p.n_heads, p.block_size, p.downsample_rate)
     yield p.llm_dim == d.d_model, f"projector output {p.llm_dim} is not editor width {d.d_model}"
     yield from granite_checks(d)
     most = d.max_positions // 2

@@ -14,6 +14,7 @@ from granite_gguf.spec.checks import (
     front_end_checks,
     granite_checks,
     out_of_range,
+    projector_checks,
 )
 from granite_gguf.spec.format import Format
 from granite_gguf.spec.hparams import MAX_LAYERS, Granite
@@ -312,14 +313,7 @@ def _checks(h: HParams) -> Iterator[Check]:
         p.encoder_hidden_size == width,
         f"the projector reads {p.encoder_hidden_size} numbers a frame, the encoder gives {width}",
     )
-    yield (
-        p.window_size % p.downsample_rate == 0,
-        f"windows of {p.window_size} do not divide by {p.downsample_rate}",
-    )
-    yield (
-        p.d_model % p.n_heads == 0,
-        f"projector width {p.d_model} does not divide into {p.n_heads} heads",
-    )
+    yield from projector_checks(p.d_model, p.n_heads, p.window_size, p.downsample_rate)
     yield from granite_checks(g)
     yield (
         g.audio_token_index < g.vocab_size,
