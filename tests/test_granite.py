@@ -21,12 +21,12 @@ from granite_gguf.ggml import (
     ShapeError,
     State,
     Tensor,
-    WeightBuffer,
 )
 from granite_gguf.graph.granite import Cache, Stream, causal_mask, granite_head, granite_layer
 from granite_gguf.graph.layers import rms_norm
 from granite_gguf.spec.tensors import LLAMA_NAMES
 from tests.causal import EXPECTED, GRANITE, TOKENS, torch_logits, weights
+from tests.placing import placed_weights
 
 Logits = npt.NDArray[np.float32]
 CAPACITY = 32
@@ -42,14 +42,8 @@ def runtime() -> Iterator[Runtime]:
 
 @pytest.fixture(scope="module")
 def placed(runtime: Runtime) -> Iterator[dict[str, Tensor]]:
-    arrays = weights()
-    with WeightBuffer(runtime, len(arrays)) as buffer:
-        for name, array in arrays.items():
-            buffer.add(name, tuple(reversed(array.shape)), F32)
-        buffer.allocate()
-        for name, array in arrays.items():
-            buffer.fill(name, array)
-        yield dict(buffer.tensors)
+    with placed_weights(runtime, weights()) as tensors:
+        yield tensors
 
 
 @pytest.fixture(scope="module")

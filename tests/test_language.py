@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from granite_gguf import OutOfMemoryError, memory
 from granite_gguf.arrays import AnyArray, FloatArray, IntArray
 from granite_gguf.errors import ModelFileError
-from granite_gguf.ggml import F16, F32, GGMLType, Runtime, Tensor, WeightBuffer
+from granite_gguf.ggml import F16, F32, GGMLType, Runtime, Tensor
 from granite_gguf.spec.tensors import LLAMA_NAMES
 from granite_gguf.speech.drafts import Draft
 from granite_gguf.speech.greedy import End, Said
 from granite_gguf.speech.language import Language
 from tests.causal import EXPECTED, GRANITE, PROMPTS, TOKENS, torch_generated, weights
+from tests.placing import placed_weights
 
 NEVER = 79  # a token that is not said
 BUDGET = 31  # tokens, of which no loop can be made
@@ -35,14 +36,8 @@ def runtime() -> Iterator[Runtime]:
 
 @pytest.fixture(scope="module")
 def placed(runtime: Runtime) -> Iterator[dict[str, Tensor]]:
-    arrays = weights()
-    with WeightBuffer(runtime, len(arrays)) as buffer:
-        for name, array in arrays.items():
-            buffer.add(name, tuple(reversed(array.shape)), F32)
-        buffer.allocate()
-        for name, array in arrays.items():
-            buffer.fill(name, array)
-        yield dict(buffer.tensors)
+    with placed_weights(runtime, weights()) as tensors:
+        yield tensors
 
 
 @pytest.fixture(scope="module")

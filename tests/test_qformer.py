@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from granite_gguf.ggml import F32, Graph, Runtime, Tensor, WeightBuffer
+from granite_gguf.ggml import Graph, Runtime
 from granite_gguf.graph.qformer import audio_rows, build_qformer
 from granite_gguf.spec.speech import Projector
+from tests.placing import placed_weights
 from tests.qformer import (
     EXPECTED,
     LENGTHS,
@@ -38,17 +38,6 @@ def expected() -> dict[str, FloatArray]:
         return dict(file)
 
 
-@contextmanager
-def placed(runtime: Runtime, arrays: dict[str, FloatArray]) -> Iterator[dict[str, Tensor]]:
-    with WeightBuffer(runtime, len(arrays)) as buffer:
-        for name, array in arrays.items():
-            buffer.add(name, tuple(reversed(array.shape)), F32)
-        buffer.allocate()
-        for name, array in arrays.items():
-            buffer.fill(name, array)
-        yield dict(buffer.tensors)
-
-
 def projected(
     runtime: Runtime,
     p: Projector,
@@ -56,7 +45,7 @@ def projected(
     arrays: dict[str, FloatArray] | None = None,
 ) -> FloatArray:
     frames = [encoded(p.encoder_hidden_size, n) for n in lengths]
-    with placed(runtime, weights(p) if arrays is None else arrays) as w, Graph() as graph:
+    with placed_weights(runtime, weights(p) if arrays is None else arrays) as w, Graph() as graph:
         build_qformer(graph, w, p, lengths)
         rows: FloatArray = runtime.compute(graph, {"encoded": np.concatenate(frames)})["projected"]
     return rows[0, 0]

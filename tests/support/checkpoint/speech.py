@@ -20,7 +20,15 @@ from tests.support.checkpoint.configs import DTYPE_NAMES, Json
 from tests.support.checkpoint.layouts import BATCHES_TRACKED
 from tests.support.checkpoint.noise import Init, RandomTensor
 from tests.support.checkpoint.safetensors_file import StoredTensor
-from tests.support.checkpoint.sizes import EditorSize, EncoderSize, VocabularySize
+from tests.support.checkpoint.sizes import (
+    FULL,
+    SMALL,
+    TINY,
+    EditorSize,
+    EncoderSize,
+    ModelSize,
+    VocabularySize,
+)
 from tests.support.checkpoint.weights import (
     GELU_STD,
     PROJECTOR_ATTENTION_LOGIT,
@@ -73,47 +81,20 @@ class SpeechSize:
         return self.vocabulary.total - 1
 
 
-_TINY = SpeechSize(
-    encoder=EncoderSize(
-        layers=4,
-        hidden=64,
-        heads=2,
-        characters=40,
-        self_conditioning_layer=2,
-        captured_layers=(3,),
-    ),
-    projector=QFormerSize(hidden=64, heads=4, ffn=128),
-    language=EditorSize(layers=3, hidden=64, heads=4, kv_heads=2, ffn=128),
-    vocabulary=VocabularySize(bpe=564, added=37),
-    rank=4,
-)
-# Row widths are multiples of 256 wherever those of the full model are, so K-quants apply alike.
-_SMALL = SpeechSize(
-    encoder=EncoderSize(
-        layers=4,
-        hidden=256,
-        heads=2,
-        characters=348,
-        self_conditioning_layer=2,
-        captured_layers=(3,),
-    ),
-    projector=QFormerSize(hidden=256, heads=4, ffn=512),
-    language=EditorSize(layers=4, hidden=256, heads=2, kv_heads=1, ffn=512),
-    vocabulary=VocabularySize(bpe=1964, added=37),
-)
-_FULL = SpeechSize(
-    encoder=EncoderSize(
-        layers=16,
-        hidden=1024,
-        heads=8,
-        characters=348,
-        self_conditioning_layer=8,
-        captured_layers=(3,),
-    ),
-    projector=QFormerSize(hidden=1024, heads=16, ffn=4096),
-    language=EditorSize(layers=40, hidden=2048, heads=16, kv_heads=4, ffn=4096),
-    vocabulary=VocabularySize(bpe=100256, added=97),
-)
+def _like(size: ModelSize, projector: QFormerSize, rank: int = LORA_RANK) -> SpeechSize:
+    """The size of a NAR model with another projector, one captured layer and the audio token."""
+    return SpeechSize(
+        encoder=replace(size.encoder, captured_layers=(3,)),
+        projector=projector,
+        language=size.editor,
+        vocabulary=replace(size.vocabulary, added=size.vocabulary.added + 1),
+        rank=rank,
+    )
+
+
+_TINY = _like(TINY, QFormerSize(hidden=64, heads=4, ffn=128), rank=4)
+_SMALL = _like(SMALL, QFormerSize(hidden=256, heads=4, ffn=512))
+_FULL = _like(FULL, QFormerSize(hidden=1024, heads=16, ffn=4096))
 _FULL_3_2B = replace(
     _FULL,
     encoder=replace(_FULL.encoder, characters=256),
