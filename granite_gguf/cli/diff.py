@@ -10,7 +10,7 @@ import typer
 
 from granite_gguf.cli.console import print_note, print_result
 from granite_gguf.cli.model_names import local_model
-from granite_gguf.cli.options import Device, Kernels, Threads
+from granite_gguf.cli.options import OUTPUT, AsJson, Device, Force, Kernels, Threads
 from granite_gguf.errors import ComparisonError, InputError, printable
 from granite_gguf.files import check_target
 from granite_gguf.model import load
@@ -48,15 +48,13 @@ def diff(
             rich_help_panel="Judgement",
         ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="As one JSON object.", rich_help_panel="Output")
-    ] = False,
+    as_json: AsJson = False,
     markdown: Annotated[
         bool,
         typer.Option(
             "--markdown",
             help="As a Markdown table; of several models, one with a column for each.",
-            rich_help_panel="Output",
+            rich_help_panel=OUTPUT,
         ),
     ] = False,
     plot_file: Annotated[
@@ -65,19 +63,14 @@ def diff(
             "--plot",
             metavar="OUT.png",
             help="Also draw the cosine of every row over time (extra `plot`).",
-            rich_help_panel="Output",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
-    force: Annotated[
-        bool,
-        typer.Option(
-            "--force", help="Replace an existing picture.", rich_help_panel="Output"
-        ),
-    ] = False,
+    force: Force = False,
     threads: Threads = None,
     device: Device = "auto",
     kernels: Kernels = AUTO,
-) -> None:  # fmt: skip
+) -> None:
     """Compare models with a reference, every stage from the reference's own inputs.
 
     The reference is a file of recorded stages, or another model that computes

@@ -15,7 +15,7 @@ from rich.text import Text
 from granite_gguf.architectures import open_model_file
 from granite_gguf.cli.console import print_result, stdout
 from granite_gguf.cli.model_names import local_model
-from granite_gguf.cli.options import MODEL_HELP
+from granite_gguf.cli.options import MODEL_HELP, AsJson
 from granite_gguf.errors import printable
 from granite_gguf.sizes import megabytes
 from granite_gguf.storage.container import MetadataValue, ValueType
@@ -30,7 +30,7 @@ _SHOWN_KEYS = (
 
 def inspect(
     file: Annotated[str, typer.Argument(help=MODEL_HELP)],
-    as_json: Annotated[bool, typer.Option("--json", help="Everything as one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show a file's metadata, hyper-parameters, and sizes by stage and type."""
     model = open_model_file(local_model(file))

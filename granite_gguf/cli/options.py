@@ -11,7 +11,7 @@ import typer
 
 from granite_gguf.placing import kernel_choice
 
-COMPUTATION = "Computation"
+INPUT, OUTPUT, COMPUTATION = "Input", "Output", "Computation"
 
 MODEL_HELP = (
     "A GGUF file; or a model of the Hugging Face Hub, as REPO/ID, REPO/ID:TYPE or "
@@ -70,5 +70,7 @@ LowMemory = Annotated[
     ),
 ]
 Model = Annotated[str, typer.Option("-m", "--model", help=MODEL_HELP, envvar=MODEL_VARIABLE)]
-AsJson = Annotated[bool, typer.Option("--json", help="As one JSON object.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
+AsJson = Annotated[bool, typer.Option("--json", help="As one JSON object.", rich_help_panel=OUTPUT)]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace what is there.", rich_help_panel=OUTPUT)
+]

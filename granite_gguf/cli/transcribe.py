@@ -16,9 +16,12 @@ from granite_gguf.cli.inputs import Recording, find_recordings, parse_shard, raw
 from granite_gguf.cli.job import Job, check_failures_file, write_failures
 from granite_gguf.cli.model_names import local_model
 from granite_gguf.cli.options import (
+    INPUT,
     MODEL_HELP,
     MODEL_VARIABLE,
+    OUTPUT,
     Device,
+    Force,
     Kernels,
     LowMemory,
     Precision,
@@ -37,6 +40,9 @@ from granite_gguf.transcription.recordings import check_options
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
+
+_input = partial(typer.Option, rich_help_panel=INPUT, show_default=False)
+_output = partial(typer.Option, rich_help_panel=OUTPUT, show_default=False)
 
 FormatName = Enum("FormatName", {name: name for name in FORMATS}, type=str)  # type: ignore[misc]
 
@@ -64,186 +70,109 @@ def transcribe(
     ] = None,
     batch: Annotated[
         Path | None,
-        typer.Option(
+        _input(
             metavar="LIST",
             help="A text file naming a recording on each line; '-' for one on standard input.",
-            rich_help_panel="Input",
-            show_default=False,
         ),
     ] = None,
     shard: Annotated[
         str | None,
-        typer.Option(
+        _input(
             metavar="K/N",
             help="Of the recordings take every Nth, from the Kth: one part of N, for N machines.",
-            rich_help_panel="Input",
-            show_default=False,
         ),
     ] = None,
     channel: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Take this channel, 1 the first; otherwise all are mixed.",
-            rich_help_panel="Input",
-            show_default=False,
-        ),
+        _input(min=1, metavar="N", help="Take this channel, 1 the first; otherwise all are mixed."),
     ] = None,
     track: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Take this audio track of a video, 1 the first, as by default.",
-            rich_help_panel="Input",
-            show_default=False,
+        _input(
+            min=1, metavar="N", help="Take this audio track of a video, 1 the first, as by default."
         ),
     ] = None,
     raw_rate: Annotated[
-        int | None,
-        typer.Option(
-            metavar="HZ",
-            help="Read samples without a header, so many a second.",
-            rich_help_panel="Input",
-            show_default=False,
-        ),
+        int | None, _input(metavar="HZ", help="Read samples without a header, so many a second.")
     ] = None,
     raw_format: Annotated[
         str | None,
-        typer.Option(
-            metavar="F",
-            help=f"Their form: {', '.join(RAW_FORMATS)}; s16le by default.",
-            rich_help_panel="Input",
-            show_default=False,
-        ),
+        _input(metavar="F", help=f"Their form: {', '.join(RAW_FORMATS)}; s16le by default."),
     ] = None,
     raw_channels: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="How many channels of them take turns; 1 by default.",
-            rich_help_panel="Input",
-            show_default=False,
-        ),
+        int | None, _input(metavar="N", help="How many channels of them take turns; 1 by default.")
     ] = None,
     vad: Annotated[
         Vad,
-        typer.Option(
+        _input(
             help="'energy' leaves out silence at the ends and in long pauses, 'off' leaves it in.",
-            rich_help_panel="Input",
+            show_default=True,
         ),
     ] = Vad.ENERGY,
     chunk_seconds: Annotated[
         float | None,
-        typer.Option(
+        _input(
             metavar="S",
             help="Cut audio longer than this at a pause. Otherwise what fits in one pass is one "
             "(about four minutes), and longer audio is cut every 60 s or less.",
-            rich_help_panel="Input",
-            show_default=False,
         ),
     ] = None,
     output_format: Annotated[
         list[FormatName] | None,
-        typer.Option(
+        _output(
             "-f",
             "--output-format",
             metavar="FORMAT",
             help="txt (default), json, jsonl, srt, vtt, lrc, tsv or csv; again for several.",
-            rich_help_panel="Output",
-            show_default=False,
         ),
     ] = None,
-    as_json: Annotated[
-        bool,
-        typer.Option("--json", help="The same as -f jsonl.", rich_help_panel="Output"),
-    ] = False,
+    as_json: Annotated[bool, _output("--json", help="The same as -f jsonl.")] = False,
     word_times: Annotated[
-        bool,
-        typer.Option(
-            "--word-times",
-            help="Add each word's times and probability to JSON.",
-            rich_help_panel="Output",
-        ),
+        bool, _output("--word-times", help="Add each word's times and probability to JSON.")
     ] = False,
     max_line_width: Annotated[
         int | None,
-        typer.Option(
-            metavar="N",
-            help=f"Characters of a line of subtitles; {Shape.width} by default.",
-            rich_help_panel="Output",
-            show_default=False,
-        ),
+        _output(metavar="N", help=f"Characters of a line of subtitles; {Shape.width} by default."),
     ] = None,
     max_lines: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help=f"Lines of a subtitle; {Shape.lines} by default.",
-            rich_help_panel="Output",
-            show_default=False,
-        ),
+        int | None, _output(metavar="N", help=f"Lines of a subtitle; {Shape.lines} by default.")
     ] = None,
     output_dir: Annotated[
         Path | None,
-        typer.Option(
+        _output(
             "-o",
             "--output-dir",
             metavar="DIR",
             help="Write files there, instead of to standard output.",
-            rich_help_panel="Output",
-            show_default=False,
         ),
     ] = None,
     output_template: Annotated[
         str | None,
-        typer.Option(
+        _output(
             metavar="T",
             help=f"Names of the files, '{DEFAULT_TEMPLATE}' by default; also {{name}}, {{parent}} "
             "and {index}.",
-            rich_help_panel="Output",
-            show_default=False,
         ),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace existing files.", rich_help_panel="Output")
-    ] = False,
+    force: Force = False,
     skip_existing: Annotated[
         bool,
-        typer.Option(
+        _output(
             "--skip-existing",
             help="Leave out recordings whose files are there, to go on with an interrupted run.",
-            rich_help_panel="Output",
         ),
     ] = False,
     failures: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="List what failed there, and why, as JSON lines.",
-            rich_help_panel="Output",
-            show_default=False,
-        ),
+        Path | None, _output(metavar="FILE", help="List what failed there, and why, as JSON lines.")
     ] = None,
-    quiet: Annotated[
-        bool,
-        typer.Option(
-            "-q", "--quiet", help="Only errors on stderr.", rich_help_panel="Output"
-        ),
-    ] = False,
-    verbose: Annotated[
-        bool,
-        typer.Option(
-            "-v", "--verbose", help="Tell times of each file.", rich_help_panel="Output"
-        ),
-    ] = False,
+    quiet: Annotated[bool, _output("-q", "--quiet", help="Only errors on stderr.")] = False,
+    verbose: Annotated[bool, _output("-v", "--verbose", help="Tell times of each file.")] = False,
     threads: Threads = None,
     device: Device = "auto",
     kernels: Kernels = kernel_choice.AUTO,
     precision: Precision = kernel_choice.Precision.EXACT,
     low_memory: LowMemory = False,
-) -> None:  # fmt: skip
+) -> None:
     """Transcribe recordings of any length.
 
     The model finds the language itself. The text of one file is printed as it
@@ -303,11 +232,7 @@ def transcribe(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _run(
-    job: Job,
-    model: str | None,
-    loading: Callable[[Path], Model],
-) -> None:
+def _run(job: Job, model: str | None, loading: Callable[[Path], Model]) -> None:
     if model is None and not job.quiet:
         print_note(DEMO_NOTE)
     file = DEMO_MODEL if model is None else local_model(model, quiet=job.quiet)
