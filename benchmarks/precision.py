@@ -15,8 +15,8 @@ from statistics import median
 
 import granite_gguf
 from benchmarks.quantization import measure
-from granite_gguf.parity.reference_file import read_reference
 from granite_gguf.placing.kernel_choice import Precision
+from granite_gguf.recorded.file import read_reference
 
 
 def main() -> None:

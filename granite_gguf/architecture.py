@@ -8,6 +8,7 @@ from typing import Generic, Protocol
 
 from granite_gguf.ggml import Runtime
 from granite_gguf.placing.weights import ModelWeights
+from granite_gguf.recorded.stages import Parity
 from granite_gguf.spec.derived import DerivedWeights, ReadWeight
 from granite_gguf.spec.format import Format, H
 from granite_gguf.storage.dialects.dialect import Dialect
@@ -31,9 +32,11 @@ class Architecture(Generic[H]):
         dialects: the readers of its files, our own first.
         derived: computes the weights that the graphs read in place of some tensors.
         lane: makes what runs a file's weights on a runtime.
+        parity: how its models are compared, stage by stage.
     """
 
     format: Format[H]
     dialects: tuple[Dialect[H], ...]
     derived: Callable[[H, ReadWeight], DerivedWeights]
     lane: Callable[[ModelFile[H], SpeechTokenizer, ModelWeights, Runtime], Lane]
+    parity: Parity[H]

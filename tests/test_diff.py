@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import granite_gguf
 from granite_gguf import ComparisonError, InputError, Model, ModelFileError
 from granite_gguf.converters import convert
 from granite_gguf.parity import Recorded, diff_model, read_reference, record, write_reference
-from granite_gguf.parity.comparison import agreement, judge
+from granite_gguf.parity.comparison import judge
+from granite_gguf.recorded.stages import agreement
 from tests.gguf_editing import Array, rewrite
 from tests.signals import synthetic_audio
 from tests.test_cli import assert_refused, run
@@ -172,8 +174,7 @@ def test_a_wrong_blank(
 ) -> None:
     """Taking a token that was said for the blank, or shifting ids, is the hypothesis' fault."""
     recorded = recordings[LAYOUT]
-    assert recorded.text_ids is not None
-    said = int(recorded.text_ids[1])
+    said = int(recorded.ids["text_ids_with_slots"][1])
     changes = key("enc.bpe_blank_id", said, U32)
     with edited(f32_files[LAYOUT], tmp_path / "blank.gguf", **changes) as model:
         assert failing(model, recorded, samples) - {"transcribe"} == {"hypothesis"}
@@ -235,12 +236,13 @@ def test_the_file_is_what_was_recorded(
     assert actual.arrays.keys() == expected.arrays.keys()
     for name, array in expected.arrays.items():
         np.testing.assert_array_equal(actual.arrays[name], array)
-    assert expected.text_ids is not None and actual.text_ids is not None
-    assert actual.text_ids.tolist() == expected.text_ids.tolist()
-    assert (actual.ctc_text, actual.final_text) == (expected.ctc_text, expected.final_text)
+    assert actual.ids.keys() == expected.ids.keys() == {"text_ids_with_slots"}
+    for name, ids in expected.ids.items():
+        assert actual.ids[name].tolist() == ids.tolist()
+    assert actual.texts == expected.texts and actual.architecture == "granite_nle"
     reader = gguf.GGUFReader(reference_file)
     assert reader.fields["general.architecture"].contents() == "crispasr.reference"
-    assert reader.fields["crispasr.ref.generated_text"].contents() == expected.final_text
+    assert reader.fields["crispasr.ref.generated_text"].contents() == expected.texts["final_text"]
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     assert tensors.keys() >= PUBLISHED
     assert tensors["encoder_output"].shape.tolist() == [256, 150]
@@ -272,7 +274,7 @@ def test_a_projector_output_of_whole_tokens(
     cut = {**recorded.arrays, "projector_output": recorded.arrays["projector_output"][:30]}
     (result,) = diff_model(
         models[LAYOUT],
-        Recorded("cut", cut, recorded.precision),
+        replace(recorded, arrays=cut),
         samples,
         stages=["projector_output"],
     )
@@ -290,7 +292,7 @@ def test_what_cannot_be_compared(
     with pytest.raises(ComparisonError, match="bpe_logits is 601 wide, the model's 600"):
         diff_model(model, recordings["nle"], samples)
     arrays = {k: v for k, v in recorded.arrays.items() if k != "encoder_output"}
-    lacking = Recorded("x.gguf", arrays, recorded.precision, recorded.text_ids, "a", "b")
+    lacking = replace(recorded, source="x.gguf", arrays=arrays)
     with pytest.raises(ComparisonError, match=r"x.gguf: has no encoder_output, .* --stages"):
         diff_model(model, lacking, samples)
     assert len(diff_model(model, lacking, samples, stages=["encoder_logits"])) == 1

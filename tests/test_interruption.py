@@ -17,7 +17,7 @@ import pytest
 
 from granite_gguf.architectures import open_model_file
 from granite_gguf.demo import DEMO_MODEL, DEMO_SAMPLES
-from granite_gguf.parity.reference_file import ARCHITECTURE, architecture, read_reference
+from granite_gguf.recorded.file import ARCHITECTURE, architecture, read_reference
 
 # Says when its modules are loaded; before that the interpreter itself answers a signal.
 SCRIPT = (

@@ -28,13 +28,14 @@ ROOMS = {
     "graph": "ggml spec",
     "hub": "",
     "tokenizer": "storage",
+    "recorded": "ggml spec storage",
     "placing": "ggml memory spec storage",
     "evaluation": "model sound",
     "words": "spec tokenizer transcript",
-    "architecture": "ggml placing spec storage tokenizer",
-    "nar": "architecture ctc ggml graph passes placing sound spec storage tokenizer transcript "
-    "words",
-    "speech": "architecture ggml graph spec storage",
+    "architecture": "ggml placing recorded spec storage tokenizer",
+    "nar": "architecture ctc ggml graph passes placing recorded sound spec storage tokenizer "
+    "transcript words",
+    "speech": "architecture ggml graph recorded spec storage",
     "architectures": "architecture nar speech storage",
     "transcription": "nar passes sound spec transcript",
     "model": "architectures ggml hub nar passes placing sound storage tokenizer transcript "
@@ -43,10 +44,10 @@ ROOMS = {
     "converters": "architectures fields ggml hub sound spec storage",
     "quantize": "architectures ggml model sound spec storage",
     "bench": "ggml model nar placing",
-    "parity": "architectures ggml model nar spec storage",
-    "reference": "parity",
+    "parity": "architectures ggml model recorded spec storage",
+    "reference": "recorded",
     "cli": "architectures bench converters evaluation formats ggml hub memory model parity passes "
-    "placing quantize sound storage transcript transcription",
+    "placing quantize recorded sound storage transcript transcription",
     "__main__": "cli",
 }
 MOST_FLOORS = 12

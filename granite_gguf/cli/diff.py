@@ -16,10 +16,10 @@ from granite_gguf.files import check_target
 from granite_gguf.model import load
 from granite_gguf.parity import StageResult, diff_model
 from granite_gguf.parity.plot import load_matplotlib, plot
-from granite_gguf.parity.reference_file import ARCHITECTURE, architecture
 from granite_gguf.parity.report import as_markdown, as_text, as_values
 from granite_gguf.parity.with_reference import recorded_by
 from granite_gguf.placing.kernel_choice import AUTO
+from granite_gguf.recorded.file import ARCHITECTURE, architecture
 
 
 def diff(

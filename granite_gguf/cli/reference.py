@@ -18,7 +18,7 @@ from granite_gguf.cli.options import Force
 from granite_gguf.converters.hub import fetch_checkpoint
 from granite_gguf.errors import MissingExtraError
 from granite_gguf.files import check_target
-from granite_gguf.parity import write_reference
+from granite_gguf.recorded.file import write_reference
 from granite_gguf.sizes import megabytes
 from granite_gguf.sound.reading import read_audio
 

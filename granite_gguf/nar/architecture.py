@@ -2,6 +2,7 @@
 
 from granite_gguf.architecture import Architecture
 from granite_gguf.graph.encoder import derived_weights
+from granite_gguf.nar.parity import NAR_PARITY
 from granite_gguf.nar.stages import Stages
 from granite_gguf.spec.nar import NAR
 from granite_gguf.storage.dialects.own import Own
@@ -12,4 +13,5 @@ NAR_ARCHITECTURE = Architecture(
     dialects=(Own(NAR), TranscribeCppNar()),
     derived=lambda h, read: derived_weights(h.encoder, read),
     lane=Stages,
+    parity=NAR_PARITY,
 )

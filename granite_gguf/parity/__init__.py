@@ -8,9 +8,9 @@ not in those behind it.
 """
 
 from granite_gguf.parity.comparison import Comparison, compare, row_cosines
-from granite_gguf.parity.diff import StageResult, diff_model
-from granite_gguf.parity.recorded import Recorded, record
-from granite_gguf.parity.reference_file import read_reference, write_reference
+from granite_gguf.parity.diff import StageResult, diff_model, record
+from granite_gguf.recorded.file import read_reference, write_reference
+from granite_gguf.recorded.outputs import Recorded
 
 __all__ = [
     "Comparison",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any
@@ -158,23 +157,6 @@ def judge(actual: npt.NDArray[Any], expected: npt.NDArray[Any], min_cosine: floa
         )
     passed = not any(failing) and comparison.cos_min >= min_cosine  # NaN fails
     return Judgement(comparison, passed, tuple(filter(None, [*failing, *rest])), rows.cosines)
-
-
-def agreement(actual: Sequence[Any], expected: Sequence[Any]) -> float:
-    """1 for equal sequences, less by each edit: 1 - edit distance / the longer one's length."""
-    if actual == expected:
-        return 1.0
-    longest = max(len(actual), len(expected))
-    return 1.0 - _edit_distance(actual, expected) / longest if longest else 1.0
-
-
-def _edit_distance(a: Sequence[Any], b: Sequence[Any]) -> int:
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, start=1):
-        diagonal, row[0] = row[0], i
-        for j, y in enumerate(b, start=1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (x != y))
-    return row[-1]
 
 
 def _near_zero(lengths: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:

@@ -9,17 +9,12 @@ Q5, Q3_K and Q2_K are interpolated, none is from the released weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from granite_gguf.ggml.types import GGMLType
-from granite_gguf.spec.tensors import Trait
+from granite_gguf.recorded.outputs import Precision
+from granite_gguf.spec.tensors import Stage, Trait
 from granite_gguf.storage.model_file import ModelFile
-
-Precision = Mapping[str, GGMLType]
-"""The coarsest type of each part: ``encoder``, ``hypothesis``, ``projector``, ``editor``."""
-
-PARTS = ("encoder", "hypothesis", "projector", "editor")
 
 # Lowest cosine of a row. F32: both sides differ in the order of summation only; measured 1 - 1e-10
 # on tiny models, and 1e-6 leaves room for 40 layers. Of the others: the relative error of a weight
@@ -94,21 +89,17 @@ def coarsest(types: list[GGMLType]) -> GGMLType:
 
 def file_precision(file: ModelFile[Any]) -> Precision:
     """What each part's matrices are stored as, the coarsest type counting."""
-    types: dict[str, list[GGMLType]] = {part: [] for part in PARTS}
+    types: dict[str, list[GGMLType]] = {}
     for name, spec in file.specs.items():
         if spec.role.is_matrix:
-            part = "hypothesis" if spec.trait is Trait.HEAD else spec.stage.value
-            types[part].append(file.info(name).type)
-    return {part: coarsest(found) for part, found in types.items()}
-
-
-def uniform_precision(kind: GGMLType) -> Precision:
-    """Every part in one type."""
-    return dict.fromkeys(PARTS, kind)
+            drafting = spec.trait is Trait.HEAD and spec.stage is Stage.ENCODER
+            part = "hypothesis" if drafting else spec.stage.value
+            types.setdefault(part, []).append(file.info(name).type)
+    return Precision({part: coarsest(found) for part, found in types.items()})
 
 
 def _combined(parts: tuple[str, ...], both: tuple[Precision, Precision]) -> GGMLType:
-    return coarsest([precision[part] for precision in both for part in parts])
+    return coarsest([precision.of(part) for precision in both for part in parts])
 
 
 def min_cosine(parts: tuple[str, ...], both: tuple[Precision, Precision]) -> float:

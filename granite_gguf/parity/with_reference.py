@@ -10,9 +10,9 @@ from typing import Any
 from granite_gguf.architectures import DIALECTS
 from granite_gguf.errors import ComparisonError, brief
 from granite_gguf.model import Model, load
-from granite_gguf.parity.diff import StageResult, diff_model
-from granite_gguf.parity.recorded import Recorded, record
-from granite_gguf.parity.reference_file import ARCHITECTURE, architecture, read_reference
+from granite_gguf.parity.diff import StageResult, diff_model, record
+from granite_gguf.recorded.file import ARCHITECTURE, architecture, read_reference
+from granite_gguf.recorded.outputs import Recorded
 
 
 def recorded_by(path: Path, audio: str | PathLike[str], **loading: Any) -> Recorded:

@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 
 from granite_gguf import errors
-from granite_gguf.parity.recorded import Names, Recorded
-from granite_gguf.parity.reference_file import DTYPES
-from granite_gguf.parity.thresholds import uniform_precision
+from granite_gguf.recorded.file import DTYPES
+from granite_gguf.recorded.outputs import Names, Precision, Recorded
 from granite_gguf.reference.config import CheckpointError
 from granite_gguf.reference.pipeline import Stages
 from granite_gguf.reference.staged import StagedReference
 
+ARCHITECTURE = "granite_nle"
 TORCH_DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -66,9 +66,9 @@ def recorded_from(stages: Stages, samples: NDArray[Any], dtype: str, source: str
     arrays |= {name: getattr(stages, name) for name in names}
     return Recorded(
         source=source,
+        architecture=ARCHITECTURE,
         arrays={name: a.astype(np.float32) for name, a in arrays.items() if a.size},
-        precision=uniform_precision(DTYPES[dtype]),
-        text_ids=stages.text_ids_with_slots,
-        ctc_text=stages.hypothesis_text,
-        final_text=stages.text,
+        ids={Names.TEXT_IDS: stages.text_ids_with_slots},
+        texts={Names.CTC_TEXT: stages.hypothesis_text, Names.FINAL_TEXT: stages.text},
+        precision=Precision(others=DTYPES[dtype]),
     )

@@ -22,14 +22,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from granite_gguf import errors
-from granite_gguf.parity.recorded import Names, Recorded
-from granite_gguf.parity.reference_file import DTYPES
-from granite_gguf.parity.thresholds import uniform_precision
+from granite_gguf.recorded.file import DTYPES
+from granite_gguf.recorded.outputs import Names, Precision, Recorded
 from granite_gguf.reference import decoding
 from granite_gguf.reference.checkpoint import load_tokenizer
 from granite_gguf.reference.config import CheckpointError, ModelConfig
 from granite_gguf.reference.layouts import read_config
-from granite_gguf.reference.recording import TORCH_DTYPES
+from granite_gguf.reference.recording import ARCHITECTURE, TORCH_DTYPES
 
 # Where the layouts keep a module, first match first.
 _MODULES = {
@@ -243,16 +242,17 @@ def _collect(
         Names.AUDIO_EMBS: audio_tokens,
         Names.EDITING_LOGITS: editing,
     }
+    said_last = decoding.transcript(tokenizer, editing.argmax(dim=-1).tolist(), rules.slot_id)
     arrays = {name: _rows(tensor).float().numpy() for name, tensor in outputs.items()}
     arrays[Names.RAW_AUDIO] = samples.astype(np.float32)
     arrays[Names.BLANK_PROB] = _rows(posterior)[:, 0].numpy()
     return Recorded(
         source=str(directory),
+        architecture=ARCHITECTURE,
         arrays={name: np.ascontiguousarray(a) for name, a in arrays.items() if a.size},
-        precision=uniform_precision(DTYPES[dtype]),
-        text_ids=text_ids.to(torch.int64).numpy(),
-        ctc_text=hypothesis,
-        final_text=decoding.transcript(tokenizer, editing.argmax(dim=-1).tolist(), rules.slot_id),
+        ids={Names.TEXT_IDS: text_ids.to(torch.int64).numpy()},
+        texts={Names.CTC_TEXT: hypothesis, Names.FINAL_TEXT: said_last},
+        precision=Precision(others=DTYPES[dtype]),
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 from granite_gguf.architecture import Architecture
 from granite_gguf.errors import UnsupportedModelError
+from granite_gguf.recorded.stages import Parity
 from granite_gguf.spec.speech import SPEECH
 from granite_gguf.storage.dialects.own import Own
 
@@ -17,5 +18,9 @@ def _refuse(*_: Any) -> NoReturn:
 
 
 SPEECH_ARCHITECTURE = Architecture(
-    format=SPEECH, dialects=(Own(SPEECH),), derived=_refuse, lane=_refuse
+    format=SPEECH,
+    dialects=(Own(SPEECH),),
+    derived=_refuse,
+    lane=_refuse,
+    parity=Parity(table=_refuse, widths=_refuse, alike=(), record=_refuse, run=_refuse),
 )

@@ -25,8 +25,8 @@ import atheris
 with atheris.instrument_imports(include=["granite_gguf"]):
     from granite_gguf.architectures import open_model_file
     from granite_gguf.errors import GraniteError
-    from granite_gguf.parity.reference_file import read_reference
     from granite_gguf.quantize import read_importance
+    from granite_gguf.recorded.file import read_reference
     from granite_gguf.storage.container import open_container
     from granite_gguf.tokenizer import load_tokenizer
 

@@ -13,10 +13,9 @@ import granite_gguf
 from granite_gguf.architectures import open_model_file
 from granite_gguf.converters import convert
 from granite_gguf.errors import GraniteError
-from granite_gguf.parity.diff import diff_model
-from granite_gguf.parity.recorded import record
-from granite_gguf.parity.reference_file import architecture, read_reference, write_reference
+from granite_gguf.parity.diff import diff_model, record
 from granite_gguf.quantize import collect_importance, quantize
+from granite_gguf.recorded.file import architecture, read_reference, write_reference
 from tests.support.dialect_file import (
     ARCHITECTURE,
     dialect_metadata,

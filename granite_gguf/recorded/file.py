@@ -1,7 +1,7 @@
 """The reference GGUF: stage outputs of one recording in a file. The one module with its keys.
 
 Files of the published form hold only the `crispasr.ref.*` strings and most of the tensors; ours
-add `granite_nle.ref.*` keys and a few tensors, and change nothing of it.
+add `{arch}.ref.*` keys and a few tensors, and change nothing of it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ import numpy.typing as npt
 from granite_gguf.arrays import FloatArray, IntArray
 from granite_gguf.errors import ModelFileError, UnsupportedModelError, brief
 from granite_gguf.files import Progress, silent
-from granite_gguf.ggml.types import GGMLType
-from granite_gguf.parity.recorded import VECTORS, Names, Recorded
-from granite_gguf.parity.thresholds import uniform_precision
+from granite_gguf.ggml.types import BF16, F32, I32, GGMLType
+from granite_gguf.recorded.outputs import IDS, TEXTS, VECTORS, Names, Precision, Recorded
 from granite_gguf.storage.container import (
     Container,
     MetadataValue,
@@ -34,12 +33,14 @@ from granite_gguf.storage.writer import TensorSource, write_gguf
 ARCHITECTURE = "crispasr.reference"
 
 _PREFIX = "crispasr.ref."
-_OWN_PREFIX = "granite_nle.ref."
+_OWN_PREFIX = "{}.ref."  # of the architecture
 _GENERATED_TEXT = "generated_text"  # the published name's other spelling
 _DTYPE = "dtype"
 
-# What a reference was computed in, by the name in `granite_nle.ref.dtype`.
-DTYPES = {"f32": GGMLType.F32, "bf16": GGMLType.BF16, "f64": GGMLType.F32}
+# What a reference was computed in, by the name in `{arch}.ref.dtype`.
+DTYPES = {"f32": F32, "bf16": BF16, "f64": F32}
+
+_STORED = {F32: np.float32, I32: np.int32}
 
 
 def architecture(path: Path) -> str:
@@ -71,34 +72,32 @@ def write_reference(
         recorded: the stages.
         backend: what computed them.
         model_dir: the checkpoint or file they were computed from.
-        about: further strings, kept under ``granite_nle.ref.``; ``dtype`` is one of `DTYPES`.
+        about: further strings, kept under ``{arch}.ref.``; ``dtype`` is one of `DTYPES`.
 
     Raises:
         OutputError: the file exists and ``force`` is not set, or cannot be written.
     """
+    own = _OWN_PREFIX.format(recorded.architecture)
     strings = {
         _PREFIX + "backend": backend,
         _PREFIX + "model_dir": model_dir,
-        _PREFIX + Names.CTC_TEXT: recorded.ctc_text or "",
-        _PREFIX + Names.FINAL_TEXT: recorded.final_text or "",
-        _PREFIX + _GENERATED_TEXT: recorded.final_text or "",
-        **{_OWN_PREFIX + key: value for key, value in about.items()},
+        **{_PREFIX + name: text for name, text in recorded.texts.items()},
+        _PREFIX + _GENERATED_TEXT: recorded.texts.get(Names.FINAL_TEXT, ""),
+        **{own + key: value for key, value in about.items()},
     }
     metadata = {Keys.General.ARCHITECTURE: MetadataValue(ValueType.STRING, ARCHITECTURE)}
     metadata |= {key: MetadataValue(ValueType.STRING, value) for key, value in strings.items()}
-    arrays: dict[str, npt.NDArray[Any]] = dict(recorded.arrays)
-    if recorded.text_ids is not None:
-        arrays[Names.TEXT_IDS] = recorded.text_ids
-    tensors = [_source(name, array) for name, array in arrays.items()]
+    tensors = [_source(name, array, F32) for name, array in recorded.arrays.items()]
+    tensors += [_source(name, ids, IDS[name]) for name, ids in recorded.ids.items()]
     return write_gguf(path, metadata, tensors, force=force, progress=progress)
 
 
-def _source(name: str, array: npt.NDArray[Any]) -> TensorSource:
-    values = np.ascontiguousarray(array, dtype=np.float32)
-    return TensorSource(name, tuple(reversed(values.shape)), GGMLType.F32, partial(_once, values))
+def _source(name: str, array: npt.NDArray[Any], kind: GGMLType) -> TensorSource:
+    values = np.ascontiguousarray(array, dtype=_STORED[kind])
+    return TensorSource(name, tuple(reversed(values.shape)), kind, partial(_once, values))
 
 
-def _once(values: FloatArray) -> Iterable[npt.NDArray[Any]]:
+def _once(values: npt.NDArray[Any]) -> Iterable[npt.NDArray[Any]]:
     return (values,)
 
 
@@ -117,39 +116,50 @@ def read_reference(path: Path) -> Recorded:
             f"{ARCHITECTURE!r}: "
             "a reference file, as `granite-gguf reference` makes it"
         )
-    arrays = {
-        name: _read(container, info)
-        for name, info in container.tensors.items()
-        if name != Names.TEXT_IDS
-    }
-    about = {
-        key.removeprefix(_OWN_PREFIX): str(value.value)
-        for key, value in container.metadata.items()
-        if key.startswith(_OWN_PREFIX)
-    }
+    of, about = _about(container)
     dtype = about.get(_DTYPE, "f32")
     if dtype not in DTYPES:
         raise ModelFileError(
-            f"{path}: {_OWN_PREFIX}{_DTYPE} is {brief(dtype)}, expected {', '.join(DTYPES)}"
+            f"{path}: {_OWN_PREFIX.format(of)}{_DTYPE} is {brief(dtype)}, expected "
+            f"{', '.join(DTYPES)}"
         )
+    infos = container.tensors.items()
     return Recorded(
         source=str(path),
-        arrays=arrays,
-        precision=uniform_precision(DTYPES[dtype]),
-        text_ids=_read_ids(container),
-        ctc_text=_text(container, Names.CTC_TEXT),
-        final_text=_text(container, Names.FINAL_TEXT) or _text(container, _GENERATED_TEXT),
+        architecture=of,
+        arrays={name: _read(container, info) for name, info in infos if name not in IDS},
+        ids={name: _read_ids(container, info) for name, info in infos if name in IDS},
+        texts=_texts(container),
+        precision=Precision(others=DTYPES[dtype]),
         about=about,
     )
 
 
-def _text(container: Container, name: str) -> str | None:
-    found = container.metadata.get(_PREFIX + name)
-    return str(found.value) if found is not None and found.type is ValueType.STRING else None
+def _about(container: Container) -> tuple[str, dict[str, str]]:
+    """The architecture of our own keys, empty where there are none, and their values."""
+    middle = _OWN_PREFIX.format("")
+    for key in container.metadata:
+        of, _, rest = key.partition(middle)
+        if rest and not key.startswith(_PREFIX):
+            prefix = of + middle
+            return of, {
+                key.removeprefix(prefix): str(value.value)
+                for key, value in container.metadata.items()
+                if key.startswith(prefix)
+            }
+    return "", {}
+
+
+def _texts(container: Container) -> dict[str, str]:
+    found = {name: container.text(_PREFIX + name) for name in (*TEXTS, _GENERATED_TEXT)}
+    # The other spelling stands in where the first is missing or empty.
+    generated = found.pop(_GENERATED_TEXT)
+    found[Names.FINAL_TEXT] = found[Names.FINAL_TEXT] or generated
+    return {name: text for name, text in found.items() if text is not None}
 
 
 def _read(container: Container, info: TensorInfo) -> FloatArray:
-    if info.type is not GGMLType.F32:
+    if info.type is not F32:
         raise ModelFileError(
             f"{container.path}: tensor {info.name!r} is {info.type.name}, expected F32"
         )
@@ -165,16 +175,12 @@ def _read(container: Container, info: TensorInfo) -> FloatArray:
     return values if info.name in VECTORS else values.reshape(-1, shape[0])
 
 
-def _read_ids(container: Container) -> IntArray | None:
-    info = container.tensors.get(Names.TEXT_IDS)
-    if info is None:
-        return None
-    types = {GGMLType.F32: np.float32, GGMLType.I32: np.int32}
-    if info.type not in types:
+def _read_ids(container: Container, info: TensorInfo) -> IntArray:
+    if info.type not in _STORED:
         raise ModelFileError(
             f"{container.path}: tensor {info.name!r} is {info.type.name}, expected F32 or I32"
         )
-    values = container.raw(info.name).view(types[info.type])
+    values = container.raw(info.name).view(_STORED[info.type])
     if not np.isfinite(values).all() or (values != np.round(values)).any():
         raise ModelFileError(f"{container.path}: tensor {info.name!r} holds no whole numbers")
     return values.astype(np.int64)
