@@ -27,11 +27,11 @@ from granite_gguf.errors import (
 )
 from granite_gguf.evaluation.run import Evaluation, evaluate
 from granite_gguf.model import Model, load
-from granite_gguf.nar.results import EncoderResult, TokenResult
 from granite_gguf.parity.diff import StageResult
 from granite_gguf.parity.with_reference import compare
 from granite_gguf.quantize import quantize
 from granite_gguf.sound.sndfile import RawFormat
+from granite_gguf.stages.results import EncoderResult, TokenResult
 from granite_gguf.transcript import Segment, Transcript, Word
 
 __all__ = [

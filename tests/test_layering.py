@@ -33,14 +33,15 @@ ROOMS = {
     "evaluation": "model sound",
     "words": "spec tokenizer transcript",
     "architecture": "ggml placing recorded spec storage tokenizer",
-    "nar": "architecture ctc ggml graph passes placing recorded sound spec storage tokenizer "
-    "transcript words",
+    "stages": "ctc ggml graph placing sound spec storage tokenizer",
+    "nar": "architecture ctc graph passes placing recorded sound spec stages storage transcript "
+    "words",
     "speech": "architecture ggml graph recorded spec storage",
     "architectures": "architecture nar speech storage",
     "transcription": "nar passes sound spec transcript",
     "model": "architectures ggml hub nar passes placing sound storage tokenizer transcript "
     "transcription",
-    "granite_gguf": "converters evaluation model nar parity quantize sound transcript",
+    "granite_gguf": "converters evaluation model parity quantize sound stages transcript",
     "converters": "architectures fields ggml hub sound spec storage",
     "quantize": "architectures ggml model sound spec storage",
     "bench": "ggml model nar placing",

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from granite_gguf import Model, Word
-from granite_gguf.nar import decoding
-from granite_gguf.nar.decoding import best_probabilities, edited_probabilities, log_totals
-from granite_gguf.nar.stages import BPE_TOTALS
+from granite_gguf.nar import decoding as nar_decoding
+from granite_gguf.nar.decoding import best_probabilities, edited_probabilities
+from granite_gguf.stages import decoding
+from granite_gguf.stages.decoding import log_totals
+from granite_gguf.stages.shared import BPE_TOTALS
 from granite_gguf.words.times import split_words, time_words
 from tests.signals import synthetic_audio
 
@@ -75,7 +77,8 @@ def test_capitals_and_punctuation_are_the_editors(models: dict[str, Model], layo
 def test_sums_of_a_softmax_do_not_depend_on_the_slices(
     models: dict[str, Model], monkeypatch: pytest.MonkeyPatch, rows_at_once: int
 ) -> None:
-    monkeypatch.setattr(decoding, "_ROWS_AT_ONCE", rows_at_once)
+    for module in (decoding, nar_decoding):
+        monkeypatch.setattr(module, "ROWS_AT_ONCE", rows_at_once)
     logits = 9 * np.random.default_rng(0).standard_normal((33, 700)).astype(np.float32)
     odds = np.exp(logits.astype(np.float64))
     np.testing.assert_allclose(log_totals(logits), np.log(odds.sum(axis=1)), rtol=1e-6)

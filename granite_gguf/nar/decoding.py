@@ -1,4 +1,4 @@
-"""From logits to ids and text ids, and back: pure functions on arrays."""
+"""What the editor is given and what it answers: pure functions on arrays."""
 
 from __future__ import annotations
 
@@ -7,25 +7,8 @@ import numpy.typing as npt
 
 from granite_gguf.arrays import FloatArray, IntArray
 from granite_gguf.ctc import collapse
-from granite_gguf.spec.nar import Editor, Hypothesis
-
-_ROWS_AT_ONCE = 64  # bounds the memory of a softmax over the vocabulary
-
-
-def best_ids(logits: FloatArray) -> IntArray:
-    """The id of the largest logit of each row ``(rows, vocabulary)``; of equal ones, the first."""
-    best: IntArray = logits.argmax(axis=1).astype(np.int64)
-    return best
-
-
-def log_totals(logits: FloatArray) -> FloatArray:
-    """The logarithm of each row's sum of exponentials, ``(rows,)``: what softmax divides by."""
-    totals = np.empty(len(logits), np.float32)
-    for start in range(0, len(logits), _ROWS_AT_ONCE):
-        rows = logits[start : start + _ROWS_AT_ONCE]
-        top = rows.max(axis=1, keepdims=True)
-        totals[start : start + _ROWS_AT_ONCE] = top[:, 0] + np.log(np.exp(rows - top).sum(axis=1))
-    return totals
+from granite_gguf.spec.nar import Editor
+from granite_gguf.stages.decoding import ROWS_AT_ONCE
 
 
 def best_probabilities(e: Editor, logits: FloatArray) -> FloatArray:
@@ -37,16 +20,11 @@ def best_probabilities(e: Editor, logits: FloatArray) -> FloatArray:
     """
     scale = np.float32(e.logits_scaling if e.apply_logits_scaling else 1.0)
     best = np.empty(len(logits), np.float32)
-    for start in range(0, len(logits), _ROWS_AT_ONCE):
-        rows = logits[start : start + _ROWS_AT_ONCE] / scale
+    for start in range(0, len(logits), ROWS_AT_ONCE):
+        rows = logits[start : start + ROWS_AT_ONCE] / scale
         rows -= rows.max(axis=1, keepdims=True)
-        best[start : start + _ROWS_AT_ONCE] = 1.0 / np.exp(rows, out=rows).sum(axis=1)
+        best[start : start + ROWS_AT_ONCE] = 1.0 / np.exp(rows, out=rows).sum(axis=1)
     return best
-
-
-def hypothesis_tokens(h: Hypothesis, ids: npt.NDArray[np.integer]) -> IntArray:
-    """Tokens of the first hypothesis from the BPE head's best ids, one per pooled frame."""
-    return collapse(ids, h.blank_id) - h.id_shift
 
 
 def insert_slots(e: Editor, tokens: npt.NDArray[np.integer]) -> IntArray:

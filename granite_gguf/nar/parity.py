@@ -10,7 +10,6 @@ import numpy as np
 from granite_gguf.arrays import AnyArray, FloatArray, IntArray
 from granite_gguf.errors import AudioError
 from granite_gguf.nar import decoding
-from granite_gguf.nar.results import EncoderResult, TokenResult
 from granite_gguf.nar.stages import Stages
 from granite_gguf.recorded.outputs import Names, Recorded
 from granite_gguf.recorded.stages import (
@@ -25,6 +24,7 @@ from granite_gguf.recorded.stages import (
     layer_names,
 )
 from granite_gguf.spec.nar import HParams
+from granite_gguf.stages.results import EncoderResult, TokenResult
 
 HYPOTHESIS = "hypothesis"
 TOP1 = "editing_logits_top1"

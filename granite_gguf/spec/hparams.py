@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Protocol
 
 from granite_gguf.spec.parameters import SAME, Told, at
 from granite_gguf.spec.tensors import BATCH_NORM, ENCODER_INPUT, MEL_FILTERS
@@ -84,6 +84,26 @@ class Encoder:
     def captured_blocks(self) -> tuple[int, ...]:
         """``captured_layers`` with the negative ones counted from the end."""
         return tuple(k if k >= 0 else self.n_layers + 1 + k for k in self.captured_layers)
+
+
+class BpeHead(Protocol):
+    """The numbers of a BPE CTC head on posterior-pooled frames.
+
+    Attributes:
+        bpe_vocab: its outputs.
+        pooling_window: frames that become one.
+        blank_id: the output that is no token.
+        id_shift: what an output's number is above its token's.
+    """
+
+    @property
+    def bpe_vocab(self) -> int: ...
+    @property
+    def pooling_window(self) -> int: ...
+    @property
+    def blank_id(self) -> int: ...
+    @property
+    def id_shift(self) -> int: ...
 
 
 @dataclass(frozen=True)

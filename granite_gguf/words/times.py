@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from granite_gguf.arrays import FloatArray, IntArray
-from granite_gguf.spec.nar import Hypothesis
+from granite_gguf.spec.hparams import BpeHead
 from granite_gguf.tokenizer import SpeechTokenizer
 from granite_gguf.transcript import Word
 from granite_gguf.words.alignment import align
@@ -49,7 +49,7 @@ Posteriors = Callable[[IntArray], FloatArray]
 
 
 def time_words(
-    h: Hypothesis,
+    h: BpeHead,
     tokenizer: SpeechTokenizer,
     tokens: IntArray,
     probabilities: FloatArray,
@@ -95,7 +95,7 @@ def time_words(
 
 
 def _spellings(
-    h: Hypothesis, tokenizer: SpeechTokenizer, word: WrittenWord, tokens: IntArray
+    h: BpeHead, tokenizer: SpeechTokenizer, word: WrittenWord, tokens: IntArray
 ) -> list[IntArray]:
     """The ways in which the encoder may have written a word, as ids of its BPE head.
 

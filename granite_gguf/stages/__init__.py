@@ -1,0 +1,1 @@
+"""The stages that the family's models share, callable on numpy arrays."""

@@ -1,0 +1,33 @@
+"""From logits to ids and tokens: pure functions on arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from granite_gguf.arrays import FloatArray, IntArray
+from granite_gguf.ctc import collapse
+from granite_gguf.spec.hparams import BpeHead
+
+ROWS_AT_ONCE = 64  # bounds the memory of a softmax over the vocabulary
+
+
+def best_ids(logits: FloatArray) -> IntArray:
+    """The id of the largest logit of each row ``(rows, vocabulary)``; of equal ones, the first."""
+    best: IntArray = logits.argmax(axis=1).astype(np.int64)
+    return best
+
+
+def log_totals(logits: FloatArray) -> FloatArray:
+    """The logarithm of each row's sum of exponentials, ``(rows,)``: what softmax divides by."""
+    totals = np.empty(len(logits), np.float32)
+    for start in range(0, len(logits), ROWS_AT_ONCE):
+        rows = logits[start : start + ROWS_AT_ONCE]
+        top = rows.max(axis=1, keepdims=True)
+        totals[start : start + ROWS_AT_ONCE] = top[:, 0] + np.log(np.exp(rows - top).sum(axis=1))
+    return totals
+
+
+def hypothesis_tokens(h: BpeHead, ids: npt.NDArray[np.integer]) -> IntArray:
+    """Tokens of the first hypothesis from the BPE head's best ids, one per pooled frame."""
+    return collapse(ids, h.blank_id) - h.id_shift
