@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, replace
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
@@ -14,14 +14,13 @@ from granite_gguf.architectures import DIALECTS
 from granite_gguf.cli.console import print_result, stdout
 from granite_gguf.cli.options import AsJson
 from granite_gguf.errors import HubError, ModelFileError, printable
-from granite_gguf.hub.names import AUTO, HubName, choose_file
+from granite_gguf.hub.names import AUTO, HubFile, HubName, Snapshot, choose_file, is_gguf
 from granite_gguf.hub.published import PUBLISHED, Published
 from granite_gguf.sizes import megabytes
 from granite_gguf.storage.container import open_container
 from granite_gguf.storage.keys import Keys
 
-if TYPE_CHECKING:
-    from granite_gguf.hub.cached import CachedFile
+CachedFile = tuple[Snapshot, HubFile]
 
 
 def models(
@@ -32,13 +31,19 @@ def models(
     Names are what `-m` takes. Sizes are those that the publishers state. Asks
     the network nothing.
     """
-    from granite_gguf.hub.cached import cached_files  # noqa: PLC0415 - takes long to import
+    from granite_gguf.hub.repository import cached_snapshots  # noqa: PLC0415 - takes long to import
 
-    cached = [file for file in cached_files() if _architecture(file) in DIALECTS]
+    cached = [
+        replace(snapshot, files=[file for file in snapshot.files if _runs(file)])
+        for snapshot in cached_snapshots()
+    ]
     if as_json:
         values = {
-            "published": [_published(one, cached) for one in PUBLISHED],
-            "cached": [_cached(file) for file in cached],
+            "published": [
+                {"name": one.name, **asdict(one), "cached": _values(_files_of(one, cached))}
+                for one in PUBLISHED
+            ],
+            "cached": _values((snapshot, file) for snapshot in cached for file in snapshot.files),
         }
         print_result(json.dumps(values, ensure_ascii=False, indent=2))
         return
@@ -46,70 +51,63 @@ def models(
     _print_cached(cached)
 
 
-def _architecture(file: CachedFile) -> str | None:
-    """What a file holds, None where it is not to be read: then it cannot be run either."""
+def _runs(file: HubFile) -> bool:
+    """Whether it names an architecture that is run; what cannot be read does not."""
+    if not is_gguf(file.name) or file.path is None:
+        return False
     try:
         value = open_container(file.path).metadata.get(Keys.General.ARCHITECTURE)
     except ModelFileError:
-        return None
-    return None if value is None else str(value.value)
+        return False
+    return value is not None and value.value in DIALECTS
 
 
-def _files_of(published: Published, cached: list[CachedFile]) -> list[CachedFile]:
+def _files_of(published: Published, cached: Iterable[Snapshot]) -> Iterator[CachedFile]:
     """The files in the cache that a published one's name means, one for each commit."""
-    found = []
     name = HubName(published.repository, published.selector)
-    mine = [file for file in cached if file.repository == published.repository]
-    for commit in {file.commit for file in mine}:
-        there = [file for file in mine if file.commit == commit]
+    for snapshot in cached:
+        if snapshot.repository != published.repository:
+            continue
         try:
-            chosen = choose_file(name, [file.file for file in there], commit)
+            chosen = choose_file(name, snapshot.files, str(snapshot))
         except HubError:  # the commit has others
             continue
         # Where others are missing, a longer name is not mistaken for this one.
         if chosen.name.lower().endswith(f"{published.selector.lower()}.gguf"):
-            found += [file for file in there if file.file == chosen]
-    return found
+            yield snapshot, chosen
 
 
-def _published(published: Published, cached: list[CachedFile]) -> dict[str, object]:
-    return {
-        "name": published.name,
-        **asdict(published),
-        "cached": [_cached(file) for file in _files_of(published, cached)],
-    }
+def _values(files: Iterable[CachedFile]) -> list[dict[str, object]]:
+    return [
+        {
+            "repository": snapshot.repository,
+            "file": file.name,
+            "revision": snapshot.commit,
+            "refs": sorted(snapshot.refs),
+            "path": str(file.path),
+            "size": file.size,
+        }
+        for snapshot, file in files
+    ]
 
 
-def _cached(file: CachedFile) -> dict[str, object]:
-    return {
-        "repository": file.repository,
-        "file": file.file.name,
-        "revision": file.commit,
-        "refs": sorted(file.refs),
-        "path": str(file.path),
-        "size": file.file.size,
-    }
-
-
-def _print_published(cached: list[CachedFile]) -> None:
+def _print_published(cached: list[Snapshot]) -> None:
     for repository, files in groupby(PUBLISHED, key=lambda one: one.repository):
         stdout.print(f"{repository}")
         table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
         for one in files:
             size = "" if one.gigabytes is None else f"{one.gigabytes} GB"
-            remarks = []
-            if one.recommended:
-                remarks.append(f"recommended ({AUTO})")
-            if _files_of(one, cached):
-                remarks.append("cached")
+            remarks = [f"recommended ({AUTO})"] if one.recommended else []
+            remarks += ["cached"] if any(_files_of(one, cached)) else []
             table.add_row(f"  :{one.selector}", size, one.description, ", ".join(remarks))
         stdout.print(table)
 
 
-def _print_cached(cached: list[CachedFile]) -> None:
-    stdout.print("\nIn the cache:" if cached else "\nNone is in the cache.")
-    for file in cached:
-        refs = f" ({', '.join(sorted(file.refs))})" if file.refs else ""
-        stdout.print(escape(printable(f"{file.repository}:{file.file.name}")))
-        stdout.print(escape(f"  revision {file.commit[:12]}{refs}, {megabytes(file.file.size)}"))
+def _print_cached(cached: list[Snapshot]) -> None:
+    found = [(snapshot, file) for snapshot in cached for file in snapshot.files]
+    stdout.print("\nIn the cache:" if found else "\nNone is in the cache.")
+    for snapshot, file in found:
+        refs = f" ({', '.join(sorted(snapshot.refs))})" if snapshot.refs else ""
+        stdout.print(escape(printable(f"{snapshot.repository}:{file.name}")))
+        stdout.print(escape(f"  revision {snapshot.commit[:12]}{refs}, {megabytes(file.size)}"))
         stdout.print(escape(printable(f"  {file.path}")))

@@ -39,7 +39,7 @@ class HubName:
     @property
     def file(self) -> str | None:
         """The file, where the name says it exactly."""
-        return self.selector if self.selector and _is_gguf(self.selector) else None
+        return self.selector if self.selector and is_gguf(self.selector) else None
 
     def __str__(self) -> str:
         selector = f":{self.selector}" if self.selector else ""
@@ -55,11 +55,29 @@ class HubFile:
         size: in bytes.
         digest: of its contents as the Hub states it, in hexadecimal: SHA-256, or git's SHA-1 of
             small files. Empty where the Hub was not asked.
+        path: where the cache has it, where the cache was asked.
     """
 
     name: str
     size: int
     digest: str = ""
+    path: Path | None = None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A repository at a commit, and what there is of its files.
+
+    ``refs`` are the branches and tags that were at this commit when they were last asked for.
+    """
+
+    repository: str
+    commit: str
+    files: Sequence[HubFile] = ()
+    refs: frozenset[str] = frozenset()
+
+    def __str__(self) -> str:
+        return f"{self.repository}@{self.commit[:12]}"
 
 
 def parse_name(text: str) -> HubName | None:
@@ -71,7 +89,7 @@ def parse_name(text: str) -> HubName | None:
     Raises:
         HubError: the name starts like one of the Hub's and goes on otherwise.
     """
-    if _exists(text) or (_is_gguf(text) and ":" not in text):
+    if _exists(text) or (is_gguf(text) and ":" not in text):
         return None
     match = _NAME.fullmatch(text)
     if match is None:
@@ -98,7 +116,8 @@ def _exists(text: str) -> bool:
         return False
 
 
-def _is_gguf(text: str) -> bool:
+def is_gguf(text: str) -> bool:
+    """Whether a file is named as GGUF files are."""
     return text.lower().endswith(".gguf")
 
 
@@ -116,35 +135,26 @@ def choose_file(name: HubName, files: Sequence[HubFile], place: str) -> HubFile:
     Raises:
         HubError: none or several match.
     """
+    models = [file for file in files if _is_model(file)]
+    wanted = name.selector
     if name.file is not None:
         found = [file for file in files if file.name == name.file]
-        if not found:
-            raise HubError(f"{place}: has no file {name.file}. {_listing(name, files)}")
-        return found[0]
-    models = [file for file in files if _is_model(file)]
-    if name.selector is not None:
-        return _of_type(name, name.selector, models, place)
-    if len(models) == 1:
-        return models[0]
-    for wanted in RECOMMENDED_TYPES:
+        problem, models = f"has no file {name.file}", list(files)
+    elif wanted is not None:
         found = _matches(wanted, models)
-        if len(found) == 1:
-            return found[0]
-    raise HubError(
-        f"{place}: has {len(models) or 'no'} GGUF files, "
-        + (f"say which. {_listing(name, models)}" if models else "so it is no model to run")
-    )
-
-
-def _of_type(name: HubName, wanted: str, models: Sequence[HubFile], place: str) -> HubFile:
-    found = _matches(wanted, models)
-    if len(found) == 1:
-        return found[0]
-    count = f"{len(found)} GGUF files" if found else "no GGUF file"
-    verb = "hold" if len(found) > 1 else "holds"
-    raise HubError(
-        f"{place}: has {count} whose name {verb} {wanted}. {_listing(name, found or models)}"
-    )
+        count = f"{len(found)} GGUF files" if found else "no GGUF file"
+        problem = f"has {count} whose name {'hold' if found else 'holds'} {wanted}"
+    elif not models:
+        raise HubError(f"{place}: has no GGUF files, so it is no model to run")
+    else:
+        found = models
+        for kind in RECOMMENDED_TYPES:
+            if len(found) > 1 and len(of_kind := _matches(kind, models)) == 1:
+                found = of_kind
+        problem = f"has {len(models)} GGUF files, say which"
+    if len(found) != 1:
+        raise HubError(f"{place}: {problem}. {_listing(name, found or models)}")
+    return found[0]
 
 
 def _matches(wanted: str, models: Sequence[HubFile]) -> list[HubFile]:
@@ -156,11 +166,11 @@ def _matches(wanted: str, models: Sequence[HubFile]) -> list[HubFile]:
 
 
 def _is_model(file: HubFile) -> bool:
-    return _is_gguf(file.name) and "imatrix" not in file.name.lower()
+    return is_gguf(file.name) and "imatrix" not in file.name.lower()
 
 
 def _listing(name: HubName, files: Sequence[HubFile]) -> str:
-    shown = [f"{file.name} ({megabytes(file.size)})" for file in files if _is_gguf(file.name)]
+    shown = [f"{file.name} ({megabytes(file.size)})" for file in files if is_gguf(file.name)]
     if not shown:
         return "It has no GGUF file."
     return f"Write {name.repository}:FILE with one of: {', '.join(shown)}"

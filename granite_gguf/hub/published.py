@@ -45,34 +45,18 @@ class Published:
 _OTHER_REPOSITORY = "handy-computer/granite-speech-4.1-2b-nar-gguf"
 
 PUBLISHED = (
-    Published(
-        RECOMMENDED_REPOSITORY,
-        "f16",
-        "granite_nle",
-        "editor F16, the rest F32",
-        5.4,
-    ),
-    Published(
-        RECOMMENDED_REPOSITORY,
-        "q4_k",
-        "granite_nle",
-        "editor Q4_K, the rest F32",
-        3.2,
-        recommended=True,
-    ),
-    Published(
-        RECOMMENDED_REPOSITORY, "q4_k-f16enc", "granite_nle", "editor Q4_K, encoder F16", 2.4
-    ),
-    Published(RECOMMENDED_REPOSITORY, "q4_k-mini", "granite_nle", "all Q4_K", 1.5),
     *(
-        Published(_OTHER_REPOSITORY, name, "granite_speech_nar", description)
-        for name, description in (
-            ("BF16", "BF16"),
-            ("F16", "F16"),
-            ("Q8_0", "Q8_0"),
-            ("Q6_K", "Q6_K"),
-            ("Q5_K_M", "Q5_K_M"),
-            ("Q4_K_M", "linears Q4_K, embedding Q6_K"),
+        Published(RECOMMENDED_REPOSITORY, kind, "granite_nle", text, size, kind == "q4_k")
+        for kind, text, size in (
+            ("f16", "editor F16, the rest F32", 5.4),
+            ("q4_k", "editor Q4_K, the rest F32", 3.2),
+            ("q4_k-f16enc", "editor Q4_K, encoder F16", 2.4),
+            ("q4_k-mini", "all Q4_K", 1.5),
         )
     ),
+    *(
+        Published(_OTHER_REPOSITORY, kind, "granite_speech_nar", kind)
+        for kind in ("BF16", "F16", "Q8_0", "Q6_K", "Q5_K_M")
+    ),
+    Published(_OTHER_REPOSITORY, "Q4_K_M", "granite_speech_nar", "linears Q4_K, embedding Q6_K"),
 )
