@@ -6,6 +6,7 @@ import re
 
 from granite_gguf.converters.checkpoint import Layout
 from granite_gguf.converters.names import ENCODER_BLOCK, ENCODER_TOP, GRANITE_BLOCK
+from granite_gguf.spec.names import NameTable
 from granite_gguf.spec.tensors import MEL_FILTERS, TensorSpec
 
 _PROJECTOR_BLOCK = {
@@ -19,26 +20,28 @@ _PROJECTOR_BLOCK = {
     "mlp_fc2": "mlp.fc2",
 }
 
-_TOP = {
-    **ENCODER_TOP,
-    "enc.bpe_out": "encoder.out_bpe",
-    "proj.layer_proj": "projector.layer_projector",
-    "proj.query": "projector.query",
-    "proj.window_positions": "projector.window_positions",
-    "proj.out_norm": "projector.out_norm",
-    "proj.out_linear": "projector.out_linear",
-    "llm.token_embd": "llm.embed_tokens",
-    "llm.norm": "llm.norm",
-}
+# The Hub layouts' names, but that the language model is under `llm.`.
+_NAMES = NameTable(
+    {
+        **ENCODER_TOP,
+        "enc.bpe_out": "encoder.out_bpe",
+        "proj.layer_norm": "projector.layer_norms",
+        "proj.layer_proj": "projector.layer_projector",
+        "proj.query": "projector.query",
+        "proj.window_positions": "projector.window_positions",
+        "proj.out_norm": "projector.out_norm",
+        "proj.out_linear": "projector.out_linear",
+        "llm.token_embd": "llm.embed_tokens",
+        "llm.norm": "llm.norm",
+    },
+    {
+        "enc": ("encoder.layers", ENCODER_BLOCK),
+        "proj": ("projector.qformer.layers", _PROJECTOR_BLOCK),
+        "llm": ("llm.layers", GRANITE_BLOCK),
+    },
+)
 
-_BLOCKS = {
-    "enc": ("encoder.layers", ENCODER_BLOCK),
-    "proj": ("projector.qformer.layers", _PROJECTOR_BLOCK),
-    "llm": ("llm.layers", GRANITE_BLOCK),
-}
-
-# The names above are the Hub layouts', with the language model under `llm.`; the first prefix of
-# a layout that fits is replaced.
+# The first prefix of a layout that fits is replaced.
 _PREFIXES: dict[Layout, tuple[tuple[str, str], ...]] = {
     Layout.NLE: (("llm.", "llm.model."),),
     Layout.HUB: (("llm.", "language_model.model."),),
@@ -54,9 +57,7 @@ _PREFIXES: dict[Layout, tuple[tuple[str, str], ...]] = {
     ),
 }
 
-_BLOCK = re.compile(r"(enc|proj|llm)\.blk\.(\d+)\.(\w+)(\..+)?")
 _NORM = re.compile(r"proj\.(layer_norm\.(\d+)|blk\.\d+\.\w+_norm|out_norm)\.")
-_PARAMETER = re.compile(r"(.+?)(\.(?:weight|bias))?")
 
 
 def checkpoint_key(layout: Layout, spec: TensorSpec) -> str | None:
@@ -68,22 +69,9 @@ def checkpoint_key(layout: Layout, spec: TensorSpec) -> str | None:
         return None
     if layout is Layout.NATIVE and _NORM.match(spec.name):
         return None
-    key = _hub_key(spec.name)
+    key = _NAMES(spec.name)
     for prefix, replacement in _PREFIXES[layout]:
         if key.startswith(prefix):
             key = replacement + key.removeprefix(prefix)
             break
     return key.replace(".cross_attention.", ".cross_attn.") if layout is Layout.NATIVE else key
-
-
-def _hub_key(name: str) -> str:
-    block = _BLOCK.fullmatch(name)
-    if block:
-        stage, number, part, parameter = block.groups()
-        folder, parts = _BLOCKS[stage]
-        return f"{folder}.{number}.{parts[part]}{parameter or ''}"
-    if name.startswith("proj.layer_norm."):
-        return name.replace("proj.layer_norm.", "projector.layer_norms.")
-    match = _PARAMETER.fullmatch(name)
-    assert match is not None
-    return _TOP[match[1]] + (match[2] or "")

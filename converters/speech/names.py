@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
 from granite_gguf.converters.names import ENCODER_BLOCK, ENCODER_TOP, GRANITE_BLOCK
+from granite_gguf.spec.names import NameTable
 from granite_gguf.spec.tensors import MEL_FILTERS, TensorSpec
 
 DRAFT_PREFIX = "out_llm."
@@ -21,39 +20,28 @@ _PROJECTOR_BLOCK = {
     "ffn_norm": "output_query.LayerNorm",
 }
 
-_TOP = {
-    **ENCODER_TOP,
-    "enc.bpe_out": DRAFT_PREFIX.removesuffix("."),
-    "proj.query": "projector.query",
-    "proj.ln": "projector.qformer.layernorm",
-    "proj.linear": "projector.linear",
-    "token_embd": "language_model.model.embed_tokens",
-    "output_norm": "language_model.model.norm",
-    "output": "language_model.lm_head",
-}
-
-_BLOCKS = {
-    "enc.": ("encoder.layers", ENCODER_BLOCK),
-    "proj.": ("projector.qformer.encoder.layer", _PROJECTOR_BLOCK),
-    "": (
-        "language_model.model.layers",
-        {**GRANITE_BLOCK, "attn_output": GRANITE_BLOCK["attn_o"]},
-    ),
-}
-
-_BLOCK = re.compile(r"(enc\.|proj\.|)blk\.(\d+)\.(\w+)(\..+)?")
-_PARAMETER = re.compile(r"(.+?)(\.(?:weight|bias))?")
+_NAMES = NameTable(
+    {
+        **ENCODER_TOP,
+        "enc.bpe_out": DRAFT_PREFIX.removesuffix("."),
+        "proj.query": "projector.query",
+        "proj.ln": "projector.qformer.layernorm",
+        "proj.linear": "projector.linear",
+        "token_embd": "language_model.model.embed_tokens",
+        "output_norm": "language_model.model.norm",
+        "output": "language_model.lm_head",
+    },
+    {
+        "enc": ("encoder.layers", ENCODER_BLOCK),
+        "proj": ("projector.qformer.encoder.layer", _PROJECTOR_BLOCK),
+        "": (
+            "language_model.model.layers",
+            {**GRANITE_BLOCK, "attn_output": GRANITE_BLOCK["attn_o"]},
+        ),
+    },
+)
 
 
 def checkpoint_key(spec: TensorSpec) -> str | None:
     """The checkpoint's key of a tensor; None of the mel filters, which stand in no checkpoint."""
-    if spec.name == MEL_FILTERS:
-        return None
-    block = _BLOCK.fullmatch(spec.name)
-    if block:
-        stage, number, part, parameter = block.groups()
-        folder, parts = _BLOCKS[stage]
-        return f"{folder}.{number}.{parts[part]}{parameter or ''}"
-    match = _PARAMETER.fullmatch(spec.name)
-    assert match is not None
-    return _TOP[match[1]] + (match[2] or "")
+    return None if spec.name == MEL_FILTERS else _NAMES(spec.name)

@@ -2,27 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
+from granite_gguf.spec.names import NameTable
 from granite_gguf.spec.tensors import MEL_FILTERS
 
 MEL_FILTERBANK = "frontend.mel_filterbank"
 WINDOW = "frontend.window"
-
-_TOP = {
-    MEL_FILTERS: MEL_FILTERBANK,
-    "enc.input": "enc.input_linear",
-    "enc.ctc_out": "enc.ctc_proj",
-    "enc.ctc_mid": "enc.ctc_bypass",
-    "enc.bpe_out": "enc.ctc_bpe",
-    "proj.layer_proj": "prj.layer_projector",
-    "proj.query": "prj.query",
-    "proj.window_positions": "prj.window_positions",
-    "proj.out_norm": "prj.out_norm",
-    "proj.out_linear": "prj.out_linear",
-    "llm.token_embd": "dec.token_embd",
-    "llm.norm": "dec.output_norm",
-}
 
 _ENCODER_BLOCK = {
     "ff1_norm": "norm_ff1",
@@ -67,27 +51,25 @@ _EDITOR_BLOCK = {
     "ffn_down": "ffn.down",
 }
 
-_BLOCKS = {
-    "enc": ("enc.blocks", _ENCODER_BLOCK),
-    "proj": ("prj.blocks", _PROJECTOR_BLOCK),
-    "llm": ("dec.blocks", _EDITOR_BLOCK),
-}
-
-_BLOCK = re.compile(r"(enc|proj|llm)\.blk\.(\d+)\.(\w+)(\.\w+)")
-_LAYER_NORM = re.compile(r"proj\.layer_norm\.(.+)")
-_PARAMETER = re.compile(r"(.+?)(\.(?:weight|bias))?")
-
-
-def stored_name(name: str) -> str:
-    """The dialect's name of a tensor of ours."""
-    block = _BLOCK.fullmatch(name)
-    if block:
-        stage, number, part, parameter = block.groups()
-        folder, parts = _BLOCKS[stage]
-        return f"{folder}.{number}.{parts[part]}{parameter}"
-    layer_norm = _LAYER_NORM.fullmatch(name)
-    if layer_norm:
-        return f"prj.layer_norms.{layer_norm[1]}"
-    match = _PARAMETER.fullmatch(name)
-    assert match is not None
-    return _TOP[match[1]] + (match[2] or "")
+stored_name = NameTable(
+    {
+        MEL_FILTERS: MEL_FILTERBANK,
+        "enc.input": "enc.input_linear",
+        "enc.ctc_out": "enc.ctc_proj",
+        "enc.ctc_mid": "enc.ctc_bypass",
+        "enc.bpe_out": "enc.ctc_bpe",
+        "proj.layer_norm": "prj.layer_norms",
+        "proj.layer_proj": "prj.layer_projector",
+        "proj.query": "prj.query",
+        "proj.window_positions": "prj.window_positions",
+        "proj.out_norm": "prj.out_norm",
+        "proj.out_linear": "prj.out_linear",
+        "llm.token_embd": "dec.token_embd",
+        "llm.norm": "dec.output_norm",
+    },
+    {
+        "enc": ("enc.blocks", _ENCODER_BLOCK),
+        "proj": ("prj.blocks", _PROJECTOR_BLOCK),
+        "llm": ("dec.blocks", _EDITOR_BLOCK),
+    },
+)
