@@ -1,4 +1,4 @@
-"""Converts a GGUF file of another dialect to ours, part by part.
+"""Converts a GGUF file that was written elsewhere to ours, part by part.
 
 The tensors keep their types and bytes unless other types are asked for.
 """
@@ -20,9 +20,11 @@ from granite_gguf.converters.checkpoint import Layout
 from granite_gguf.converters.convert import Conversion
 from granite_gguf.converters.dtypes import SOURCE_TYPES, OutType, convert_values, output_type
 from granite_gguf.converters.safetensors_source import PART_BYTES
+from granite_gguf.converters.speech.settled import settled
 from granite_gguf.errors import InputError, ModelFileError, UnsupportedModelError
 from granite_gguf.files import Progress, silent
 from granite_gguf.ggml.types import GGMLType, row_bytes
+from granite_gguf.spec.speech import SPEECH
 from granite_gguf.spec.tensors import TensorSpec
 from granite_gguf.storage.container import MetadataValue
 from granite_gguf.storage.file_names import split_type
@@ -62,10 +64,10 @@ def convert_gguf(
     force: bool = False,
     progress: Progress = silent,
 ) -> Conversion:
-    """Convert a GGUF file of another dialect.
+    """Convert a GGUF file of another dialect, or one of ours that was written elsewhere.
 
     Args:
-        source: a ``granite_speech_nar`` file.
+        source: the file.
         output: the file to write; by default beside the source.
         outtype: types by the same policies as for checkpoints; by default each tensor keeps its
             own, and its bytes.
@@ -81,7 +83,7 @@ def convert_gguf(
         OutputError: the output exists and ``force`` is not set, or cannot be written.
     """
     file = open_model_file(Path(source))
-    if file.dialect == file.format.name:
+    if file.reader.is_complete(file.container):
         raise UnsupportedModelError(
             f"{file.path}: is a {file.dialect} file already; there is nothing to convert. "
             "`granite-gguf quantize` writes other types"
@@ -92,6 +94,8 @@ def convert_gguf(
     policy = None if outtype is None else OutType(outtype)
     if policy is not None:
         _check_floats(file)
+    if file.format is SPEECH:
+        file = settled(file)
     parameters = sum(prod(spec.shape) for spec in file.specs.values())
     metadata = _metadata(file, policy, parameters, revision)
     with file.path.open("rb") as data:

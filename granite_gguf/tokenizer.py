@@ -1,7 +1,7 @@
 """The model's byte-level BPE tokenizer, from a GGUF file.
 
 A file of ours carries the checkpoint's ``tokenizer.json``. Files from elsewhere carry only tokens
-and merges; theirs is built around the cl100k-style split that Granite 4 uses.
+and merges; theirs is built around the way to split a text that they name, or that their model has.
 """
 
 from __future__ import annotations
@@ -15,16 +15,26 @@ import numpy.typing as npt
 from gguf import TokenType
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from granite_gguf.errors import ModelFileError, library_errors
+from granite_gguf.errors import ModelFileError, brief, library_errors
 from granite_gguf.storage.dialects.dialect import TokenizerFacts
 from granite_gguf.storage.keys import Keys
 from granite_gguf.storage.model_file import ModelFile
 
-# Contractions; letters with one leading other character; up to three digits; punctuation; space.
-_SPLIT = (
+# cl100k's: contractions; letters with one leading other character; up to three digits; punctuation;
+# space.
+_CL100K = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+_BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+_GPT_2 = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+
+_SPLITS: dict[str, list[Any]] = {
+    "dbrx": [pre_tokenizers.Split(Regex(_CL100K), behavior="isolated"), _BYTES],  # Granite 4
+    "gpt-2": [_GPT_2],  # Granite 4.1 plus
+    "refact": [pre_tokenizers.Digits(individual_digits=True), _GPT_2],  # Granite 3
+}
+"""By llama.cpp's names."""
 
 
 class SpeechTokenizer:
@@ -83,6 +93,11 @@ def load_tokenizer(file: ModelFile[Any]) -> SpeechTokenizer:
 
 def _build(path: Path, facts: TokenizerFacts) -> Tokenizer:
     tokens, merges = facts.tokens, facts.merges
+    if facts.split not in _SPLITS:
+        raise ModelFileError(
+            f"{path}: {Keys.Tokenizer.PRE} is {brief(facts.split)}, expected one of "
+            f"{', '.join(_SPLITS)}: texts are split in no other way"
+        )
     if not tokens or merges is None:
         raise ModelFileError(
             f"{path}: has no tokenizer: neither {Keys.Tokenizer.HUGGINGFACE} nor "
@@ -94,12 +109,7 @@ def _build(path: Path, facts: TokenizerFacts) -> Tokenizer:
     vocabulary = {token: i for i, token in enumerate(tokens)}
     model = models.BPE(vocab=vocabulary, merges=[(a, b) for a, b in pairs])
     tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_SPLIT), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(_SPLITS[facts.split])
     tokenizer.decoder = decoders.ByteLevel()
     special, ordinary = _added_tokens(facts, tokens)
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
@@ -116,7 +126,9 @@ def _added_tokens(facts: TokenizerFacts, tokens: list[str]) -> tuple[list[str], 
             [token for token, kind in kinds if kind == TokenType.CONTROL],
             [token for token, kind in kinds if kind == TokenType.USER_DEFINED],
         )
-    # Without types, the added tokens are those from the first special one on.
-    added = tokens[facts.first_special :]
+    # Without types, the added tokens are those that are neither a byte nor merged from two others.
+    merged = {merge.replace(" ", "") for merge in facts.merges or ()}
+    merged.update(pre_tokenizers.ByteLevel.alphabet())
+    added = [token for token in tokens if token and token not in merged]
     special = [token for token in added if token.startswith("<|") and token.endswith("|>")]
     return special, [token for token in added if token not in set(special)]

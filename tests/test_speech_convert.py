@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -302,56 +301,3 @@ def test_what_the_projector_reads_must_be_what_the_encoder_gives(
     )
     with pytest.raises(CheckpointError, match="reads 128 numbers a frame, the encoder gives 192"):
         convert(source, tmp_path / "plus.gguf")
-
-
-# What CrispASR's files have: no front end, no sizes that tensors tell, no prompts, no types.
-ADDED = re.compile(
-    r"granite_speech\.(n_fft|win_length|hop_length|frame_stack|pad_last_frame|variant|prompt\..*"
-    r"|lora\..*|enc\.(ctc_vocab|conv_dim|self_conditioning_layer|capture_before_feedback|bpe_.*)"
-    r"|proj\.(layer_norm_eps|encoder_hidden_size)|source\..*|ctc\..*"
-    r"|llm\.(tie_word_embeddings|apply_logits_scaling|pad_token_id|max_positions))"
-    r"|tokenizer\.(huggingface\.json|chat_template|ggml\.(model|pre|token_type|.*_id))"
-)
-
-
-def crispasr_file(source: Path, target: Path) -> Path:
-    """As that tool writes the same model: fewer keys, a window, and always a head."""
-    reader = gguf.GGUFReader(source)
-    writer = gguf.GGUFWriter(target, "granite_speech")
-    for key, field in reader.fields.items():
-        if not key.startswith(("GGUF.", "general.")) and not ADDED.fullmatch(key):
-            sub_type = field.types[1] if len(field.types) > 1 else None
-            writer.add_key_value(key, field.contents(), field.types[0], sub_type)
-    for tensor in reader.tensors:
-        if not tensor.name.startswith("enc.bpe_out"):
-            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-            if tensor.name == "token_embd.weight":
-                head = tensor
-    writer.add_tensor("audio.mel_window", np.zeros(512, np.float32))
-    if "output.weight" not in {tensor.name for tensor in reader.tensors}:
-        writer.add_tensor("output.weight", head.data, raw_dtype=head.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return target
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_files_without_what_we_add(layout: str, files: dict[str, Path], tmp_path: Path) -> None:
-    """Published files of the same dialect load; absent keys mean what those files hold."""
-    theirs = crispasr_file(files[layout], tmp_path / "theirs.gguf")
-    assert len(metadata(theirs)) < len(metadata(files[layout])) - 25
-    ours, found = open_model_file(files[layout]), open_model_file(theirs)
-    for stage in ("front_end", "encoder", "projector"):
-        expected = asdict(getattr(ours.hparams, stage))
-        if stage == "projector":  # as float32 in the one, as a number in the other
-            expected["layer_norm_eps"] = pytest.approx(1e-12)
-        assert asdict(getattr(found.hparams, stage)) == expected
-    llm = found.hparams.llm
-    assert (llm.tie_word_embeddings, llm.apply_logits_scaling) == (False, True)
-    assert llm.rope_theta == ours.hparams.llm.rope_theta
-    assert found.hparams.adapter.rank == found.hparams.draft.bpe_vocab == 0
-    assert found.hparams.prompt.variant == ""
-    head = ours.read("token_embd.weight" if layout != "base" else "output.weight")
-    np.testing.assert_array_equal(found.read("output.weight"), head)

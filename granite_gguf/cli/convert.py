@@ -1,4 +1,4 @@
-"""``granite-gguf convert``: a checkpoint, or a GGUF file of another dialect, to GGUF."""
+"""``granite-gguf convert``: a checkpoint, or a GGUF file that another tool wrote, to GGUF."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def convert(
         str,
         typer.Argument(
             help="A checkpoint directory, a repository id of the Hugging Face Hub such as "
-            "ibm-granite/granite-speech-4.1-2b-nar, or a granite_speech_nar GGUF file."
+            "ibm-granite/granite-speech-4.1-2b-nar, or a GGUF file that another tool wrote."
         ),
     ],
     target: Annotated[
@@ -53,10 +53,11 @@ def convert(
     ] = None,
     force: Force = False,
 ) -> None:
-    """Convert a checkpoint, or a GGUF file of another dialect, to GGUF.
+    """Convert a checkpoint, or a GGUF file that another tool wrote, to GGUF.
 
-    All three published layouts are recognised from their config.json. The file
-    appears under its name only when it is complete.
+    All published layouts are recognised from their config.json, and all
+    published dialects from their keys. The file appears under its name only
+    when it is complete.
     """
     if target is not None and output is not None:
         raise InputError(f"both {target} and --output {output} name the file to write; give one")

@@ -146,3 +146,13 @@ class HParams(ABC):
     @abstractmethod
     def language(self) -> Granite:
         """The language model's layers."""
+
+    @property
+    @abstractmethod
+    def layout(self) -> str:
+        """The checkpoint's layout, as far as the numbers tell it."""
+
+    @property
+    def text_split(self) -> str:
+        """How the tokenizer splits a text before it merges, by llama.cpp's name of the way."""
+        return "dbrx"

@@ -124,6 +124,10 @@ class HParams(hparams.HParams):
     def language(self) -> Granite:
         return self.editor
 
+    @property
+    def layout(self) -> str:
+        return "nle" if self.hypothesis.retokenize else "granite_speech_nar"
+
 
 def _hypothesis_tensors(width: int, y: Hypothesis) -> Table:
     t = Table(Stage.ENCODER)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
@@ -35,7 +36,13 @@ from granite_gguf.spec.tensors import (
 # StarCoder's, whose first token is end of text.
 _GRANITE_4_EOS = 100257
 _SEEN_BY_PROJECTOR = "proj.blk.0.ca_key.weight"
-_LAST_OF_3 = 50000  # an audio token below it is of a 3.x model
+
+_LAYOUTS = {
+    "base": "granite_speech",
+    "plus": "granite_speech_plus",
+    "3.x": "granite_speech_lora",
+}
+_SPLITS = {"base": "dbrx", "plus": "gpt-2", "3.x": "refact"}
 
 
 # What tells a value that a file does not state.
@@ -224,6 +231,19 @@ class Adapter:
     merged: Annotated[bool, at("{arch}.lora.merged", later=True)] = False
 
 
+_VARIANT = re.compile(r"(\d\.\d)(?:-speech)?-(\d+b)(-plus)?", re.IGNORECASE)
+
+
+def named_variant(names: str) -> str:
+    """The variant that stands in the names of a model, or nothing.
+
+    >>> named_variant("granite-4.0-1b-speech"), named_variant("granite-speech-4.1-2b-plus-q4_k")
+    ('4.0-1b', '4.1-2b-plus')
+    """
+    found = _VARIANT.search(names)
+    return found[0].lower().replace("-speech", "") if found else ""
+
+
 @dataclass(frozen=True)
 class Prompt:
     """What to ask by; empty where a file does not say."""
@@ -255,8 +275,16 @@ class HParams(hparams.HParams):
         if self.encoder.captured_layers:
             return "plus"
         variant = self.prompt.variant
-        third = variant.startswith("3.") if variant else self.llm.audio_token_index < _LAST_OF_3
+        third = variant.startswith("3.") if variant else self.llm.eos_token_id == 0
         return "3.x" if third else "base"
+
+    @property
+    def layout(self) -> str:
+        return _LAYOUTS[self.family]
+
+    @property
+    def text_split(self) -> str:
+        return _SPLITS[self.family]
 
 
 def _draft_tensors(width: int, d: Draft) -> Table:

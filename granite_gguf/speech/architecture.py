@@ -9,6 +9,7 @@ from granite_gguf.errors import UnsupportedModelError
 from granite_gguf.recorded.stages import Parity
 from granite_gguf.spec.speech import SPEECH
 from granite_gguf.storage.dialects.own import Own
+from granite_gguf.storage.dialects.transcribe_cpp import TranscribeCppSpeech
 
 
 def _refuse(*_: Any) -> NoReturn:
@@ -19,7 +20,7 @@ def _refuse(*_: Any) -> NoReturn:
 
 SPEECH_ARCHITECTURE = Architecture(
     format=SPEECH,
-    dialects=(Own(SPEECH),),
+    dialects=(Own(SPEECH), TranscribeCppSpeech()),
     derived=_refuse,
     lane=_refuse,
     parity=Parity(table=_refuse, widths=_refuse, alike=(), record=_refuse, run=_refuse),

@@ -11,6 +11,7 @@ class Keys:
         ALIGNMENT = "general.alignment"
         TYPE = "general.type"
         NAME = "general.name"
+        BASENAME = "general.basename"
         SIZE_LABEL = "general.size_label"
         FILE_TYPE = "general.file_type"
         QUANTIZATION_VERSION = "general.quantization_version"

@@ -121,7 +121,7 @@ def dialect_metadata(directory: Path) -> Metadata:
         "general.languages": (["en", "fr"], Kind.STRING),
         "stt.variant": ("granite-speech-mini-nar", Kind.STRING),
         "stt.capability.translation": (False, Kind.BOOL),
-        **_tokenizer(directory),
+        **tokenizer_metadata(directory),
         **_encoder(config),
         **_projector(config),
         **_text(config),
@@ -129,11 +129,11 @@ def dialect_metadata(directory: Path) -> Metadata:
     }
 
 
-def _u32(prefix: str, **values: int) -> Metadata:
+def u32(prefix: str, **values: int) -> Metadata:
     return {prefix + key: (value, Kind.UINT32) for key, value in values.items()}
 
 
-def _f32(prefix: str, **values: float) -> Metadata:
+def f32(prefix: str, **values: float) -> Metadata:
     return {prefix + key: (float(value), Kind.FLOAT32) for key, value in values.items()}
 
 
@@ -145,7 +145,7 @@ def _encoder(config: Fields) -> Metadata:
         table[index] = character
     return {
         "stt.granite_nar.ctc_chars": (table, Kind.STRING),
-        **_u32(
+        **u32(
             "stt.granite_nar.encoder.",
             n_layers=e["num_layers"],
             hidden=e["hidden_dim"],
@@ -170,7 +170,7 @@ def _encoder(config: Fields) -> Metadata:
 def _projector(config: Fields) -> Metadata:
     p, prefix = config["projector_config"], "stt.granite_nar.projector."
     return {
-        **_u32(
+        **u32(
             prefix,
             n_layers=p["num_layers"],
             hidden=p["hidden_size"],
@@ -182,7 +182,7 @@ def _projector(config: Fields) -> Metadata:
             downsample_rate=p["downsample_rate"],
             llm_dim=p["llm_dim"],
         ),
-        **_f32(prefix, layernorm_eps=p["layernorm_eps"]),
+        **f32(prefix, layernorm_eps=p["layernorm_eps"]),
         prefix + "attn_bias": (p["attn_bias"], Kind.BOOL),
         prefix + "mlp_bias": (p["mlp_bias"], Kind.BOOL),
         "stt.granite_nar.scale_projected_embeddings": (
@@ -195,7 +195,7 @@ def _projector(config: Fields) -> Metadata:
 def _text(config: Fields) -> Metadata:
     t, prefix = config.get("text_config") or config["llm_config"], "stt.granite_nar.text."
     return {
-        **_u32(
+        **u32(
             prefix,
             n_layers=t["num_hidden_layers"],
             hidden=t["hidden_size"],
@@ -211,7 +211,7 @@ def _text(config: Fields) -> Metadata:
         ),
         prefix + "hidden_act": (t["hidden_act"], Kind.STRING),
         prefix + "tie_word_embeddings": (t["tie_word_embeddings"], Kind.BOOL),
-        **_f32(
+        **f32(
             prefix,
             rms_norm_eps=t["rms_norm_eps"],
             rope_theta=t["rope_theta"] if "rope_theta" in t else t["rope_parameters"]["rope_theta"],
@@ -234,7 +234,7 @@ def _front_end(fields: Fields) -> Metadata:
     }
     return {
         **{prefix + key: (value, Kind.STRING) for key, value in words.items()},
-        **_u32(
+        **u32(
             prefix,
             sample_rate=fields.get("sampling_rate", 16000),
             num_mels=fields.get("n_mels", 80),
@@ -245,7 +245,7 @@ def _front_end(fields: Fields) -> Metadata:
     }
 
 
-def _tokenizer(directory: Path) -> Metadata:
+def tokenizer_metadata(directory: Path) -> Metadata:
     fields = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))
     vocabulary, added = fields["model"]["vocab"], fields["added_tokens"]
     ids = [*vocabulary.values(), *(token["id"] for token in added)]
@@ -264,7 +264,7 @@ def _tokenizer(directory: Path) -> Metadata:
         prefix + "tokens": (tokens, Kind.STRING),
         prefix + "token_type": (types, Kind.INT32),
         prefix + "merges": (merges, Kind.STRING),
-        **_u32(
+        **u32(
             prefix,
             bos_token_id=named["<|end_of_text|>"],
             eos_token_id=named["<|end_of_text|>"],
@@ -300,7 +300,7 @@ def dialect_tensors(directory: Path) -> dict[str, Array]:
         ),
         "frontend.window": hann_window(window),
     }
-    for key, values in _read_safetensors(directory / "model.safetensors").items():
+    for key, values in read_safetensors(directory / "model.safetensors").items():
         if key.endswith("num_batches_tracked"):
             continue
         name = key
@@ -310,7 +310,7 @@ def dialect_tensors(directory: Path) -> dict[str, Array]:
     return tensors
 
 
-def _read_safetensors(path: Path) -> dict[str, npt.NDArray[np.float32]]:
+def read_safetensors(path: Path) -> dict[str, npt.NDArray[np.float32]]:
     """All tensors in float32; numpy knows bfloat16 only by its bits."""
     data = path.read_bytes()
     start = 8 + int.from_bytes(data[:8], "little")
@@ -344,9 +344,10 @@ def write_dialect_file(
     mixture: Callable[[str], gguf.GGMLQuantizationType] = MIXTURES["f32"],
     *,
     alignment: int | None = None,
+    architecture: str = ARCHITECTURE,
 ) -> Path:
     """Write a file; ``mixture`` chooses each tensor's type by its name."""
-    writer = gguf.GGUFWriter(path, ARCHITECTURE)
+    writer = gguf.GGUFWriter(path, architecture)
     if alignment is not None:
         writer.add_custom_alignment(alignment)
     add_metadata(writer, metadata)

@@ -26,16 +26,16 @@ class TokenizerFacts:
         tokens: the vocabulary by id, or None.
         merges: pairs as ``"left right"``, or None.
         types: llama.cpp's type of each token, or None.
+        split: how a text is split before it is merged, by llama.cpp's name of the way.
         vocabulary: how many tokens the model has.
-        first_special: the smallest id of a token with a meaning of its own.
     """
 
     huggingface: str | None
     tokens: list[str] | None
     merges: list[str] | None
     types: list[int] | None
+    split: str
     vocabulary: int
-    first_special: int
 
 
 class Dialect(ABC, Generic[H]):
@@ -82,10 +82,12 @@ class Dialect(ABC, Generic[H]):
     def metadata(self, stored: Container, hparams: H) -> dict[str, MetadataValue]:
         """What a file of ours says in place of this one's metadata."""
 
+    def is_complete(self, _stored: Container) -> bool:
+        """Whether a file says all that ours do, so that there is nothing to convert."""
+        return False
+
     def tokenizer(self, stored: Container, hparams: H) -> TokenizerFacts:
         """What the file says of its tokenizer."""
-        language = hparams.language
-        special = (language.pad_token_id, language.eos_token_id, language.bos_token_id)
         types = stored.metadata.get(Keys.Tokenizer.TOKEN_TYPE)
         integral = types is not None and types.element_type in (ValueType.INT32, ValueType.UINT32)
         return TokenizerFacts(
@@ -93,9 +95,13 @@ class Dialect(ABC, Generic[H]):
             tokens=stored.strings(Keys.Tokenizer.TOKENS),
             merges=stored.strings(Keys.Tokenizer.MERGES),
             types=list(types.value) if types is not None and integral else None,
-            vocabulary=language.vocab_size,
-            first_special=min(special),
+            split=self.text_split(stored, hparams),
+            vocabulary=hparams.language.vocab_size,
         )
+
+    def text_split(self, stored: Container, hparams: H) -> str:
+        """How a text is split, as the file says it, or else as models of its family do."""
+        return stored.text(Keys.Tokenizer.PRE) or hparams.text_split
 
     def fields(self, stored: Container) -> MetadataFields:
         """The metadata by key."""

@@ -10,11 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, get_type_hints
 
+import numpy as np
+
 from granite_gguf.fields import MetadataFields
 from granite_gguf.spec.format import Format, H
 from granite_gguf.spec.parameters import Shapes, parameters
 from granite_gguf.storage.container import Container, MetadataValue
 from granite_gguf.storage.dialects.dialect import Dialect
+from granite_gguf.storage.keys import Keys
 
 _LAYERS = "layer numbers like '4,8,12,-1'"
 
@@ -74,6 +77,8 @@ class Own(Dialect[H]):
                 values[p.name] = p.absent if told is None else told
                 if values[p.name] is None:
                     raise fields.missing(key, p.type)
+                if p.type is float:  # as a file would hold it
+                    values[p.name] = float(np.float32(values[p.name]))
             elif p.type is tuple:
                 values[p.name] = _layers(fields, key)
             else:
@@ -81,7 +86,24 @@ class Own(Dialect[H]):
         return stage(**values)
 
     def metadata(self, stored: Container, hparams: H) -> dict[str, MetadataValue]:
-        return dict(stored.metadata)
+        """The file's own, with what files written elsewhere leave out."""
+        form, language = self.format, hparams.language
+        ours: dict[str, int | str] = {
+            form.key(Keys.Source.LAYOUT): hparams.layout,
+            form.key(Keys.CTC.VOCAB_SIZE): hparams.encoder.ctc_vocab,
+            Keys.Tokenizer.MODEL: "gpt2",
+            Keys.Tokenizer.PRE: self.text_split(stored, hparams),
+            Keys.Tokenizer.BOS: language.bos_token_id,
+            Keys.Tokenizer.EOS: language.eos_token_id,
+            Keys.Tokenizer.PAD: language.pad_token_id,
+        }
+        metadata = {**stored.metadata, **hparams_metadata(form, hparams)}
+        for key, value in ours.items():
+            metadata.setdefault(key, MetadataValue.of(value))
+        return metadata
+
+    def is_complete(self, stored: Container) -> bool:
+        return self.format.key(Keys.Source.LAYOUT) in stored.metadata
 
 
 def _layers(fields: MetadataFields, key: str) -> tuple[int, ...]:

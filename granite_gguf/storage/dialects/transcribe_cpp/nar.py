@@ -1,108 +1,117 @@
-"""Reads ``granite_speech_nar`` files."""
+"""Reads ``granite_speech_nar`` files.
+
+Like the tool that writes such files, a reader takes the keys that came later for what they meant
+before, where they are absent. What hyper-parameters are called stands beside each of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from typing import ClassVar
 
-import numpy as np
-import numpy.typing as npt
-
-from granite_gguf.errors import ModelFileError
-from granite_gguf.sound.features import hann_window
-from granite_gguf.spec.hparams import FrontEnd
-from granite_gguf.spec.nar import NAR, HParams
-from granite_gguf.spec.tensors import MEL_FILTERS, Role, Stage, TensorSpec
-from granite_gguf.storage.container import Container, MetadataValue, to_float32
-from granite_gguf.storage.dialects.dialect import Dialect
-from granite_gguf.storage.dialects.own import hparams_metadata
-from granite_gguf.storage.dialects.transcribe_cpp.keys import (
-    ARCHITECTURE,
-    CTC_CHARACTERS,
-    OWN_PREFIX,
-    VARIANT,
-    read_hparams,
+from granite_gguf.fields import MetadataFields, read_stage
+from granite_gguf.spec.hparams import Encoder, FrontEnd
+from granite_gguf.spec.names import NameTable
+from granite_gguf.spec.nar import NAR, Editor, HParams, Hypothesis, Projector
+from granite_gguf.spec.parameters import Shapes
+from granite_gguf.storage.container import Container
+from granite_gguf.storage.dialects.transcribe_cpp.common import FORM, FRONT_END, TranscribeCpp
+from granite_gguf.storage.dialects.transcribe_cpp.names import (
+    ENCODER_BLOCK,
+    GRANITE_BLOCK,
+    TOP,
 )
-from granite_gguf.storage.dialects.transcribe_cpp.names import MEL_FILTERBANK, WINDOW, stored_name
-from granite_gguf.storage.keys import Keys
 
-# Of the window: above what half precision rounds away, below the 4e-3 by which a symmetric window
-# differs from the periodic one.
-_TOLERANCE = 1e-3
+_ROOT = "stt.granite_nar."
+_ENCODER, _PROJECTOR, _TEXT = _ROOT + "encoder.", _ROOT + "projector.", _ROOT + "text."
+_CTC_CHARACTERS = _ROOT + "ctc_chars"
+
+_NAMES = NameTable(
+    top={
+        **TOP,
+        "enc.bpe_out": "enc.ctc_bpe",
+        "proj.layer_norm": "prj.layer_norms",
+        "proj.layer_proj": "prj.layer_projector",
+        "proj.query": "prj.query",
+        "proj.window_positions": "prj.window_positions",
+        "proj.out_norm": "prj.out_norm",
+        "proj.out_linear": "prj.out_linear",
+        "llm.token_embd": "dec.token_embd",
+        "llm.norm": "dec.output_norm",
+    },
+    blocks={
+        "enc": ("enc.blocks", {k: v.replace(".", "_") for k, v in ENCODER_BLOCK.items()}),
+        "proj": (
+            "prj.blocks",
+            {
+                "attn_norm": "norm_attn",
+                "attn_q": "cross_attn_q",
+                "attn_k": "cross_attn_k",
+                "attn_v": "cross_attn_v",
+                "attn_o": "cross_attn_o",
+                "mlp_norm": "norm_ffn",
+                "mlp_fc1": "ffn_fc1",
+                "mlp_fc2": "ffn_fc2",
+            },
+        ),
+        "llm": ("dec.blocks", GRANITE_BLOCK),
+    },
+)
 
 
-class TranscribeCppNar(Dialect[HParams]):
-    """Whatever is wrong is told in the file's own names.
+class TranscribeCppNar(TranscribeCpp[HParams]):
+    """Reads the non-autoregressive model's files."""
 
-    Tensors stay where the file is mapped; only the mel filterbank, which lies the other way round,
-    is copied.
-    """
-
-    architecture = ARCHITECTURE
-    prefix = "stt.granite_nar."
+    architecture = "granite_speech_nar"
+    prefix = _ROOT
     format = NAR
+    names = _NAMES
+    splits: ClassVar = {"granite": "dbrx"}
+    only = (
+        (_TEXT + "hidden_act", "silu", False),
+        (_TEXT + "tie_word_embeddings", True, True),
+    )
 
-    def read_hparams(self, stored: Container) -> HParams:
-        return read_hparams(self.fields(stored), stored.shape)
-
-    def stored_name(self, name: str) -> str:
-        return stored_name(name)
-
-    def stored_specs(self, hparams: HParams, specs: Iterable[TensorSpec]) -> Iterator[TensorSpec]:
-        for spec in super().stored_specs(hparams, specs):
-            turned = spec.name == MEL_FILTERBANK
-            yield replace(spec, shape=spec.shape[::-1]) if turned else spec
-        window = (hparams.front_end.win_length,)
-        yield TensorSpec(WINDOW, window, Stage.AUDIO, Role.VECTOR)
-
-    def replaced(
-        self, stored: Container, hparams: HParams, specs: Mapping[str, TensorSpec]
-    ) -> dict[str, npt.NDArray[np.float32]]:
-        _check_window(stored, hparams.front_end)
-        # (n_fft // 2 + 1, n_mels), which is stored (n_mels, n_fft // 2 + 1)
-        filters = _values(stored, MEL_FILTERBANK).reshape(specs[MEL_FILTERS].shape).T
-        return {MEL_FILTERS: np.ascontiguousarray(filters)}
-
-    def metadata(self, stored: Container, hparams: HParams) -> dict[str, MetadataValue]:
-        """Ours in place of the dialect's own keys; ``general.*`` and the tokenizer's stay."""
-        layout = "nle" if hparams.hypothesis.retokenize else "granite_speech_nar"
-        characters = _characters(stored, hparams.encoder.ctc_vocab)
-        variant = stored.text(VARIANT)
-        ours: dict[str, int | str] = {
-            Keys.CTC.VOCAB_SIZE: hparams.encoder.ctc_vocab,
-            **({} if characters is None else {Keys.CTC.VOCAB: characters}),
-            Keys.Tokenizer.PRE: "dbrx",
-            **({} if variant is None else {Keys.Source.VARIANT: variant}),
-        }
-        return {
-            **{k: v for k, v in stored.metadata.items() if not k.startswith(OWN_PREFIX)},
-            Keys.General.ARCHITECTURE: MetadataValue.of(NAR.name),
-            NAR.key(Keys.Source.LAYOUT): MetadataValue.of(layout),
-            NAR.key(Keys.Source.ARCHITECTURE): MetadataValue.of(ARCHITECTURE),
-            **hparams_metadata(NAR, hparams),
-            **{NAR.key(key): MetadataValue.of(value) for key, value in ours.items()},
-        }
-
-
-def _values(stored: Container, name: str) -> npt.NDArray[np.float32]:
-    info = stored.tensors[name]
-    return to_float32(stored.raw(name), info.type, info.shape)
-
-
-def _check_window(stored: Container, front_end: FrontEnd) -> None:
-    """The front end computes its window itself; refuse a file that was made for another."""
-    window = _values(stored, WINDOW).reshape(-1)
-    difference = float(np.abs(window - hann_window(front_end.win_length)).max())
-    if not difference <= _TOLERANCE:
-        raise ModelFileError(
-            f"{stored.path}: {WINDOW} differs by up to {difference:.3g} from the periodic Hann "
-            f"window of {front_end.win_length} samples, expected that window: no other is supported"
+    def read_fields(self, fields: MetadataFields, shapes: Shapes) -> HParams:
+        encoder, projector = fields.under(_ENCODER), fields.under(_PROJECTOR)
+        d_model = encoder.get(int, "hidden")
+        blank = encoder.get(int, "bpe_blank_id", 0)
+        first = blank == 0  # only the first release's BPE head has the blank as its first output
+        return HParams(
+            front_end=read_stage(FrontEnd, fields.under(FRONT_END), FORM),
+            encoder=read_stage(
+                Encoder,
+                encoder,
+                FORM,
+                conv_dim=d_model * encoder.get(int, "conv_expansion"),
+                ff_dim=d_model * encoder.get(int, "feedforward_mult"),
+            ),
+            hypothesis=read_stage(
+                Hypothesis,
+                encoder,
+                FORM,
+                blank_id=blank,
+                id_shift=1 if first else 0,
+                retokenize=first,
+            ),
+            projector=read_stage(
+                Projector,
+                projector,
+                FORM,
+                attn_bias=projector.get(bool, "attn_bias", _has(shapes, "cross_attn_q")),
+                mlp_bias=projector.get(bool, "mlp_bias", _has(shapes, "ffn_fc1")),
+                scale_embeddings=fields.under(_ROOT).get(bool, "scale_projected_embeddings", True),
+            ),
+            editor=read_stage(Editor, fields.under(_TEXT), FORM, apply_logits_scaling=not first),
         )
 
+    def characters(self, stored: Container, hparams: HParams) -> str | None:
+        """One a line. The tool that writes them may list too many."""
+        found, size = stored.strings(_CTC_CHARACTERS), hparams.encoder.ctc_vocab
+        if found is None or len(found) < size:
+            return None
+        return "\n".join("" if "\n" in text else text for text in found[:size])
 
-def _characters(stored: Container, vocabulary: int) -> str | None:
-    """The character head's outputs, one a line. The tool that writes them may list too many."""
-    found = stored.strings(CTC_CHARACTERS)
-    if found is None or len(found) < vocabulary:
-        return None
-    return "\n".join("" if "\n" in text else text for text in found[:vocabulary])
+
+def _has(shapes: Shapes, part: str) -> bool:
+    """Whether the projector's matrices of a kind have a bias, which no key need say."""
+    return shapes(f"prj.blocks.0.{part}.bias") is not None
