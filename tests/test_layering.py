@@ -36,7 +36,7 @@ ROOMS = {
     "stages": "ctc ggml graph placing sound spec storage tokenizer",
     "nar": "architecture ctc graph passes placing recorded sound spec stages storage transcript "
     "words",
-    "speech": "architecture ggml graph recorded spec storage",
+    "speech": "architecture ggml graph placing recorded spec stages storage tokenizer",
     "architectures": "architecture nar speech storage",
     "transcription": "nar passes sound spec transcript",
     "model": "architectures ggml hub nar passes placing sound storage tokenizer transcript "

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from granite_gguf import ggml
-from granite_gguf.ggml import Activation, Tensor, concat, flash_attention, mul_mat
+from granite_gguf.ggml import F32, Activation, Tensor, concat, flash_attention, mul_mat
 
 _SCORES = 8 << 20  # of attention, at a time: 32 MB
 _FEWEST_QUERIES = 128
@@ -65,6 +65,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = 
         attended = flash_attention(q, k, v, scale, mask)
         return attended.reshape(head_dim * heads, queries * batch)
     v = v.permute(1, 0, 2, 3).contiguous_copy().multiplying_as(v)  # [keys, head_dim, kv_heads]
+    if k.type != F32:  # as the keys of a cache, which lie apart
+        k = k.contiguous_copy().multiplying_as(k)
     together = max(_FEWEST_QUERIES, _SCORES // (k.ne[1] * heads) // 16 * 16)
     parts = []
     for start in range(0, queries, together):

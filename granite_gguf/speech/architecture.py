@@ -6,10 +6,17 @@ from typing import Any, NoReturn
 
 from granite_gguf.architecture import Architecture
 from granite_gguf.errors import UnsupportedModelError
+from granite_gguf.graph.encoder import derived_weights
 from granite_gguf.recorded.stages import Parity
-from granite_gguf.spec.speech import SPEECH
+from granite_gguf.spec.derived import DerivedWeights, ReadWeight
+from granite_gguf.spec.speech import SPEECH, HParams
 from granite_gguf.storage.dialects.own import Own
 from granite_gguf.storage.dialects.transcribe_cpp import TranscribeCppSpeech
+
+
+def derived(h: HParams, read: ReadWeight) -> DerivedWeights:
+    """The weights that the graphs read in place of some tensors."""
+    return derived_weights(h.encoder, read)
 
 
 def _refuse(*_: Any) -> NoReturn:

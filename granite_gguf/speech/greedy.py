@@ -58,6 +58,7 @@ class End(Enum):
     FINISHED = "finished"  # the model ended it
     BUDGET = "budget"  # it was given no more tokens
     LOOP = "loop"  # it repeated itself
+    UNWANTED = "unwanted"  # nobody waited for it any more
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from granite_gguf.graph.granite import Cache, causal_mask
 from granite_gguf.graph.layers import Weights
 from granite_gguf.spec.hparams import Granite
 from granite_gguf.speech.drafts import MOST_GUESSED, Draft
-from granite_gguf.speech.greedy import Choice, Said, Step, Text, speak
+from granite_gguf.speech.greedy import CLEAR, Choice, End, Said, Step, Text, speak
 
 _KEYS = 256  # a step's keys are a multiple of it
 _ROWS = (1, 2, 4, 8, 16, MOST_GUESSED + 1)
@@ -69,6 +69,7 @@ class Language(Closing):
         eos: int,
         budgets: Sequence[int],
         drafts: Sequence[Draft | None],
+        unwanted: Callable[[int], bool] | None = None,
     ) -> list[Said]:
         """Texts after prompts, all together.
 
@@ -77,6 +78,7 @@ class Language(Closing):
             eos: the token that ends a text.
             budgets: of each, the most tokens.
             drafts: of each, guesses or none.
+            unwanted: asked between tokens by a text's number whether it need not go on.
 
         Raises:
             OutOfMemoryError: there is no room for their keys and values.
@@ -87,9 +89,21 @@ class Language(Closing):
         found: dict[int, Said] = {}
         steps = {n: _go_on(text, None, n, found) for n, text in texts.items()}
         while wanted := {n: step for n, step in steps.items() if step is not None}:
-            answers = self.step(wanted)
+            for n in [n for n in wanted if unwanted is not None and unwanted(n)]:
+                found[n] = Said((), (), End.UNWANTED)
+                del wanted[n]
+            answers = self._answers(wanted) if wanted else {}
             steps = {n: _go_on(texts[n], answers[n], n, found) for n in wanted}
         return [found[n] for n in texts]
+
+    def _answers(self, wanted: Mapping[int, Step]) -> dict[int, list[Choice]]:
+        """As :meth:`step`, but what is not clear of rounding is asked for again alone."""
+        answers = self.step(wanted)
+        if len(wanted) > 1:
+            for n, (choice, *more) in answers.items():
+                if choice.lead < CLEAR and not more:
+                    answers |= self.step({n: wanted[n]})
+        return answers
 
     def begin(self, prompts: Sequence[FloatArray], budgets: Sequence[int]) -> list[Choice]:
         """Forget all that was said, and take in new prompts; what each goes on with."""

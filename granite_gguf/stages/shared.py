@@ -268,12 +268,17 @@ class SharedStages(ABC, Generic[H]):
 
     @contextmanager
     def _graph(self, taps: frozenset[str]) -> Iterator[Graph]:
-        """A graph to build; other threads wait."""
+        """A graph to build."""
+        with self._computing(), Graph(taps, purpose=_PURPOSE, remedy=_SHORTER) as graph:
+            yield graph
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Other threads wait."""
         with self._runtime.lock:
             if self._closed:
                 raise InputError("the model is closed")
-            with Graph(taps, purpose=_PURPOSE, remedy=_SHORTER) as graph:
-                yield graph
+            yield
 
 
 @dataclass(frozen=True)

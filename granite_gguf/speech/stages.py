@@ -1,0 +1,148 @@
+"""The stages of the autoregressive model, one by one: each takes and gives numpy arrays.
+
+encoder output → projector → audio rows ┐
+text before and behind the audio ───────┴→ prompt rows → language model → tokens
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from granite_gguf.arrays import Batch, FloatArray, IntArray, Rows, checked_rows, in_kind, matrix
+from granite_gguf.errors import InputError
+from granite_gguf.ggml import F16, GGMLType, Runtime
+from granite_gguf.graph.qformer import audio_rows, build_qformer
+from granite_gguf.placing.finite import check_results
+from granite_gguf.placing.weights import ModelWeights
+from granite_gguf.spec.speech import Draft, HParams
+from granite_gguf.spec.tensors import LLAMA_NAMES, Stage
+from granite_gguf.speech import drafts
+from granite_gguf.speech.greedy import Said
+from granite_gguf.speech.language import Language
+from granite_gguf.stages.decoding import hypothesis_tokens
+from granite_gguf.stages.shared import NO_TAPS, SharedStages
+from granite_gguf.storage.model_file import ModelFile
+from granite_gguf.tokenizer import SpeechTokenizer
+
+
+class SpeechStages(SharedStages[HParams]):
+    """What an autoregressive model computes, see
+    :class:`granite_gguf.stages.shared.SharedStages`.
+
+    Args:
+        file: the model's file.
+        tokenizer: its tokenizer.
+        weights: its weights, where the runtime's device reads them.
+        runtime: computes.
+        cache_type: of the keys and values of what was said, F16 or F32.
+    """
+
+    def __init__(
+        self,
+        file: ModelFile[HParams],
+        tokenizer: SpeechTokenizer,
+        weights: ModelWeights,
+        runtime: Runtime,
+        cache_type: GGMLType = F16,
+    ) -> None:
+        super().__init__(file, tokenizer, weights, runtime)
+        llm = file.hparams.llm
+        scaling = llm.logits_scaling if llm.apply_logits_scaling else 1.0
+        self._language = Language(
+            runtime,
+            weights,
+            self.embed,
+            replace(llm, logits_scaling=scaling),
+            partial(check_results, file, "language model"),
+            cache_type,
+        )
+
+    @property
+    def _bpe_head(self) -> Draft:
+        return self.hparams.draft
+
+    def close(self) -> None:
+        with self._runtime.lock:
+            super().close()
+            self._language.close()
+
+    def run_hypothesis(self, final: Batch, blank: Batch) -> Batch:
+        """Token ids ``(n,)`` that the BPE head hears, where the file has one."""
+        if not self._bpe_head.bpe_vocab:
+            raise InputError(f"{self._file.path}: has no BPE head, which makes a first hypothesis")
+        ids = self.run_hypothesis_head(final, blank).ids
+        if isinstance(ids, Rows):
+            return ids.each(partial(hypothesis_tokens, self._bpe_head))
+        return hypothesis_tokens(self._bpe_head, ids)
+
+    def run_projector(self, captured: Batch) -> Batch:
+        """Audio rows ``(3 * ceil(T / 15), 2048)`` of encoder output ``(T, 1024)``, T at least 1.
+
+        They stand in a prompt as embeddings do, before these are multiplied.
+        """
+        p = self.hparams.projector
+        states = checked_rows("captured", captured, p.encoder_hidden_size)
+        out = self._run(
+            NO_TAPS,
+            lambda graph: build_qformer(graph, self._weights, p, states.counts),
+            {"encoded": states.array},
+        )
+        self._weights.let_go(Stage.PROJECTOR)
+        check_results(self._file, "projector", *out.values())
+        counts = tuple(audio_rows(p, count) for count in states.counts)
+        return in_kind(captured, Rows(matrix(out["projected"]), counts))
+
+    def embed(self, ids: IntArray) -> FloatArray:
+        """The rows ``(n, 2048)`` of token ids ``(n,)``, before they are multiplied."""
+        vocabulary = self.hparams.llm.vocab_size
+        if len(ids) and not 0 <= ids.min() <= ids.max() < vocabulary:
+            raise InputError(f"token ids are not all below the vocabulary size {vocabulary}")
+        return self._weights.read_rows(LLAMA_NAMES.embedding, ids)
+
+    def prompt(self, audio: FloatArray, around: tuple[str, str]) -> FloatArray:
+        """The rows ``(n, 2048)`` of a prompt: audio rows with text before them and behind."""
+        checked_rows("audio", audio, self.hparams.llm.d_model)
+        before, behind = (self.embed(self.tokenize(text)) for text in around)
+        rows: FloatArray = np.concatenate([before, audio, behind])
+        return rows
+
+    def generate(
+        self,
+        prompts: Sequence[FloatArray],
+        budgets: Sequence[int],
+        guesses: Sequence[IntArray | None] | None = None,
+        unwanted: Callable[[int], bool] | None = None,
+    ) -> list[Said]:
+        """What is said after prompts, the likeliest token by token, all texts together.
+
+        Args:
+            prompts: of each, rows ``(n, 2048)``, at least one.
+            budgets: of each, the most tokens.
+            guesses: of each, what it will probably be, or None. They change how long it takes and
+                nothing else.
+            unwanted: asked between tokens by a text's number whether it need not go on.
+
+        Raises:
+            OutOfMemoryError: there is no room for the keys and values.
+        """
+        made = [
+            None if guess is None else drafts.Draft(guess.tolist())
+            for guess in guesses or [None] * len(prompts)
+        ]
+        with self._computing():
+            said = self._language.generate(
+                prompts, self.hparams.llm.eos_token_id, budgets, made, unwanted
+            )
+        self._weights.let_go(Stage.LANGUAGE)
+        return said
+
+    def logits(self, prompt: FloatArray, tokens: IntArray) -> FloatArray:
+        """Logits ``(1 + n, vocabulary)`` after a prompt and after each of n tokens, scaled."""
+        with self._computing():
+            found = self._language.logits(prompt, tokens.tolist())
+        self._weights.let_go(Stage.LANGUAGE)
+        return found
