@@ -19,6 +19,7 @@ import pytest
 
 if TYPE_CHECKING:
     from granite_gguf import Model
+    from granite_gguf.ggml import Runtime
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -86,6 +87,15 @@ def _lock(name: str, mode: int) -> Iterator[None]:
 def interruptible() -> None:
     """A shell starts background jobs deaf to SIGINT, and processes started here would be, too."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module")
+def runtime(request: pytest.FixtureRequest) -> Iterator[Runtime]:
+    """Of one CPU thread, or as many as the module says in ``THREADS``."""
+    from granite_gguf.ggml import Runtime
+
+    with Runtime("cpu", getattr(request.module, "THREADS", 1)) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

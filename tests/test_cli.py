@@ -15,26 +15,7 @@ import pytest
 
 from granite_gguf import Model, __version__
 from granite_gguf.cli import app
-
-
-def run(*arguments: object, **options: str) -> subprocess.CompletedProcess[str]:
-    environment = {key: value for key, value in os.environ.items() if "GRANITE" not in key}
-    return subprocess.run(
-        [sys.executable, "-m", "granite_gguf", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**environment, "HF_HUB_OFFLINE": "1", **options},
-        timeout=120,
-        check=False,
-    )
-
-
-def assert_refused(process: subprocess.CompletedProcess[str], code: int, *says: str) -> None:
-    assert process.returncode == code, process.stderr
-    assert "Traceback" not in process.stderr
-    for part in says:
-        assert part in process.stderr
-
+from tests.commands import assert_refused, run
 
 COMMANDS = (
     *("bench", "convert", "diff", "doctor", "eval", "imatrix", "inspect", "models", "quantize"),

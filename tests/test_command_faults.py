@@ -16,7 +16,8 @@ import pytest
 from granite_gguf.cli.inputs import parse_shard
 from granite_gguf.demo import DEMO_SAMPLES
 from granite_gguf.errors import InputError
-from tests.test_cli import COMMANDS, run
+from tests.commands import run
+from tests.test_cli import COMMANDS
 
 SAMPLE = DEMO_SAMPLES[0]
 SPOKEN = SAMPLE.with_suffix(".txt").read_text(encoding="utf-8").strip()

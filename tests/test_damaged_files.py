@@ -210,24 +210,34 @@ MATRICES = [
 ]
 
 
+def spoilt(
+    name: str, at: tuple[int, ...] | None, value: float = np.nan
+) -> Callable[[str, np.ndarray], np.ndarray]:
+    """Puts a value into one tensor, by default in its middle."""
+
+    def spoil(tensor: str, array: np.ndarray) -> np.ndarray:
+        if tensor == name:
+            array = array.copy()
+            array[np.unravel_index(array.size // 2, array.shape) if at is None else at] = value
+        return array
+
+    return spoil
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("name", MATRICES)
 @pytest.mark.parametrize("quantized", [False, True])
 def test_no_text_comes_of_what_is_not_finite(
     f32_files: dict[str, Path], tmp_path: Path, name: str, value: float, quantized: bool
 ) -> None:
-    def spoil(tensor: str, array: np.ndarray) -> np.ndarray:
-        if tensor == name:
-            array = array.copy()
-            array.flat[array.size // 2] = value
-        return array
-
     def retype(tensor: str, array: np.ndarray) -> gguf.GGMLQuantizationType | None:
         """Everything else in 8 bits, whose kernels can lose a NaN on the way."""
         plain = array.ndim != 2 or array.shape[-1] % 32 or tensor == name or "rel_pos" in tensor
         return None if plain or not quantized else GGMLType.Q8_0
 
-    bad = rewrite(f32_files["nle"], tmp_path / "bad.gguf", edit=spoil, retype=retype)
+    bad = rewrite(
+        f32_files["nle"], tmp_path / "bad.gguf", edit=spoilt(name, None, value), retype=retype
+    )
     with (
         pytest.raises(ModelFileError, match="NaN or infinity"),
         granite_gguf.load(bad, threads=1) as model,
@@ -239,14 +249,9 @@ def test_a_single_logit_that_is_not_finite_is_found(
     f32_files: dict[str, Path], tmp_path: Path
 ) -> None:
     """One row of the tied embeddings, of a token that the text does not hold."""
-
-    def spoil(tensor: str, array: np.ndarray) -> np.ndarray:
-        if tensor == "llm.token_embd.weight":
-            array = array.copy()
-            array[300, 5] = np.nan
-        return array
-
-    bad = rewrite(f32_files["nle"], tmp_path / "bad.gguf", edit=spoil)
+    bad = rewrite(
+        f32_files["nle"], tmp_path / "bad.gguf", edit=spoilt("llm.token_embd.weight", (300, 5))
+    )
     with granite_gguf.load(bad, threads=1) as model:
         audio_tokens = np.zeros((3, model.hparams.editor.d_model), np.float32)
         with pytest.raises(ModelFileError, match=r"bad\.gguf: the editor computed NaN"):
@@ -292,13 +297,9 @@ def test_the_shipped_model_with_a_spoilt_scale(tmp_path: Path) -> None:
 
 
 def test_quantize_refuses_what_is_not_finite(f32_files: dict[str, Path], tmp_path: Path) -> None:
-    def spoil(tensor: str, array: np.ndarray) -> np.ndarray:
-        if tensor == "llm.blk.0.ffn_gate.weight":
-            array = array.copy()
-            array[3, 5] = np.nan
-        return array
-
-    bad = rewrite(f32_files["nle"], tmp_path / "bad.gguf", edit=spoil)
+    bad = rewrite(
+        f32_files["nle"], tmp_path / "bad.gguf", edit=spoilt("llm.blk.0.ffn_gate.weight", (3, 5))
+    )
     with pytest.raises(GraniteError, match=r"llm\.blk\.0\.ffn_gate\.weight"):
         quantize(bad, tmp_path / "out.gguf", "q8_0")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.gguf"]

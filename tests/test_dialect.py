@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ from granite_gguf.demo import DEMO_SAMPLES
 from granite_gguf.errors import CheckpointError, InputError
 from granite_gguf.quantize import parse_override, quantize
 from granite_gguf.sound.features import log_mel
+from tests.commands import run
 from tests.fuzzing.fuzz_targets import try_file
 from tests.gguf_editing import rewrite
 from tests.signals import synthetic_audio
@@ -617,14 +615,6 @@ def published_shapes() -> dict[str, tuple[int, ...]]:
 
 
 # The command line
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    environment = {key: value for key, value in os.environ.items() if "GRANITE" not in key}
-    return subprocess.run(
-        [sys.executable, "-m", "granite_gguf", *map(str, arguments)],
-        capture_output=True, text=True, env=environment, timeout=120, check=False,
-    )  # fmt: skip
 
 
 def test_inspect_names_the_dialect(pairs: dict[str, tuple[Path, Path]]) -> None:

@@ -20,9 +20,9 @@ from granite_gguf.converters import convert
 from granite_gguf.parity import Recorded, diff_model, read_reference, record, write_reference
 from granite_gguf.parity.comparison import judge
 from granite_gguf.recorded.stages import agreement
+from tests.commands import assert_refused, run
 from tests.gguf_editing import Array, rewrite
 from tests.signals import synthetic_audio
-from tests.test_cli import assert_refused, run
 
 U32, F32, STRING = (
     gguf.GGUFValueType.UINT32,

@@ -14,8 +14,8 @@ from granite_gguf import InputError, Model, OutputError
 from granite_gguf.evaluation.manifest import Item, read_items
 from granite_gguf.evaluation.results import Result, ResultsFile, identity, read_transcripts
 from granite_gguf.evaluation.scoring import Edits, Score, total
+from tests.commands import assert_refused, run
 from tests.signals import synthetic_audio
-from tests.test_cli import assert_refused, run
 
 LAYOUT = "granite_speech_nar"
 

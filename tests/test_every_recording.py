@@ -9,11 +9,8 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
-import av
 import numpy as np
 import pytest
 import soundfile
@@ -25,16 +22,16 @@ from granite_gguf.demo import DEMO_SAMPLES
 from granite_gguf.sound.conversion import prepare_audio
 from granite_gguf.sound.reading import Selection, duration_of, open_audio, read_audio
 from granite_gguf.sound.silence import Loudness
+from tests.recordings import RATE, encoded, muxed, piped, place
 
 DATA = Path(__file__).parent / "data"
-RATE = 16_000
 TEXTS = [sample.with_suffix(".txt").read_text().strip() for sample in DEMO_SAMPLES]
 CODECS = {
-    "wav": {"format": "WAV"},
-    "flac": {"format": "FLAC"},
-    "mp3": {"format": "MP3"},
-    "vorbis": {"format": "OGG", "subtype": "VORBIS"},
-    "opus": {"format": "OGG", "subtype": "OPUS"},
+    "wav": ("WAV", None),
+    "flac": ("FLAC", None),
+    "mp3": ("MP3", None),
+    "vorbis": ("OGG", "VORBIS"),
+    "opus": ("OGG", "OPUS"),
 }
 
 
@@ -47,53 +44,6 @@ def model() -> Iterator[Model]:
 @pytest.fixture(scope="module")
 def said() -> list[np.ndarray]:
     return [soundfile.read(sample, dtype="float32")[0] for sample in DEMO_SAMPLES]
-
-
-def encoded(samples: np.ndarray, codec: str, rate: int = RATE) -> bytes:
-    file = io.BytesIO()
-    soundfile.write(file, samples, rate, **CODECS[codec])
-    return file.getvalue()
-
-
-def muxed(tracks: list[np.ndarray], container: str, languages: str = "") -> bytes:
-    """FLAC in a container, by FFmpeg's libraries."""
-    file = io.BytesIO()
-    with av.open(file, "w", format=container) as output:
-        streams = [output.add_stream("flac", rate=RATE, layout="mono") for _ in tracks]
-        for stream, language in zip(streams, languages.split(), strict=False):
-            stream.metadata["language"] = language
-        for stream, samples in zip(streams, tracks, strict=True):
-            data = (samples[None] * 32767).astype(np.int16)
-            frame = av.AudioFrame.from_ndarray(data, "s16", "mono")
-            frame.sample_rate, frame.pts = RATE, 0
-            for packet in [*stream.encode(frame), *stream.encode()]:
-                output.mux(packet)
-    return file.getvalue()
-
-
-@contextmanager
-def piped(data: bytes) -> Iterator[BinaryIO]:
-    reading, writing = os.pipe()
-
-    def write() -> None:
-        with os.fdopen(writing, "wb") as end:
-            end.write(data)
-
-    thread = threading.Thread(target=write)
-    thread.start()
-    with os.fdopen(reading, "rb") as pipe:
-        yield pipe
-    thread.join()
-
-
-def place(samples: np.ndarray, wanted: np.ndarray) -> tuple[int, float]:
-    """Where a recording lies in another, and how well it fits there: 1 is the same."""
-    size = 1 << (len(samples) + len(wanted)).bit_length()
-    product = np.fft.rfft(samples, size) * np.conj(np.fft.rfft(wanted, size))
-    at = int(np.fft.irfft(product, size)[: len(samples)].argmax())
-    found = samples[at : at + len(wanted)]
-    norms = np.linalg.norm(found) * np.linalg.norm(wanted)
-    return at, float(found @ wanted[: len(found)] / norms)
 
 
 def assert_in_a_row(samples: np.ndarray, parts: list[np.ndarray]) -> None:
@@ -114,7 +64,7 @@ def assert_in_a_row(samples: np.ndarray, parts: list[np.ndarray]) -> None:
 def test_joined_recordings_are_read_to_the_end(
     said: list[np.ndarray], codec: str, through: str, tmp_path: Path
 ) -> None:
-    data = b"".join(encoded(samples, codec) for samples in said)
+    data = b"".join(encoded(samples, *CODECS[codec]) for samples in said)
     path = tmp_path / "joined"
     path.write_bytes(data)
     if through == "file":
@@ -129,7 +79,7 @@ def test_joined_recordings_are_read_to_the_end(
 
 @pytest.mark.parametrize("through", ["file", "pipe"])
 def test_joined_flac_in_ogg_is_read_to_the_end(said: list[np.ndarray], through: str) -> None:
-    data = b"".join(muxed([samples], "ogg") for samples in said)
+    data = b"".join(muxed("ogg", "flac", (0, 0, samples)) for samples in said)
     assert data.count(b"\x7fFLAC") == 3
     if through == "file":
         assert_in_a_row(read_audio(io.BytesIO(data), RATE), said)
@@ -143,7 +93,11 @@ def test_joined_recordings_may_differ_in_rate_and_channels(
     said: list[np.ndarray], codec: str
 ) -> None:
     second = np.repeat(np.stack([said[1], said[1]], axis=1), 2, axis=0)
-    data = encoded(said[0], codec) + encoded(second, codec, 2 * RATE) + encoded(said[2], codec)
+    rates = (RATE, 2 * RATE, RATE)
+    data = b"".join(
+        encoded(samples, *CODECS[codec], rate=rate)
+        for samples, rate in zip((said[0], second, said[2]), rates, strict=True)
+    )
     assert_in_a_row(read_audio(io.BytesIO(data), RATE), said)
 
 
@@ -305,7 +259,9 @@ def test_sound_that_starts_late_keeps_its_times(model: Model, said: list[np.ndar
 
 def test_tracks(said: list[np.ndarray], tmp_path: Path) -> None:
     path = tmp_path / "two.mkv"
-    path.write_bytes(muxed(said[:2], "matroska", "eng deu"))
+    path.write_bytes(
+        muxed("matroska", "flac", (0, 0, said[0]), (1, 0, said[1]), languages="eng deu")
+    )
     with pytest.warns(AudioWarning, match=r"two\.mkv: has 2 audio tracks .*deu.*--track N"):
         first = read_audio(path, RATE)
     assert place(first, said[0])[1] > 0.99
@@ -443,7 +399,7 @@ def test_text_comes_as_pauses_come(
     pause = np.zeros(3 * RATE, np.float32)
     samples = np.concatenate([said[0], pause, said[1], pause])
     raw = codec == "raw"
-    data = (samples * 32767).astype("<i2").tobytes() if raw else encoded(samples, codec)
+    data = (samples * 32767).astype("<i2").tobytes() if raw else encoded(samples, *CODECS[codec])
     if codec == "wav":
         data = data[:4] + b"\xff" * 4 + data[8:40] + b"\xff" * 4 + data[44:]
     most = len(data) * 3 // 4
@@ -474,7 +430,7 @@ def test_text_comes_as_pauses_come(
 
 def test_a_stalled_pipe_can_be_left(said: list[np.ndarray]) -> None:
     reading, writing = os.pipe()
-    os.write(writing, encoded(said[0], "wav")[:40_000])
+    os.write(writing, encoded(said[0], "WAV")[:40_000])
     with os.fdopen(reading, "rb") as pipe:
         with open_audio(pipe, RATE) as stream:
             assert len(next(stream.blocks))

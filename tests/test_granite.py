@@ -35,12 +35,6 @@ F16_CLOSE = 2e-2  # keys and values with 11 bits, values summed in F16
 
 
 @pytest.fixture(scope="module")
-def runtime() -> Iterator[Runtime]:
-    with Runtime("cpu", 1) as runtime:
-        yield runtime
-
-
-@pytest.fixture(scope="module")
 def placed(runtime: Runtime) -> Iterator[dict[str, Tensor]]:
     with placed_weights(runtime, weights()) as tensors:
         yield tensors

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import gguf
 import numpy as np
 import numpy.typing as npt
@@ -44,11 +42,7 @@ kernels = pytest.mark.parametrize(
     ],
 )
 
-
-@pytest.fixture(scope="module")
-def runtime() -> Iterator[Runtime]:
-    with Runtime("cpu", 2) as runtime:
-        yield runtime
+THREADS = 2
 
 
 def multiply(

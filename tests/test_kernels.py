@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 
 import gguf
@@ -35,12 +34,7 @@ QUANTIZED = [
     )
 ]
 
-
-@pytest.fixture(scope="module")
-def runtime() -> Iterator[Runtime]:
-    runtime = Runtime("cpu", 2)
-    yield runtime
-    runtime.close()
+THREADS = 2
 
 
 @pytest.mark.parametrize("kind", QUANTIZED, ids=lambda kind: kind.name)

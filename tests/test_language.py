@@ -20,18 +20,13 @@ from granite_gguf.speech.drafts import Draft
 from granite_gguf.speech.greedy import End, Said
 from granite_gguf.speech.language import Language
 from tests.causal import EXPECTED, GRANITE, PROMPTS, TOKENS, torch_generated, weights
+from tests.machine import scarce
 from tests.placing import placed_weights
 
 NEVER = 79  # a token that is not said
 BUDGET = 31  # tokens, of which no loop can be made
 CLOSE = 2e-5 / 8  # float32 in another order, and the division
 F16_CLOSE = 2e-2 / 8
-
-
-@pytest.fixture(scope="module")
-def runtime() -> Iterator[Runtime]:
-    with Runtime("cpu", 1) as runtime:
-        yield runtime
 
 
 @pytest.fixture(scope="module")
@@ -205,10 +200,7 @@ def test_a_cache_that_does_not_fit_is_refused(
 ) -> None:
     """And the next text is said all the same."""
     with monkeypatch.context() as patch:
-        info = tmp_path / "proc/meminfo"
-        info.parent.mkdir()
-        info.write_text("MemAvailable: 1000 kB\n")
-        patch.setattr(memory, "ROOT", tmp_path)
+        patch.setattr(memory, "ROOT", scarce(tmp_path))
         with pytest.raises(OutOfMemoryError, match="keys and values"):
             say(model, [9], budget=1 << 16)
     (said,) = say(model, [9])

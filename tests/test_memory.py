@@ -14,26 +14,12 @@ from granite_gguf import DeviceError, OutOfMemoryError, load, memory
 from granite_gguf.demo import DEMO_MODEL, DEMO_SAMPLES
 from granite_gguf.memory import Room, host_room, require
 from granite_gguf.sound.reading import read_audio
+from tests.machine import meminfo, scarce, system
 from tests.signals import synthetic_audio
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 MB = 1 << 20
-
-
-def system(root: Path, files: dict[str, str]) -> Path:
-    for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
-    return root
-
-
-def meminfo(free_mb: float, swap_mb: int = 0) -> str:
-    return (
-        f"MemTotal: 99999999 kB\nMemFree: 1 kB\nMemAvailable: {int(free_mb * 1024)} kB\n"
-        f"SwapFree: {swap_mb * 1024} kB\nHugePages_Total: 0\n"
-    )
 
 
 V1 = "sys/fs/cgroup/memory/"
@@ -151,7 +137,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_model_too_big_for_the_machine(tmp_path: Path) -> None:
-    root = system(tmp_path, {"proc/meminfo": meminfo(1)})
+    root = scarce(tmp_path)
     done = run("root", 0, root, "transcribe", "-m", DEMO_MODEL, DEMO_SAMPLES[0], DEMO_SAMPLES[1])
     assert done.returncode == 2, done.stderr
     assert f"error: {DEMO_MODEL}: the model needs " in done.stderr
@@ -227,7 +213,7 @@ def test_the_long_pass_is_refused_before_it_begins(
 ) -> None:
     # A model of its own: one that has done a long pass before still holds the memory for another.
     with load(f32_files["granite_speech_nar"], threads=1, device="cpu") as model:
-        monkeypatch.setattr(memory, "ROOT", system(tmp_path, {"proc/meminfo": meminfo(1)}))
+        monkeypatch.setattr(memory, "ROOT", scarce(tmp_path))
         monkeypatch.setattr(
             model, "run_encoder", lambda *_: pytest.fail("the encoder ran before the check")
         )

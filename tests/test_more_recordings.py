@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import soundfile
@@ -20,19 +19,12 @@ from granite_gguf import AudioError, AudioWarning, RawFormat
 from granite_gguf.cli.inputs import find_recordings
 from granite_gguf.demo import DEMO_SAMPLES
 from granite_gguf.sound.reading import Selection, read_audio
-from tests.test_every_recording import piped
+from tests.recordings import RATE, encoded, muxed, piped, place
 
-RATE = 16_000
 SAID = soundfile.read(DEMO_SAMPLES[0], dtype="float32")[0]
 PCM = (SAID * 32767).astype("<i2").tobytes()
 FORM = struct.pack("<HHIIHH", 1, 1, RATE, 2 * RATE, 2, 16)
 UNKNOWN = 0xFFFFFFFF
-
-
-def encoded(form: str, subtype: str | None = None, samples: np.ndarray = SAID) -> bytes:
-    file = io.BytesIO()
-    soundfile.write(file, samples, RATE, format=form, subtype=subtype)
-    return file.getvalue()
 
 
 def riff(*chunks: tuple[bytes, bytes, int | None], size: int | None = None) -> bytes:
@@ -44,40 +36,17 @@ def riff(*chunks: tuple[bytes, bytes, int | None], size: int | None = None) -> b
     return b"RIFF" + struct.pack("<I", len(body) if size is None else size) + body
 
 
-def muxed(container: str, codec: str, *parts: tuple[int, int], form: str = "s16") -> bytes:
-    """The recording on tracks of a container, by FFmpeg's libraries: track, first sample's time."""
-    file = io.BytesIO()
-    with av.open(file, "w", format=container) as output:
-        count = 1 + max(track for track, _ in parts)
-        tracks = [output.add_stream(codec, rate=RATE, layout="mono") for _ in range(count)]
-        for track, start in parts:
-            for at in range(0, len(SAID), 1024):
-                data = SAID[None, at : at + 1024]
-                data = (data * 32767).astype(np.int16) if form == "s16" else data
-                frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(data), form, "mono")
-                frame.sample_rate, frame.pts = RATE, start + at
-                output.mux(tracks[track].encode(frame))
-        for stream in tracks:
-            output.mux(stream.encode())
-    return file.getvalue()
-
-
 def agreement(heard: np.ndarray, expected: np.ndarray) -> float:
-    """The correlation where one fits best on the other, which may begin up to 75 ms later."""
-    count = min(len(heard), len(expected)) - 1200
-    found = []
-    for shift in range(-1200, 1201, 4):
-        a, b = heard[max(0, shift) :][:count], expected[max(0, -shift) :][:count]
-        size = min(len(a), len(b))
-        found.append(np.corrcoef(a[:size], b[:size])[0, 1])
-    return float(max(found))
+    """The correlation where one fits best on the other, which is at most 75 ms away."""
+    at, fit = place(heard, expected)
+    return fit if abs(at) <= 1200 else 0.0
 
 
 ID3 = b"ID3\x03\0\0\0\0\x07\x68" + bytes(1000)
 ID3_AT_THE_END = b"TAG" + bytes(125)
 APE = b"APETAGEX" + struct.pack("<IIII", 2000, 32, 0, 0x80000000) + bytes(8)
-MP3 = encoded("MP3")
-WAV = encoded("WAV", "PCM_16")
+MP3 = encoded(SAID, "MP3")
+WAV = encoded(SAID, "WAV", "PCM_16")
 DATA = (b"data", PCM, None)
 
 READ = {
@@ -86,7 +55,7 @@ READ = {
     "mp3, an APE tag behind the sound": (MP3 + APE + ID3_AT_THE_END, 1),
     "mp3, 4 kB of zeros between two": (MP3 + bytes(4096) + MP3, 2),
     "mp3, a tag in the middle of a frame": (MP3[:-301] + ID3 + MP3, 2),
-    "ogg, Vorbis and then Opus": (encoded("OGG", "VORBIS") + encoded("OGG", "OPUS"), 2),
+    "ogg, Vorbis and then Opus": (encoded(SAID, "OGG", "VORBIS") + encoded(SAID, "OGG", "OPUS"), 2),
     "wav behind wav": (WAV + WAV, 2),
     "wav, sizes unknown": (riff((b"fmt ", FORM, None), (b"data", PCM, UNKNOWN), size=UNKNOWN), 1),
     "wav, sizes 0": (riff((b"fmt ", FORM, None), (b"data", PCM, 0), size=0), 1),
@@ -96,30 +65,30 @@ READ = {
         riff((b"fmt ", FORM, None), (b"LIST", b"INFOISFT\5\0\0\0Lavf5", None), DATA),
         1,
     ),
-    "rf64": (encoded("RF64", "PCM_16"), 1),
-    "w64": (encoded("W64", "PCM_16"), 1),
-    "caf": (encoded("CAF", "PCM_16"), 1),
+    "rf64": (encoded(SAID, "RF64", "PCM_16"), 1),
+    "w64": (encoded(SAID, "W64", "PCM_16"), 1),
+    "caf": (encoded(SAID, "CAF", "PCM_16"), 1),
     "au, size unknown": (
         b".snd"
         + struct.pack(">IIIII", 24, UNKNOWN, 3, RATE, 1)
         + np.frombuffer(PCM, "<i2").astype(">i2").tobytes(),
         1,
     ),
-    "wav, mu-law": (encoded("WAV", "ULAW"), 1),
-    "wav, A-law": (encoded("WAV", "ALAW"), 1),
-    "wav, IMA ADPCM": (encoded("WAV", "IMA_ADPCM"), 1),
-    "wav, MS ADPCM": (encoded("WAV", "MS_ADPCM"), 1),
-    "wav, 64-bit floats": (encoded("WAV", "DOUBLE"), 1),
-    "wav, one of two channels silent": (encoded("WAV", None, np.stack([SAID, 0 * SAID], 1)), 1),
+    "wav, mu-law": (encoded(SAID, "WAV", "ULAW"), 1),
+    "wav, A-law": (encoded(SAID, "WAV", "ALAW"), 1),
+    "wav, IMA ADPCM": (encoded(SAID, "WAV", "IMA_ADPCM"), 1),
+    "wav, MS ADPCM": (encoded(SAID, "WAV", "MS_ADPCM"), 1),
+    "wav, 64-bit floats": (encoded(SAID, "WAV", "DOUBLE"), 1),
+    "wav, one of two channels silent": (encoded(np.stack([SAID, 0 * SAID], 1), "WAV", None), 1),
     "wav, 5.1 with sound in its fourth channel alone": (
-        encoded("WAV", None, np.stack([0 * SAID] * 3 + [SAID] + [0 * SAID] * 2, 1)),
+        encoded(np.stack([0 * SAID] * 3 + [SAID] + [0 * SAID] * 2, 1), "WAV", None),
         1,
     ),
-    "wav, a thousandth on direct current": (encoded("WAV", "FLOAT", SAID / 1000 + 0.2), 1),
-    "m4a, AAC": (muxed("ipod", "aac", (0, 0), form="fltp"), 1),
-    "mov, PCM": (muxed("mov", "pcm_s16le", (0, 0)), 1),
-    "avi, PCM": (muxed("avi", "pcm_s16le", (0, 0)), 1),
-    "mpeg-ts, MP2, whose clock begins at 1.4 s": (muxed("mpegts", "mp2", (0, 0)), 1),
+    "wav, a thousandth on direct current": (encoded(SAID / 1000 + 0.2, "WAV", "FLOAT"), 1),
+    "m4a, AAC": (muxed("ipod", "aac", (0, 0, SAID), form="fltp"), 1),
+    "mov, PCM": (muxed("mov", "pcm_s16le", (0, 0, SAID)), 1),
+    "avi, PCM": (muxed("avi", "pcm_s16le", (0, 0, SAID)), 1),
+    "mpeg-ts, MP2, whose clock begins at 1.4 s": (muxed("mpegts", "mp2", (0, 0, SAID)), 1),
 }
 
 
@@ -172,14 +141,16 @@ def test_a_file_that_says_it_is_empty_is() -> None:
 
 def test_a_gap_and_a_late_start_keep_their_times() -> None:
     silence = np.zeros(RATE, np.float32)
-    heard = read_audio(io.BytesIO(muxed("matroska", "flac", (0, 0), (0, len(SAID) + RATE))), RATE)
+    heard = read_audio(
+        io.BytesIO(muxed("matroska", "flac", (0, 0, SAID), (0, len(SAID) + RATE, SAID))), RATE
+    )
     assert agreement(heard, np.concatenate([SAID, silence, SAID])) > 0.99
-    late = read_audio(io.BytesIO(muxed("matroska", "libopus", (0, RATE))), RATE)
+    late = read_audio(io.BytesIO(muxed("matroska", "libopus", (0, RATE, SAID))), RATE)
     assert agreement(late, np.concatenate([silence, SAID])) > 0.95
 
 
 def test_an_empty_track_before_the_spoken_one() -> None:
-    video = muxed("matroska", "pcm_s16le", (1, 0))
+    video = muxed("matroska", "pcm_s16le", (1, 0, SAID))
     with pytest.warns(AudioWarning, match="2 audio tracks"):
         assert len(read_audio(io.BytesIO(video), RATE)) == 0
     with warnings.catch_warnings():
@@ -190,7 +161,7 @@ def test_an_empty_track_before_the_spoken_one() -> None:
 
 def test_eight_channels_that_cancel_out() -> None:
     with pytest.warns(AudioWarning, match="cancel out"):
-        heard = read_audio(io.BytesIO(encoded("WAV", None, np.stack([SAID, -SAID] * 4, 1))), RATE)
+        heard = read_audio(io.BytesIO(encoded(np.stack([SAID, -SAID] * 4, 1), "WAV", None)), RATE)
     assert abs(np.corrcoef(heard, SAID)[0, 1]) > 0.99
 
 

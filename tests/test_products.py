@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import gguf
@@ -61,11 +60,7 @@ def each(*names: str | None) -> pytest.MarkDecorator:
     )
 
 
-@pytest.fixture(scope="module")
-def runtime() -> Iterator[Runtime]:
-    runtime = Runtime("cpu", 2)
-    yield runtime
-    runtime.close()
+THREADS = 2
 
 
 def multiply(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -24,12 +24,6 @@ from tests.qformer import (
 )
 
 CLOSE = 2e-5  # float32 in another order; the rows reach 4
-
-
-@pytest.fixture(scope="module")
-def runtime() -> Iterator[Runtime]:
-    with Runtime("cpu", 1) as runtime:
-        yield runtime
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import gguf
@@ -27,6 +25,7 @@ from granite_gguf.quantize import (
 )
 from granite_gguf.quantize.policies import higher_layer
 from granite_gguf.quantize.types import fitting_type
+from tests.commands import run
 from tests.parity import assert_same_rows
 from tests.signals import synthetic_audio, uniform
 from tests.support.make_checkpoint import make_checkpoint
@@ -354,13 +353,6 @@ def test_unusable_importance(small: Path, tmp_path: Path, importance: Path,
 
 
 # The command line
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "granite_gguf", *map(str, arguments)],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
 
 
 @pytest.mark.slow

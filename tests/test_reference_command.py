@@ -14,8 +14,8 @@ import pytest
 
 from granite_gguf import Model
 from granite_gguf.parity import diff_model, read_reference
+from tests.commands import assert_refused, run
 from tests.signals import synthetic_audio
-from tests.test_cli import assert_refused, run
 
 LAYOUTS = ("nle", "granite_speech_nar", "native")
 

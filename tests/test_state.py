@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +10,8 @@ import pytest
 
 from granite_gguf import InputError, OutOfMemoryError, memory
 from granite_gguf.ggml import F16, F32, I32, GGMLType, Graph, Runtime, ShapeError, State, mul_mat
+from tests.machine import scarce
 from tests.signals import uniform
-
-
-@pytest.fixture(scope="module")
-def runtime() -> Iterator[Runtime]:
-    with Runtime("cpu", 1) as runtime:
-        yield runtime
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -90,13 +84,10 @@ def test_rows_beyond_the_end_are_refused(runtime: Runtime, row: int) -> None:
 def test_a_state_that_does_not_fit_is_refused(
     runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    info = tmp_path / "proc/meminfo"
-    info.parent.mkdir()
-    info.write_text("MemAvailable: 1000 kB\n")
     with State(runtime, 1) as state:
         state.add("kept", [1024, 4096], F16)
         with monkeypatch.context() as patch:
-            patch.setattr(memory, "ROOT", tmp_path)
+            patch.setattr(memory, "ROOT", scarce(tmp_path))
             with pytest.raises(OutOfMemoryError, match=r"A cache needs .* Speak less"):
                 state.place("A cache", "Speak less")
         state.place("A cache", "Speak less")
@@ -131,12 +122,9 @@ def test_a_kept_graph_runs_with_new_inputs(runtime: Runtime) -> None:
 def test_a_kept_graph_that_does_not_fit_is_refused(
     runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    info = tmp_path / "proc/meminfo"
-    info.parent.mkdir()
-    info.write_text("MemAvailable: 1000 kB\n")
     with Graph(purpose="A step", remedy="Walk") as graph:
         graph.output("y", graph.input("x", [1024, 1024]).silu())
-        monkeypatch.setattr(memory, "ROOT", tmp_path)
+        monkeypatch.setattr(memory, "ROOT", scarce(tmp_path))
         with pytest.raises(OutOfMemoryError, match=r"A step needs .* Walk"):
             runtime.keep(graph)
 

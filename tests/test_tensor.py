@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -36,11 +36,7 @@ def noise(*shape: int, seed: int = 0) -> Array:
     return (2 * uniform(int(np.prod(shape)), seed) - 1).astype(np.float32).reshape(shape)
 
 
-@pytest.fixture(scope="module")
-def runtime() -> Iterator[Runtime]:
-    runtime = Runtime("cpu", 2)
-    yield runtime
-    runtime.close()
+THREADS = 2
 
 
 def run(runtime: Runtime, build: Callable[..., Tensor], **inputs: npt.NDArray[Any]) -> Array:

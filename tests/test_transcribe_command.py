@@ -21,8 +21,8 @@ from granite_gguf.cli.inputs import find_recordings
 from granite_gguf.cli.outputs import Existing, plan_targets
 from granite_gguf.errors import InputError, OutputError
 from granite_gguf.formats import FORMATS
+from tests.commands import assert_refused, run
 from tests.signals import synthetic_audio
-from tests.test_cli import assert_refused, run
 
 RATE = 16_000
 
