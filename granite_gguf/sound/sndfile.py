@@ -201,7 +201,6 @@ class _Ordered:
         self._header: bytearray | None = bytearray()
         self._rest = b""  # of the header, once that is known
         self._at = 0
-        self._come = 0
         self._error: OSError | None = None
 
     def opened(self) -> None:

@@ -48,6 +48,5 @@ class Keys:
         BOS = "tokenizer.ggml.bos_token_id"
         EOS = "tokenizer.ggml.eos_token_id"
         PAD = "tokenizer.ggml.padding_token_id"
-        UNK = "tokenizer.ggml.unknown_token_id"
         CHAT_TEMPLATE = "tokenizer.chat_template"
         HUGGINGFACE = "tokenizer.huggingface.json"

@@ -88,7 +88,7 @@ class EditorSize:
 class VocabularySize:
     """The tokenizer: byte-level BPE ids first, then the added tokens.
 
-    The named ids follow Granite 4: pad and end of text open the added block, unk is its 14th.
+    The named ids follow Granite 4: pad and end of text open the added block.
     """
 
     bpe: int  # 100256
@@ -105,10 +105,6 @@ class VocabularySize:
     @property
     def eos_id(self) -> int:
         return self.bpe + 1
-
-    @property
-    def unk_id(self) -> int:
-        return self.bpe + 13
 
 
 @dataclass(frozen=True)
