@@ -11,11 +11,13 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+import soundfile
 
 from granite_gguf import Model
 from granite_gguf.parity import diff_model, read_reference
 from tests.commands import assert_refused, run
 from tests.signals import synthetic_audio
+from tests.support.make_speech_checkpoint import make_speech_checkpoint
 
 LAYOUTS = ("nle", "granite_speech_nar", "native")
 
@@ -191,3 +193,31 @@ def test_upstream(
     results = diff_model(model, recorded, model.load_audio(audio_file))
     assert len(results) == 14
     assert all(stage.passed for stage in results), [s for s in results if not s.passed]
+
+
+@pytest.mark.slow
+def test_a_model_that_writes(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    audio, path = tmp_path / "speech.wav", tmp_path / "ref.gguf"
+    soundfile.write(audio, synthetic_audio(8000, seed=3), 16_000, subtype="FLOAT")
+    make_speech_checkpoint(tmp_path / "plus", layout="plus", dtype="f32")
+    asked = ("--prompt", "say it", "--max-tokens", 3)
+    result = run("reference", tmp_path / "plus", audio, "-o", path, *asked)
+    assert result.returncode == 0 and result.stdout == "", result.stderr
+    assert "12 stage outputs of layout plus in f32" in result.stderr
+    reader = gguf.GGUFReader(path)
+    assert reader.fields["granite_speech.ref.prompt"].contents() == "say it"
+    assert reader.fields["granite_speech.ref.layout"].contents() == "plus"
+    shapes = {tensor.name: tensor.shape.tolist() for tensor in reader.tensors}
+    assert shapes["encoder_output"] == [128, 25] and shapes["projector_output"][1] == 6
+    assert shapes["step_logits"][1] == 3 and shapes["prefill_logits"][1:] in ([], [1])
+    types = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
+    assert types["prompt_ids"] == types["generated_ids"] == "I32" and types["step_logits"] == "F32"
+    recorded = read_reference(path)
+    assert recorded.architecture == "granite_speech" and recorded.about["dtype"] == "f32"
+    assert (recorded.ids["prompt_ids"] == recorded.ids["prompt_ids"].max()).sum() == 6
+    assert recorded.arrays["prefill_logits"].shape == (1, shapes["prefill_logits"][0])
+    best = recorded.arrays["step_logits"].argmax(axis=-1)
+    assert best.tolist() == recorded.ids["generated_ids"].tolist()
+    edits = run("reference", checkpoints["nle"], audio, "-o", tmp_path / "nle.gguf", *asked)
+    assert_refused(edits, 2, "is given no prompt")

@@ -16,7 +16,7 @@ from granite_gguf._version import __version__
 from granite_gguf.cli.console import print_note, stderr
 from granite_gguf.cli.options import Force
 from granite_gguf.converters.hub import fetch_checkpoint
-from granite_gguf.errors import MissingExtraError
+from granite_gguf.errors import InputError, MissingExtraError
 from granite_gguf.files import check_target
 from granite_gguf.recorded.file import write_reference
 from granite_gguf.sizes import megabytes
@@ -54,6 +54,19 @@ def reference(
             "memory.",
         ),
     ] = False,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            help="The instruction, of a model that is given one; by default to transcribe."
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="The most tokens, of a model that writes one after the other; by default 200.",
+        ),
+    ] = None,
     revision: Annotated[
         str | None,
         typer.Option(
@@ -65,13 +78,15 @@ def reference(
 ) -> None:
     """Record every stage of a checkpoint in PyTorch, for `granite-gguf diff`.
 
-    All three published layouts are recognised. The stages are loaded one after
-    the other; the editor's weights, the largest, are 6.5 GB in float32. Needs
-    the extra `reference`.
+    The published layouts of all models of the family are recognised. The stages
+    are loaded one after the other; the largest, the language model's, are 6.5 GB
+    in float32, or 7.4 GB. Needs the extra `reference`.
     """
+    if upstream and (prompt is not None or max_tokens is not None):
+        raise InputError("--prompt and --max-tokens do not go with --upstream")
     started = time.monotonic()
     check_target(output, force=force)
-    module = load_reference("upstream" if upstream else "recording")
+    module = load_reference("upstream" if upstream else "families")
     found = fetch_checkpoint(checkpoint, revision, code=upstream)
     samples = read_audio(audio, _SAMPLE_RATE)
     if upstream:
@@ -82,7 +97,9 @@ def reference(
             found.directory, samples, dtype.value, trust_code=True
         )
     else:
-        recorded, about = module.record_checkpoint(found.directory, samples, dtype.value, _report)
+        recorded, about = module.record_checkpoint(
+            found.directory, samples, dtype.value, _report, prompt=prompt, max_tokens=max_tokens
+        )
     about |= {
         "revision": found.revision or "",
         "dtype": dtype.value,

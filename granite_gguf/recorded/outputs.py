@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from granite_gguf.arrays import FloatArray, IntArray
-from granite_gguf.ggml.types import F32, GGMLType
+from granite_gguf.ggml.types import F32, I32, GGMLType
 
 
 class Names:
@@ -29,9 +29,17 @@ class Names:
     EDITING_LOGITS = "editing_logits"  # (n, V), not divided
     CTC_TEXT = "ctc_text"
 
+    # Where it is written token by token; logits are divided
+    PROMPT_IDS = "prompt_ids"  # (P,), the audio token once for each audio row
+    PREFILL_LOGITS = "prefill_logits"  # (1, V), of the last prompt row
+    STEP_LOGITS = "step_logits"  # (S, V), that chose the first S generated ids
+    GENERATED_IDS = "generated_ids"  # (G,), with the end of the text where it came to one
+
 
 VECTORS = (Names.RAW_AUDIO, Names.BLANK_PROB)
-IDS = {Names.TEXT_IDS: F32}  # and what they are written as
+IDS = {Names.TEXT_IDS: F32, Names.PROMPT_IDS: I32, Names.GENERATED_IDS: I32}
+"""And what they are written as."""
+
 TEXTS = (Names.CTC_TEXT, Names.FINAL_TEXT)
 
 

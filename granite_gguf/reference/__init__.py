@@ -9,6 +9,7 @@ one of those cannot hide behind the same mistake here. The modules are ordinary 
 """
 
 try:
+    import jinja2 as _jinja2  # noqa: F401
     import safetensors as _safetensors  # noqa: F401
     import tokenizers as _tokenizers  # noqa: F401
     import torch as _torch  # noqa: F401

@@ -21,8 +21,7 @@ from torch import Tensor
 from granite_gguf.reference.config import CheckpointError, Layout
 from granite_gguf.reference.layouts import read_config
 from granite_gguf.reference.model import GraniteSpeechNar
-
-COUNTER = "num_batches_tracked"
+from granite_gguf.reference.weights import COUNTER
 
 # (pattern, replacement), applied one after the other.
 _REMOTE_CODE = (

@@ -28,11 +28,12 @@ class FrontEndConfig:
     n_mels: int = 80
     frame_stack: int = 2
     keep_all_frames: bool = False  # native: every mel frame, completed by one of zero power
+    cut_after_maximum: bool = False  # autoregressive: an odd last mel frame counts for the maximum
 
 
-@dataclass(frozen=True)
-class EncoderConfig:
-    """Conformer with two CTC heads."""
+@dataclass(frozen=True, kw_only=True)
+class ConformerConfig:
+    """Conformer with a character head that feeds back."""
 
     n_layers: int  # 16
     d_model: int  # 1024
@@ -45,9 +46,15 @@ class EncoderConfig:
     context_size: int  # 200
     max_pos_emb: int  # 512
     char_vocab: int  # 348
+    self_conditioning_layer: int  # 8, counted from 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig(ConformerConfig):
+    """Conformer with two CTC heads."""
+
     bpe_vocab: int  # nle: 100353, otherwise 100352
     pooling_window: int  # 4
-    self_conditioning_layer: int  # 8, counted from 1
     captured: tuple[int, ...]  # (4, 8, 12, 16): 0 is the embedded input, k the output of block k
     capture_before_feedback: bool = False  # native: True
 
@@ -72,8 +79,8 @@ class ProjectorConfig:
 
 
 @dataclass(frozen=True)
-class EditorConfig:
-    """Bidirectional Granite language model."""
+class GraniteConfig:
+    """Granite language model."""
 
     n_layers: int  # 40
     d_model: int  # 2048
@@ -87,6 +94,11 @@ class EditorConfig:
     embedding_multiplier: float  # 12
     attention_multiplier: float  # 1/128
     residual_multiplier: float  # 0.22
+
+
+@dataclass(frozen=True)
+class EditorConfig(GraniteConfig):
+    """The language model that edits: bidirectional, its embedding the head."""
 
 
 @dataclass(frozen=True)

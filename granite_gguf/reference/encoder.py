@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from granite_gguf.reference.config import EncoderConfig
+from granite_gguf.reference.config import ConformerConfig, EncoderConfig
 from granite_gguf.reference.layers import attend, split_heads, wide
 
 NORM_EPS = 1e-5
@@ -43,7 +43,7 @@ class Encoded:
 class FeedForward(nn.Module):
     """Half of the macaron: LN, up, SiLU, down."""
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: ConformerConfig) -> None:
         super().__init__()
         self.pre_norm = nn.LayerNorm(config.d_model, NORM_EPS)
         self.up_proj = nn.Linear(config.d_model, config.ff_dim)
@@ -58,7 +58,7 @@ class FeedForward(nn.Module):
 class BlockAttention(nn.Module):
     """Self-attention inside independent blocks, with Shaw's relative positions (1803.02155)."""
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: ConformerConfig) -> None:
         super().__init__()
         inner = config.n_heads * config.head_dim
         self.n_heads = config.n_heads
@@ -91,7 +91,7 @@ class BlockAttention(nn.Module):
 class ConvModule(nn.Module):
     """LN, 1x1 up, GLU, depthwise, BatchNorm, SiLU, 1x1 down, over the whole utterance."""
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: ConformerConfig) -> None:
         super().__init__()
         inner, taps = config.conv_inner, config.conv_kernel
         self.norm = nn.LayerNorm(config.d_model, NORM_EPS)
@@ -111,7 +111,7 @@ class ConvModule(nn.Module):
 class ConformerBlock(nn.Module):
     """Macaron Conformer block (2005.08100)."""
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: ConformerConfig) -> None:
         super().__init__()
         self.ff1 = FeedForward(config)
         self.attn = BlockAttention(config)
@@ -129,41 +129,75 @@ class ConformerBlock(nn.Module):
         return out
 
 
-class Encoder(nn.Module):
-    """The whole encoder with its three linear heads."""
+@dataclass(frozen=True)
+class Heard:
+    """What the blocks yield for features (B, T, input_dim)."""
 
-    def __init__(self, config: EncoderConfig) -> None:
+    states: tuple[Tensor, ...]  # (B, T, D) each: 0 the embedded input, k the output of block k
+    before_feedback: Tensor  # (B, T, D), where states has the state with the feedback
+    char_logits: Tensor  # (B, T, chars), the character head on the final state
+    blank_prob: Tensor  # (B, T), of the softmax that is fed back
+
+    @property
+    def final(self) -> Tensor:
+        """(B, T, D), always with the feedback."""
+        return self.states[-1]
+
+
+class Conformer(nn.Module):
+    """The blocks and the character head."""
+
+    def __init__(self, config: ConformerConfig) -> None:
         super().__init__()
-        self.config = config
         self.input_linear = nn.Linear(config.input_dim, config.d_model)
         self.layers = nn.ModuleList(ConformerBlock(config) for _ in range(config.n_layers))
         self.out = nn.Linear(config.d_model, config.char_vocab)
         self.out_mid = nn.Linear(config.char_vocab, config.d_model)
-        self.out_bpe = nn.Linear(config.d_model, config.bpe_vocab)
+        self.self_conditioning_layer = config.self_conditioning_layer
 
-    def forward(self, features: Tensor) -> Encoded:
-        """Features (B, T, input_dim) -> every output of the encoder."""
-        config = self.config
+    def hear(self, features: Tensor) -> Heard:
+        """Features (B, T, input_dim) -> the states of all blocks."""
         x: Tensor = self.input_linear(features)
         states = [x]
         for index, block in enumerate(self.layers, start=1):
             x = block(x)
-            states.append(x)
-            if index == config.self_conditioning_layer:
+            if index == self.self_conditioning_layer:
+                before = x
                 p = wide(self.out(x)).softmax(dim=-1)
                 x = x + self.out_mid(p.to(x.dtype))
-                # The final state is always the one after the feedback.
-                if not config.capture_before_feedback or index == config.n_layers:
-                    states[-1] = x
-        blank_prob = p[..., 0]
-        pooled = posterior_pool(x, blank_prob, config.pooling_window)
+            states.append(x)
+        return Heard(tuple(states), before, self.out(x), p[..., 0])
+
+
+class Encoder(Conformer):
+    """The whole encoder with its three linear heads."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config)
+        self.config = config
+        self.out_bpe = nn.Linear(config.d_model, config.bpe_vocab)
+
+    def forward(self, features: Tensor) -> Encoded:
+        """Features (B, T, input_dim) -> every output of the encoder."""
+        config, heard = self.config, self.hear(features)
+        pooled = posterior_pool(heard.final, heard.blank_prob, config.pooling_window)
         return Encoded(
-            captured=tuple(states[index] for index in config.captured),
-            final=x,
-            char_logits=self.out(x),
-            blank_prob=blank_prob,
+            captured=tuple(self._captured(heard, index) for index in config.captured),
+            final=heard.final,
+            char_logits=heard.char_logits,
+            blank_prob=heard.blank_prob,
             pooled=pooled,
             bpe_logits=self.out_bpe(pooled),
+        )
+
+    def _captured(self, heard: Heard, index: int) -> Tensor:
+        config = self.config
+        # The final state is always the one after the feedback.
+        early = index == config.self_conditioning_layer != config.n_layers
+        return (
+            heard.before_feedback
+            if config.capture_before_feedback and early
+            else (heard.states[index])
         )
 
 

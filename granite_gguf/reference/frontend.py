@@ -3,8 +3,9 @@
     samples (n) -> STFT power (257, 1 + n // 160) -> mel (frames, 80) -> cut -> log10, floor, scale
                 -> two frames side by side (T, 160)
 
-No dither, no pre-emphasis, no DC removal. T = n // 320, or ceil((n // 160 + 1) / 2) when every mel
-frame is kept. Fewer than 257 samples cannot be padded by reflection: they give no frame.
+No dither, no pre-emphasis, no DC removal. T = n // 320; ceil((n // 160 + 1) / 2) when every mel
+frame is kept; (n // 160 + 1) // 2 when the cut follows the maximum. Fewer than 257 samples cannot
+be padded by reflection: they give no frame.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ def n_frames(n_samples: int, config: FrontEndConfig) -> int:
         return 0
     if config.keep_all_frames:
         return math.ceil((n_samples // config.hop_length + 1) / config.frame_stack)
+    if config.cut_after_maximum:
+        return (n_samples // config.hop_length + 1) // config.frame_stack
     return n_samples // (config.hop_length * config.frame_stack)
 
 
@@ -68,10 +71,12 @@ def log_mel(audio: Tensor, config: FrontEndConfig) -> Tensor:
     length = n_frames(audio.shape[0], config) * config.frame_stack
     if length == 0:
         return audio.new_zeros(0, config.frame_stack * config.n_mels)
-    # Cut (or completed with a silent frame) before the maximum is taken: what is not seen by the
-    # encoder must not move the floor.
-    power = mel_power(audio, config)[:length]
-    power = F.pad(power, (0, 0, 0, length - power.shape[0]))
+    power = mel_power(audio, config)
+    if not config.cut_after_maximum:
+        # Cut (or completed with a silent frame) before the maximum is taken: what is not seen by
+        # the encoder must not move the floor.
+        power = power[:length]
+        power = F.pad(power, (0, 0, 0, length - power.shape[0]))
     logs = power.clamp(min=POWER_FLOOR).log10()
-    logs = torch.maximum(logs, logs.max() - DYNAMIC_RANGE)
+    logs = torch.maximum(logs, logs.max() - DYNAMIC_RANGE)[:length]
     return (logs / 4.0 + 1.0).reshape(-1, config.frame_stack * config.n_mels)

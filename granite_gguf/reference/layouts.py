@@ -8,8 +8,7 @@ transformers. No other module knows their field names.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,39 +22,13 @@ from granite_gguf.reference.config import (
     ProjectorConfig,
     Semantics,
 )
-
-
-class _Section(Mapping[str, Any]):
-    """One JSON object that says its own name when a field is missing."""
-
-    def __init__(self, name: str, fields: Any) -> None:
-        if not isinstance(fields, dict):
-            raise CheckpointError(f"{name}: expected an object, found {type(fields).__name__}")
-        self.name, self._fields = name, fields
-
-    def __getitem__(self, key: str) -> Any:
-        return self._fields[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._fields)
-
-    def __len__(self) -> int:
-        return len(self._fields)
-
-    def need(self, key: str) -> Any:
-        """The field's value; absent and null are the same error."""
-        if self.get(key) is None:
-            raise CheckpointError(f"{self.name}: field {key!r} is missing")
-        return self._fields[key]
-
-    def section(self, key: str) -> _Section:
-        return _Section(f"{self.name}: {key}", self.need(key))
+from granite_gguf.reference.sections import Section, check_captured, conformer, granite, read_json
 
 
 def read_config(directory: str | Path) -> ModelConfig:
     """Hyper-parameters of the checkpoint in `directory`, whatever its layout."""
     directory = Path(directory)
-    root = _read_json(directory / "config.json")
+    root = read_json(directory / "config.json")
     layout = detect_layout(root)
     editor = _editor(root.section("llm_config" if layout == "nle" else "text_config"), layout)
     encoder = _encoder(root, layout)
@@ -87,22 +60,11 @@ def detect_layout(root: Mapping[str, Any]) -> Layout:
     )
 
 
-def _read_json(path: Path) -> _Section:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
-    try:
-        return _Section(str(path), json.loads(text))
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path}: not JSON ({error})") from error
-
-
 def _front_end(directory: Path, layout: Layout) -> FrontEndConfig:
     if layout == "native":
-        fields = _read_json(directory / "processor_config.json").section("feature_extractor")
+        fields = read_json(directory / "processor_config.json").section("feature_extractor")
     else:
-        fields = _read_json(directory / "preprocessor_config.json")
+        fields = read_json(directory / "preprocessor_config.json")
     return FrontEndConfig(
         sample_rate=fields.get("sampling_rate", 16000),
         n_fft=fields.get("n_fft", 512),
@@ -113,38 +75,25 @@ def _front_end(directory: Path, layout: Layout) -> FrontEndConfig:
     )
 
 
-def _encoder(root: _Section, layout: Layout) -> EncoderConfig:
+def _encoder(root: Section, layout: Layout) -> EncoderConfig:
     native = layout == "native"
     fields = root.section("encoder_config")
-    n_layers, d_model = fields.need("num_layers"), fields.need("hidden_dim")
+    blocks = conformer(fields)
     if native:
         captured = [*fields.need("cat_hidden_layers"), -1]
     else:
         captured = root.need("encoder_layer_indices")
-    for index in captured:
-        if not -n_layers - 1 <= index <= n_layers:
-            raise CheckpointError(f"{root.name}: no encoder layer {index}, there are {n_layers}")
+    check_captured(root, captured, blocks.n_layers)
     return EncoderConfig(
-        n_layers=n_layers,
-        d_model=d_model,
-        n_heads=fields.need("num_heads"),
-        head_dim=fields.get("dim_head") or d_model // fields.need("num_heads"),
-        input_dim=fields.need("input_dim"),
-        ff_dim=d_model * fields.need("feedforward_mult"),
-        conv_inner=d_model * fields.need("conv_expansion_factor"),
-        conv_kernel=fields.need("conv_kernel_size"),
-        context_size=fields.need("context_size"),
-        max_pos_emb=fields.need("max_pos_emb"),
-        char_vocab=fields.need("output_dim"),
+        **vars(blocks),
         bpe_vocab=fields.need("vocabulary_size" if native else "bpe_output_dim"),
         pooling_window=fields.need("pooling_window" if native else "bpe_pooling_window"),
-        self_conditioning_layer=fields.get("self_conditioning_layer") or n_layers // 2,
-        captured=tuple(index % (n_layers + 1) for index in captured),
+        captured=tuple(index % (blocks.n_layers + 1) for index in captured),
         capture_before_feedback=native,
     )
 
 
-def _projector(fields: _Section, encoder: EncoderConfig, layout: Layout) -> ProjectorConfig:
+def _projector(fields: Section, encoder: EncoderConfig, layout: Layout) -> ProjectorConfig:
     hidden = fields.need("hidden_size")
     if layout != "native":
         return ProjectorConfig(
@@ -182,26 +131,12 @@ def _projector(fields: _Section, encoder: EncoderConfig, layout: Layout) -> Proj
     )
 
 
-def _editor(fields: _Section, layout: Layout) -> EditorConfig:
-    d_model, n_heads = fields.need("hidden_size"), fields.need("num_attention_heads")
+def _editor(fields: Section, layout: Layout) -> EditorConfig:
     rope = fields if layout == "nle" else fields.section("rope_parameters")
-    return EditorConfig(
-        n_layers=fields.need("num_hidden_layers"),
-        d_model=d_model,
-        n_heads=n_heads,
-        n_kv_heads=fields.need("num_key_value_heads"),
-        head_dim=fields.get("head_dim") or d_model // n_heads,
-        ff_dim=fields.need("intermediate_size"),
-        vocab_size=fields.need("vocab_size"),
-        rope_theta=float(rope.need("rope_theta")),
-        norm_eps=fields.need("rms_norm_eps"),
-        embedding_multiplier=float(fields.need("embedding_multiplier")),
-        attention_multiplier=float(fields.need("attention_multiplier")),
-        residual_multiplier=float(fields.need("residual_multiplier")),
-    )
+    return EditorConfig(**vars(granite(fields, rope)))
 
 
-def _semantics(root: _Section, layout: Layout) -> Semantics:
+def _semantics(root: Section, layout: Layout) -> Semantics:
     if layout == "nle":
         return Semantics(
             layout=layout,

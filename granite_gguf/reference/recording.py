@@ -1,6 +1,6 @@
 """What the PyTorch reference computes, in the form of a reference file.
 
-The only module here that knows the rest of the package; it computes nothing itself.
+It computes nothing itself.
 """
 
 from __future__ import annotations
@@ -10,18 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from granite_gguf import errors
 from granite_gguf.recorded.file import DTYPES
 from granite_gguf.recorded.outputs import Names, Precision, Recorded
 from granite_gguf.reference.config import CheckpointError
+from granite_gguf.reference.dtypes import TORCH_DTYPES
 from granite_gguf.reference.pipeline import Stages
 from granite_gguf.reference.staged import StagedReference
 
 ARCHITECTURE = "granite_nle"
-TORCH_DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 
 def record_checkpoint(

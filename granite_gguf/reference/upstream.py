@@ -27,8 +27,9 @@ from granite_gguf.recorded.outputs import Names, Precision, Recorded
 from granite_gguf.reference import decoding
 from granite_gguf.reference.checkpoint import load_tokenizer
 from granite_gguf.reference.config import CheckpointError, ModelConfig
+from granite_gguf.reference.dtypes import TORCH_DTYPES
 from granite_gguf.reference.layouts import read_config
-from granite_gguf.reference.recording import ARCHITECTURE, TORCH_DTYPES
+from granite_gguf.reference.recording import ARCHITECTURE
 
 # Where the layouts keep a module, first match first.
 _MODULES = {

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from granite_gguf.reference import Editor  # noqa: E402
-from granite_gguf.reference.editor import RMSNorm, rope_angles, rotate  # noqa: E402
+from granite_gguf.reference.granite import RMSNorm, rope_angles, rotate  # noqa: E402
 from tests.reference import tiny  # noqa: E402
 
 WIDE = replace(tiny.EDITOR, d_model=64, n_heads=8, n_kv_heads=2, head_dim=16, ff_dim=96)

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("absent", ["torch", "tokenizers", "safetensors"])
+@pytest.mark.parametrize("absent", ["torch", "tokenizers", "safetensors", "jinja2"])
 def test_missing_package_names_the_extra(absent: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith("granite_gguf.reference")]:
         monkeypatch.delitem(sys.modules, name)
