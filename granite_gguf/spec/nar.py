@@ -7,20 +7,12 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from granite_gguf.spec import hparams
-from granite_gguf.spec.checks import (
-    Check,
-    encoder_checks,
-    first_problem,
-    front_end_checks,
-    granite_checks,
-    out_of_range,
-    projector_checks,
-)
+from granite_gguf.spec.checks import Check, granite_checks, projector_checks
 from granite_gguf.spec.format import Format
 from granite_gguf.spec.hparams import MAX_LAYERS, Granite
 from granite_gguf.spec.parameters import SAME, at
-from granite_gguf.spec.tables import encoder_tensors, front_end_tensors, granite_tensors
-from granite_gguf.spec.tensors import Role, Stage, Table, TensorSpec, Trait
+from granite_gguf.spec.tables import granite_tensors
+from granite_gguf.spec.tensors import Role, Stage, Table, Trait
 
 MAX_POSITIONS = 1 << 20
 
@@ -58,13 +50,7 @@ class Projector:
 
     n_layers: Annotated[
         int,
-        at(
-            "{arch}.proj.n_layers",
-            "num_layers",
-            SAME,
-            native="num_hidden_layers",
-            most=MAX_LAYERS,
-        ),
+        at("{arch}.proj.n_layers", "num_layers", SAME, native="num_hidden_layers", most=MAX_LAYERS),
     ]  # 2
     hidden_size: Annotated[int, at("{arch}.proj.hidden_size", SAME, "hidden")]  # 2048
     n_heads: Annotated[
@@ -157,28 +143,15 @@ def _projector_tensors(p: Projector) -> Table:
     return t
 
 
-def tensors(h: HParams) -> dict[str, TensorSpec]:
-    """Every tensor a file with these hyper-parameters holds, in file order, by name."""
-    stages = (
-        front_end_tensors(h.front_end),
-        encoder_tensors(h.encoder),
-        _hypothesis_tensors(h.encoder.d_model, h.hypothesis),
-        _projector_tensors(h.projector),
-        granite_tensors(h.editor, Stage.EDITOR),
-    )
-    return {spec.name: spec for table in stages for spec in table.specs}
-
-
-def problem(h: HParams) -> str | None:
-    """What makes these hyper-parameters impossible to run, or None."""
-    return out_of_range(h) or first_problem(_checks(h))
+def _tables(h: HParams) -> Iterator[Table]:
+    yield _hypothesis_tensors(h.encoder.d_model, h.hypothesis)
+    yield _projector_tensors(h.projector)
+    yield granite_tensors(h.editor, Stage.EDITOR)
 
 
 def _checks(h: HParams) -> Iterator[Check]:
     e, y, p, d = h.encoder, h.hypothesis, h.projector, h.editor
     last_id = y.bpe_vocab - 1 - y.id_shift
-    yield from front_end_checks(h.front_end)
-    yield from encoder_checks(e, h.front_end)
     yield (
         len(e.captured_layers) == p.num_encoder_layers and e.d_model == p.encoder_dim,
         f"the projector reads {p.num_encoder_layers} layers of {p.encoder_dim}, the encoder "
@@ -204,7 +177,7 @@ NAR = Format(
     "granite_nle",
     "a Granite Speech NAR model",
     HParams,
-    tensors,
-    problem,
+    _tables,
+    _checks,
     fixed={"{arch}.llm.tie_word_embeddings": True},
 )

@@ -8,19 +8,11 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from granite_gguf.spec import hparams
-from granite_gguf.spec.checks import (
-    Check,
-    encoder_checks,
-    first_problem,
-    front_end_checks,
-    granite_checks,
-    out_of_range,
-    projector_checks,
-)
+from granite_gguf.spec.checks import Check, granite_checks, projector_checks
 from granite_gguf.spec.format import Format
 from granite_gguf.spec.hparams import MAX_LAYERS, Granite
 from granite_gguf.spec.parameters import SAME, Shapes, Told, at
-from granite_gguf.spec.tables import encoder_tensors, front_end_tensors, granite_tensors
+from granite_gguf.spec.tables import granite_tensors
 from granite_gguf.spec.tensors import (
     BPE_HEAD,
     CHARACTER_HEAD,
@@ -28,7 +20,6 @@ from granite_gguf.spec.tensors import (
     Role,
     Stage,
     Table,
-    TensorSpec,
     Trait,
 )
 
@@ -37,11 +28,7 @@ from granite_gguf.spec.tensors import (
 _GRANITE_4_EOS = 100257
 _SEEN_BY_PROJECTOR = "proj.blk.0.ca_key.weight"
 
-_LAYOUTS = {
-    "base": "granite_speech",
-    "plus": "granite_speech_plus",
-    "3.x": "granite_speech_lora",
-}
+_LAYOUTS = {"base": "granite_speech", "plus": "granite_speech_plus", "3.x": "granite_speech_lora"}
 _SPLITS = {"base": "dbrx", "plus": "gpt-2", "3.x": "refact"}
 
 
@@ -93,13 +80,7 @@ class Encoder(hparams.Encoder):
     ]  # 348, or 256 in 3.x; 0 blank
     # 8, counted from 1
     self_conditioning_layer: Annotated[
-        int,
-        at(
-            "{arch}.enc.self_conditioning_layer",
-            least=0,
-            later=True,
-            told=_half_of_the_layers,
-        ),
+        int, at("{arch}.enc.self_conditioning_layer", least=0, later=True, told=_half_of_the_layers)
     ]
     # (3,) in plus, () elsewhere: what is laid beside the final state, numbered as in the NAR model
     captured_layers: Annotated[
@@ -167,34 +148,13 @@ class Llm(Granite):
     """Causal Granite layers, over a prompt in which audio rows stand for one token each."""
 
     eos_token_id: Annotated[
-        int,
-        at(
-            "{arch}.llm.eos_token_id",
-            SAME,
-            least=0,
-            later=True,
-            told=_released_eos,
-        ),
+        int, at("{arch}.llm.eos_token_id", SAME, least=0, later=True, told=_released_eos)
     ]  # 100257, or 0 in 3.x
     bos_token_id: Annotated[
-        int,
-        at(
-            "{arch}.llm.bos_token_id",
-            SAME,
-            least=0,
-            later=True,
-            told=_same_as_eos,
-        ),
+        int, at("{arch}.llm.bos_token_id", SAME, least=0, later=True, told=_same_as_eos)
     ]
     pad_token_id: Annotated[
-        int,
-        at(
-            "{arch}.llm.pad_token_id",
-            SAME,
-            least=0,
-            later=True,
-            told=_before_eos,
-        ),
+        int, at("{arch}.llm.pad_token_id", SAME, least=0, later=True, told=_before_eos)
     ]  # 100256, or 0 in 3.x
     apply_logits_scaling: Annotated[
         bool, at("{arch}.llm.apply_logits_scaling", later=True, absent=True)
@@ -202,12 +162,7 @@ class Llm(Granite):
     audio_token_index: Annotated[int, at("{arch}.audio_token_index", least=0)]  # 100352
     # whether the embedding is the head
     tie_word_embeddings: Annotated[
-        bool,
-        at(
-            "{arch}.llm.tie_word_embeddings",
-            later=True,
-            told=_no_head,
-        ),
+        bool, at("{arch}.llm.tie_word_embeddings", later=True, told=_no_head)
     ]
     # prompt and text together; what the model was trained with, not a limit
     max_positions: Annotated[
@@ -314,28 +269,15 @@ def _projector_tensors(p: Projector, width: int) -> Table:
     return t
 
 
-def tensors(h: HParams) -> dict[str, TensorSpec]:
-    """Every tensor a file with these hyper-parameters holds, in file order, by name."""
+def _tables(h: HParams) -> Iterator[Table]:
     g = h.llm
-    stages = (
-        front_end_tensors(h.front_end),
-        encoder_tensors(h.encoder),
-        _draft_tensors(h.encoder.d_model, h.draft),
-        _projector_tensors(h.projector, g.d_model),
-        granite_tensors(g, Stage.LANGUAGE, LLAMA_NAMES, head=not g.tie_word_embeddings),
-    )
-    return {spec.name: spec for table in stages for spec in table.specs}
-
-
-def problem(h: HParams) -> str | None:
-    """What makes these hyper-parameters impossible to run, or None."""
-    return out_of_range(h) or first_problem(_checks(h))
+    yield _draft_tensors(h.encoder.d_model, h.draft)
+    yield _projector_tensors(h.projector, g.d_model)
+    yield granite_tensors(g, Stage.LANGUAGE, LLAMA_NAMES, head=not g.tie_word_embeddings)
 
 
 def _checks(h: HParams) -> Iterator[Check]:
     e, d, p, g = h.encoder, h.draft, h.projector, h.llm
-    yield from front_end_checks(h.front_end)
-    yield from encoder_checks(e, h.front_end)
     width = e.d_model * len(e.captured_blocks)
     yield (
         p.encoder_hidden_size == width,
@@ -359,7 +301,7 @@ SPEECH = Format(
     "granite_speech",
     "a Granite Speech model",
     HParams,
-    tensors,
-    problem,
+    _tables,
+    _checks,
     unused=frozenset({"audio.mel_window"}),
 )
