@@ -11,17 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from granite_gguf import InputError
-from granite_gguf.ggml import (
-    F16,
-    F32,
-    I32,
-    Graph,
-    KeptGraph,
-    Runtime,
-    ShapeError,
-    State,
-    Tensor,
-)
+from granite_gguf.ggml import F16, F32, I32, Graph, KeptGraph, Runtime, ShapeError, State, Tensor
 from granite_gguf.graph.granite import Cache, Stream, causal_mask, granite_head, granite_layer
 from granite_gguf.graph.layers import rms_norm
 from granite_gguf.spec.tensors import LLAMA_NAMES

@@ -22,14 +22,7 @@ from torch.nn import functional as F
 from granite_gguf.reference import Encoded, GraniteSpeechNar
 from granite_gguf.reference.decoding import collapse, decode, hypothesis_tokens, insert_slots
 from training.augment import Strength, augmented
-from training.corruption import (
-    UNKNOWN,
-    ErrorRates,
-    corrupted,
-    edit_rows,
-    editable,
-    row_labels,
-)
+from training.corruption import UNKNOWN, ErrorRates, corrupted, edit_rows, editable, row_labels
 from training.dataset import Example, stacked
 from training.losses import ctc
 from training.scoring import word_error_rate

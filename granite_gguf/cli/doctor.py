@@ -15,18 +15,9 @@ from rich.table import Table
 from granite_gguf._version import __version__
 from granite_gguf.cli.console import print_result, stdout
 from granite_gguf.cli.options import AsJson
-from granite_gguf.ggml.build import (
-    BuildInfo,
-    build_info,
-    unused_cpu_features,
-)
+from granite_gguf.ggml.build import BuildInfo, build_info, unused_cpu_features
 from granite_gguf.ggml.devices import default_threads
-from granite_gguf.ggml.products import (
-    Products,
-    available_kernels,
-    kernels_compiled,
-    list_kernels,
-)
+from granite_gguf.ggml.products import Products, available_kernels, kernels_compiled, list_kernels
 from granite_gguf.ggml.types import GGMLType
 from granite_gguf.sizes import megabytes
 
@@ -124,9 +115,7 @@ def processor_facts(available: Collection[str]) -> str:
     )
 
 
-def doctor(
-    as_json: AsJson = False,
-) -> None:
+def doctor(as_json: AsJson = False) -> None:
     """Report versions, ggml's kernels, devices, and what to improve."""
     build = build_info()
     versions = {

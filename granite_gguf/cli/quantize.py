@@ -39,8 +39,7 @@ _TYPES_PANEL = "What becomes of encoder and projector"
 
 def quantize(
     source: Annotated[
-        Path,
-        typer.Argument(metavar="SOURCE.gguf", help="The file to quantize: F32, F16 or BF16."),
+        Path, typer.Argument(metavar="SOURCE.gguf", help="The file to quantize: F32, F16 or BF16.")
     ],
     arguments: Annotated[
         list[str] | None,
@@ -51,16 +50,14 @@ def quantize(
         ),
     ] = None,
     enc_f16: Annotated[
-        bool,
-        typer.Option("--enc-f16", help="Their matrices to F16.", rich_help_panel=_TYPES_PANEL),
+        bool, typer.Option("--enc-f16", help="Their matrices to F16.", rich_help_panel=_TYPES_PANEL)
     ] = False,
     enc_bf16: Annotated[
         bool,
         typer.Option("--enc-bf16", help="Their matrices to BF16.", rich_help_panel=_TYPES_PANEL),
     ] = False,
     enc_q8: Annotated[
-        bool,
-        typer.Option("--enc-q8", help="Their matrices to Q8_0.", rich_help_panel=_TYPES_PANEL),
+        bool, typer.Option("--enc-q8", help="Their matrices to Q8_0.", rich_help_panel=_TYPES_PANEL)
     ] = False,
     quant_all: Annotated[
         bool,
@@ -84,8 +81,7 @@ def quantize(
         ),
     ] = None,
     imatrix: Annotated[
-        Path | None,
-        typer.Option(help="An importance matrix, as `granite-gguf imatrix` makes it."),
+        Path | None, typer.Option(help="An importance matrix, as `granite-gguf imatrix` makes it.")
     ] = None,
     allow_requantize: Annotated[
         bool, typer.Option("--allow-requantize", help="Accept a source that is quantized already.")

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import soxr
 
-from granite_gguf.arrays import Samples
+from granite_gguf.arrays import AnyArray, Samples
 from granite_gguf.errors import AudioError, AudioWarning
 from granite_gguf.sound.decoded import Decoded
 
@@ -29,11 +28,7 @@ _LOUDEST = 16.0  # 24 dB above full scale: what is louder was never scaled
 
 
 def prepare_audio(
-    data: npt.NDArray[Any],
-    rate: float,
-    sample_rate: int,
-    *,
-    channel: int | None = None,
+    data: AnyArray, rate: float, sample_rate: int, *, channel: int | None = None
 ) -> Samples:
     """Mix samples to mono and resample them.
 
@@ -85,10 +80,7 @@ def prepare_audio(
 
 
 def converted(
-    name: str,
-    streams: Iterator[Decoded],
-    sample_rate: int,
-    channel: int | None,
+    name: str, streams: Iterator[Decoded], sample_rate: int, channel: int | None
 ) -> Iterator[Samples]:
     """Streams one behind the other: mono blocks, the same samples as if converted in one piece.
 
@@ -161,9 +153,7 @@ class Mixer:
             mixed = self._audible(block, mixed, rate)
         return np.ascontiguousarray(mixed, dtype=np.float32)
 
-    def _audible(
-        self, block: npt.NDArray[np.floating], mixed: npt.NDArray[Any], rate: float
-    ) -> npt.NDArray[Any]:
+    def _audible(self, block: npt.NDArray[np.floating], mixed: AnyArray, rate: float) -> AnyArray:
         """The mean of a block, or its louder channel where that is next to nothing."""
         sums = np.array([np.einsum("i,i->", c, c, dtype=np.float64) for c in (*block.T, mixed)])
         if len(self._powers) != len(sums):

@@ -37,12 +37,7 @@ _SILENCE = 1 << 16  # samples of a gap made at once
 
 
 def decode(
-    stack: ExitStack,
-    name: str,
-    file: BinaryIO,
-    *,
-    why: str,
-    track: int | None = None,
+    stack: ExitStack, name: str, file: BinaryIO, *, why: str, track: int | None = None
 ) -> Decoded:
     """Decode an audio track of a file.
 
