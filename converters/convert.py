@@ -19,10 +19,10 @@ from typing import Any
 
 import gguf
 import numpy as np
-import numpy.typing as npt
 from gguf import TokenType
 from tokenizers import Tokenizer
 
+from granite_gguf.arrays import AnyArray, FloatArray
 from granite_gguf.converters.checkpoint import CheckpointConfig, Layout
 from granite_gguf.converters.configs import read_config
 from granite_gguf.converters.dtypes import OutType, convert_values, output_type
@@ -166,7 +166,7 @@ def _tensor_source(
         return TensorSource(spec.name, spec.shape, F32, lambda: [_computed(config.hparams, spec)])
     change = config.changes.get(config.key(spec) or "")
 
-    def parts() -> Iterator[npt.NDArray[Any]]:
+    def parts() -> Iterator[AnyArray]:
         start = 0
         for rows, stored in tensor.rows(spec.name, spec.width):
             if change is None:
@@ -180,7 +180,7 @@ def _tensor_source(
     return TensorSource(spec.name, spec.shape, kind, parts)
 
 
-def _computed(hparams: HParams, spec: TensorSpec) -> npt.NDArray[np.float32]:
+def _computed(hparams: HParams, spec: TensorSpec) -> FloatArray:
     """A tensor that no checkpoint holds: the mel filters, or a norm without parameters."""
     if spec.name == MEL_FILTERS:
         return mel_filters(hparams.front_end)

@@ -7,8 +7,8 @@ from typing import Any
 
 import gguf
 import numpy as np
-import numpy.typing as npt
 
+from granite_gguf.arrays import AnyArray, FloatArray
 from granite_gguf.errors import CheckpointError
 from granite_gguf.ggml.types import BF16, F16, F32, GGMLType
 from granite_gguf.spec.tensors import TensorSpec
@@ -50,9 +50,7 @@ SOURCE_TYPES: dict[str, tuple[GGMLType, np.dtype[Any]]] = {
 """safetensors' names of the types a checkpoint may have, and how numpy reads their bytes."""
 
 
-def convert_values(
-    name: str, values: npt.NDArray[Any], source: GGMLType, target: GGMLType
-) -> npt.NDArray[Any]:
+def convert_values(name: str, values: AnyArray, source: GGMLType, target: GGMLType) -> AnyArray:
     """Rows of numbers from one float format to another, rounded to nearest even.
 
     Args:
@@ -83,8 +81,8 @@ def convert_values(
     return narrow
 
 
-def _widen(values: npt.NDArray[Any], source: GGMLType) -> npt.NDArray[np.float32]:
+def _widen(values: AnyArray, source: GGMLType) -> FloatArray:
     if source is BF16:
-        wide: npt.NDArray[np.float32] = (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        wide: FloatArray = (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
         return wide
     return values.astype(np.float32, copy=False)

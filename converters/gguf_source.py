@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from granite_gguf.architectures import open_model_file
+from granite_gguf.arrays import AnyArray
 from granite_gguf.converters.checkpoint import Layout
 from granite_gguf.converters.convert import Conversion
 from granite_gguf.converters.dtypes import SOURCE_TYPES, OutType, convert_values, output_type
@@ -126,7 +127,7 @@ def _tensor_source(
     row, total = row_bytes(info.type, width), info.byte_count
     step = max(1, PART_BYTES // row) * row
 
-    def parts() -> Iterator[npt.NDArray[Any]]:
+    def parts() -> Iterator[AnyArray]:
         for start in range(0, total, step):
             raw = file.read_bytes(descriptor, spec.name, start, min(step, total - start))
             yield raw if policy is None else _converted(spec.name, raw, width, info.type, kind)
@@ -136,7 +137,7 @@ def _tensor_source(
 
 def _converted(
     name: str, raw: npt.NDArray[np.uint8], width: int, stored: GGMLType, wanted: GGMLType
-) -> npt.NDArray[Any]:
+) -> AnyArray:
     return convert_values(name, raw.view(_FLOATS[stored]).reshape(-1, width), stored, wanted)
 
 

@@ -11,12 +11,11 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
+from granite_gguf.arrays import AnyArray
 from granite_gguf.converters.dtypes import SOURCE_TYPES
 from granite_gguf.errors import CheckpointError, brief
 from granite_gguf.ggml.types import GGMLType
@@ -37,7 +36,7 @@ class StoredTensor:
     start: int
     end: int
 
-    def rows(self, name: str, width: int) -> Iterator[tuple[npt.NDArray[Any], GGMLType]]:
+    def rows(self, name: str, width: int) -> Iterator[tuple[AnyArray, GGMLType]]:
         """The contents as rows of ``width`` numbers, some at a time, and their format.
 
         Raises:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from gguf import TokenType
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
+from granite_gguf.arrays import IntArray
 from granite_gguf.errors import ModelFileError, brief, library_errors
 from granite_gguf.storage.dialects.dialect import TokenizerFacts
 from granite_gguf.storage.keys import Keys
@@ -47,7 +48,7 @@ class SpeechTokenizer:
         tokenizer.no_truncation()
         tokenizer.no_padding()
 
-    def encode(self, text: str) -> npt.NDArray[np.int64]:
+    def encode(self, text: str) -> IntArray:
         """Token ids of a text, without BOS or EOS."""
         with library_errors(ModelFileError, f"{self._path}: its tokenizer cannot encode a text"):
             encoding = self._tokenizer.encode(text, add_special_tokens=False)
@@ -58,7 +59,7 @@ class SpeechTokenizer:
         with library_errors(ModelFileError, f"{self._path}: its tokenizer cannot decode a text"):
             return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
 
-    def normalise_hypothesis(self, tokens: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    def normalise_hypothesis(self, tokens: npt.NDArray[np.integer]) -> IntArray:
         """Tokens of the hypothesis' text stripped and lower-cased, as the first release edits it.
 
         An empty text stands as a single space.

@@ -12,8 +12,8 @@ from os import PathLike
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from granite_gguf.arrays import FloatArray
 from granite_gguf.errors import ModelFileError, brief
 from granite_gguf.ggml import F32
 from granite_gguf.model import Model
@@ -44,7 +44,7 @@ class ImportanceMatrix:
         path: where it was read from.
     """
 
-    columns: dict[str, npt.NDArray[np.float32]]
+    columns: dict[str, FloatArray]
     datasets: tuple[str, ...]
     chunks: int
     path: Path
@@ -100,7 +100,7 @@ def collect_importance(
     return len(observed)
 
 
-def _tensor(name: str, values: npt.NDArray[np.float32]) -> TensorSource:
+def _tensor(name: str, values: FloatArray) -> TensorSource:
     return TensorSource(name, tuple(reversed(values.shape)), F32, lambda: [values])
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from granite_gguf.architectures import open_model_file
+from granite_gguf.arrays import FloatArray
 from granite_gguf.errors import InputError, ModelFileError
 from granite_gguf.files import Progress, silent
 from granite_gguf.ggml import BF16, F16, F32, default_threads, row_bytes
@@ -292,7 +293,7 @@ class _Encoder:
             raise ModelFileError(f"tensor {info.name} holds values that are not finite numbers")
         return encode_rows(kind, values, self._weights(tensor, width))
 
-    def _weights(self, tensor: PlannedTensor, width: int) -> npt.NDArray[np.float32] | None:
+    def _weights(self, tensor: PlannedTensor, width: int) -> FloatArray | None:
         if self.importance is None:
             return None
         columns = self.importance.columns.get(tensor.spec.name)

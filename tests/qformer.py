@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from granite_gguf.arrays import FloatArray
 from granite_gguf.spec.speech import Projector
 from tests.signals import uniform
 
 EXPECTED = Path(__file__).parent / "expected" / "causal" / "qformer.npz"
-FloatArray = npt.NDArray[np.float32]
 
 LENGTHS = (1, 15, 32, 47)  # a window that is mostly filled up, a whole one, several
 WIDTHS = (32, 64)  # the encoder's final state alone, and with a captured layer beside it

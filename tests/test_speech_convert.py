@@ -10,10 +10,10 @@ from typing import Any
 
 import gguf
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from granite_gguf.architectures import open_model_file
+from granite_gguf.arrays import FloatArray
 from granite_gguf.converters import convert
 from granite_gguf.errors import CheckpointError
 from tests.support.checkpoint.safetensors_file import write_file
@@ -22,7 +22,6 @@ from tests.support.make_speech_checkpoint import ADAPTER, DRAFT_HEAD, make_speec
 
 LAYOUTS = ("base", "plus", "lora")
 SIZE = SPEECH_SIZES["tiny"]
-FloatArray = npt.NDArray[np.float32]
 
 # The format's names by transformers' names in memory.
 RENAMED = (

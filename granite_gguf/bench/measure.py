@@ -11,9 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from granite_gguf.arrays import FloatArray
 from granite_gguf.bench.floor import measure_floor
 from granite_gguf.errors import InputError
 from granite_gguf.ggml import ProductShape, Runtime
@@ -79,7 +77,7 @@ class Measurement:
 
 def measure(
     path: Path,
-    audio: str | Path | npt.NDArray[np.float32],
+    audio: str | Path | FloatArray,
     *,
     threads: int | None = None,
     device: str = "auto",
@@ -161,7 +159,7 @@ def _stage(spent: list[float], floor: float | None) -> StageSeconds:
 
 
 def _products(
-    model: Model, audio: str | Path | npt.NDArray[np.float32]
+    model: Model, audio: str | Path | FloatArray
 ) -> tuple[dict[str, Counter[ProductShape]], int]:
     """The matrix products of each stage, and the editor's rows."""
     mel = model.compute_mel(model.load_audio(audio))

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from granite_gguf import memory
+from granite_gguf.arrays import AnyArray
 from granite_gguf.closing import Closing
 from granite_gguf.errors import DeviceError, OutOfMemoryError
 from granite_gguf.ggml.runtime import Runtime
@@ -155,7 +156,7 @@ class WeightBuffer(DeviceBuffer):
                 raise DeviceError(f"tensor {name} ends beyond the mapped file")
             c.ggml_backend_tensor_alloc(buffer, tensor.handle, address + offsets[name])
 
-    def fill(self, name: str, data: npt.NDArray[Any]) -> None:
+    def fill(self, name: str, data: AnyArray) -> None:
         """Copy a tensor's bytes into its place; several threads may fill different tensors."""
         tensor = self.tensors[name]
         data = np.ascontiguousarray(data)

@@ -12,6 +12,7 @@ import ggml as c
 import numpy as np
 import numpy.typing as npt
 
+from granite_gguf.arrays import FloatArray
 from granite_gguf.ggml.runtime import Runtime
 from granite_gguf.ggml.types import F32, GGMLType
 
@@ -79,7 +80,7 @@ def _watching(runtime: Runtime, on_node: Callable[[Any, bool, Any], bool]) -> It
         c.ggml_backend_sched_set_eval_callback(runtime.scheduler, nothing, None)
 
 
-def _read(handle: Any) -> npt.NDArray[np.float32]:
+def _read(handle: Any) -> FloatArray:
     fields = handle.contents
     if GGMLType(fields.type) is not F32 or not c.ggml_is_contiguous(handle):
         raise AssertionError("the input of a matrix is not contiguous float32")
@@ -93,7 +94,7 @@ def _address(handle: Any) -> int:
     return ctypes.addressof(handle.contents)
 
 
-def _squares(rows: npt.NDArray[np.float32]) -> _Squares:
+def _squares(rows: FloatArray) -> _Squares:
     return np.einsum("ij,ij->j", rows, rows, dtype=np.float64), len(rows)
 
 

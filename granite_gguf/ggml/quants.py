@@ -9,19 +9,20 @@ import ggml as c
 import numpy as np
 import numpy.typing as npt
 
+from granite_gguf.arrays import FloatArray
 from granite_gguf.ggml.types import F32, GGMLType, row_bytes
 
 _FLOAT_POINTER = ctypes.POINTER(ctypes.c_float)
 
 
-def _floats(array: npt.NDArray[np.float32]) -> Any:
+def _floats(array: FloatArray) -> Any:
     return array.ctypes.data_as(_FLOAT_POINTER)
 
 
 def encode_rows(
     kind: GGMLType,
-    rows: npt.NDArray[np.float32],
-    importance: npt.NDArray[np.float32] | None = None,
+    rows: FloatArray,
+    importance: FloatArray | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Encode ``(n, width)`` finite float32 numbers; returns ``(n, bytes of a row)``.
 

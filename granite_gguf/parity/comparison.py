@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from granite_gguf.arrays import AnyArray
 
 NEAR_ZERO = 1e-6  # of the longest row: what is shorter is rounding, its direction means nothing
 
@@ -69,7 +70,7 @@ class _Rows:
         return cosines
 
 
-def _measure(actual: npt.NDArray[Any], expected: npt.NDArray[Any]) -> _Rows:
+def _measure(actual: AnyArray, expected: AnyArray) -> _Rows:
     """Measure in float64, some rows at a time: logits of a long text fill gigabytes in it."""
     figures = np.zeros((4, len(actual)))
     for start in range(0, len(actual), _ROWS_AT_ONCE):
@@ -85,12 +86,12 @@ def _measure(actual: npt.NDArray[Any], expected: npt.NDArray[Any]) -> _Rows:
     return _Rows(*figures)
 
 
-def row_cosines(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def row_cosines(a: AnyArray, b: AnyArray) -> npt.NDArray[np.float64]:
     """Cosine of each row of ``(rows, features)`` with its counterpart; NaN where one is zero."""
     return _measure(a, b).cosines
 
 
-def compare(actual: npt.NDArray[Any], expected: npt.NDArray[Any]) -> Comparison:
+def compare(actual: AnyArray, expected: AnyArray) -> Comparison:
     """Compare two outputs ``(rows, features)`` with at least one row.
 
     Raises:
@@ -125,7 +126,7 @@ def length_tolerance(min_cosine: float) -> float:
     return sqrt(max(0.0, 2.0 - 2.0 * min_cosine))
 
 
-def judge(actual: npt.NDArray[Any], expected: npt.NDArray[Any], min_cosine: float) -> Judgement:
+def judge(actual: AnyArray, expected: AnyArray, min_cosine: float) -> Judgement:
     """Judge ``(rows, features)`` row by row, direction and length.
 
     Rows near zero on both sides agree and are left out of the cosines; a row near zero on one side
@@ -175,5 +176,5 @@ def _note(what: str, rows: npt.NDArray[np.bool_]) -> str:
     return f"{what} row{'s' if numbers[1:] else ''} {shown}{more}"
 
 
-def _shape(array: npt.NDArray[Any]) -> str:
+def _shape(array: AnyArray) -> str:
     return " x ".join(map(str, array.shape))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from granite_gguf.arrays import AnyArray
 from granite_gguf.errors import ModelFileError
 from granite_gguf.ggml.types import BLOCK_SIZES, GGMLType
 from granite_gguf.storage.model_file import ModelFile
@@ -54,7 +55,7 @@ def stored_finite(raw: npt.NDArray[np.uint8], kind: GGMLType) -> bool:
     )
 
 
-def _no_exponent_full(bits: npt.NDArray[Any], mask: int) -> bool:
+def _no_exponent_full(bits: AnyArray, mask: int) -> bool:
     parts = range(0, len(bits), _AT_A_TIME)
     return not any(((bits[at : at + _AT_A_TIME] & mask) == mask).any() for at in parts)
 

@@ -253,7 +253,7 @@ class ModelWeights(Mapping[str, Tensor]):
             content[ids] = encode_rows(kernel.type, self._file.read_rows(spec.name, ids))
         return content
 
-    def read_rows(self, name: str, ids: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
+    def read_rows(self, name: str, ids: npt.NDArray[np.integer]) -> FloatArray:
         """Some rows of a matrix, decoded to float32 ``(len(ids), width)``."""
         rows = self._file.read_rows(name, ids)
         if name not in self._mapped:

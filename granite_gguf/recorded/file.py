@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from granite_gguf.arrays import FloatArray, IntArray
+from granite_gguf.arrays import AnyArray, FloatArray, IntArray
 from granite_gguf.errors import ModelFileError, UnsupportedModelError, brief
 from granite_gguf.files import Progress, silent
 from granite_gguf.ggml.types import BF16, F32, I32, GGMLType
@@ -92,12 +90,12 @@ def write_reference(
     return write_gguf(path, metadata, tensors, force=force, progress=progress)
 
 
-def _source(name: str, array: npt.NDArray[Any], kind: GGMLType) -> TensorSource:
+def _source(name: str, array: AnyArray, kind: GGMLType) -> TensorSource:
     values = np.ascontiguousarray(array, dtype=_STORED[kind])
     return TensorSource(name, tuple(reversed(values.shape)), kind, partial(_once, values))
 
 
-def _once(values: npt.NDArray[Any]) -> Iterable[npt.NDArray[Any]]:
+def _once(values: AnyArray) -> Iterable[AnyArray]:
     return (values,)
 
 

@@ -22,6 +22,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
+from granite_gguf.arrays import FloatArray
 from granite_gguf.errors import ModelFileError, OutOfMemoryError, brief
 from granite_gguf.ggml.types import BLOCK_SIZES, GGMLType
 from granite_gguf.storage.keys import Keys
@@ -322,9 +323,7 @@ def _alignment(cursor: _Cursor, metadata: dict[str, MetadataValue]) -> int:
     return int(alignment)
 
 
-def to_float32(
-    raw: npt.NDArray[np.uint8], kind: GGMLType, shape: tuple[int, ...]
-) -> npt.NDArray[np.float32]:
+def to_float32(raw: npt.NDArray[np.uint8], kind: GGMLType, shape: tuple[int, ...]) -> FloatArray:
     """Decode a tensor's bytes into float32 of the numpy shape (``shape`` reversed).
 
     The decoders are gguf-py's.

@@ -13,6 +13,7 @@ from typing import Any, Generic
 import numpy as np
 import numpy.typing as npt
 
+from granite_gguf.arrays import FloatArray
 from granite_gguf.errors import ModelFileError, UnsupportedModelError, brief
 from granite_gguf.ggml.types import F32
 from granite_gguf.spec.format import Format, H
@@ -45,7 +46,7 @@ class ModelFile(Generic[H]):
     reader: Dialect[H]
     hparams: H
     specs: dict[str, TensorSpec]
-    replaced: Mapping[str, npt.NDArray[np.float32]]
+    replaced: Mapping[str, FloatArray]
 
     @property
     def path(self) -> Path:
@@ -103,7 +104,7 @@ class ModelFile(Generic[H]):
         """What the file says of its tokenizer."""
         return self.reader.tokenizer(self.container, self.hparams)
 
-    def read(self, name: str) -> npt.NDArray[np.float32]:
+    def read(self, name: str) -> FloatArray:
         """A whole tensor decoded to float32, in numpy order.
 
         Its shape is the format's, whatever dimensions of length 1 the file stores.
@@ -112,7 +113,7 @@ class ModelFile(Generic[H]):
         values = to_float32(self.raw(name), info.type, info.shape)
         return values.reshape(tuple(reversed(self.specs[name].shape)))
 
-    def read_rows(self, name: str, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
+    def read_rows(self, name: str, rows: npt.NDArray[np.integer]) -> FloatArray:
         """Some rows of a matrix decoded to float32; only those are read from the file."""
         info = self.info(name)
         width, count = self.specs[name].shape[-2:]

@@ -10,8 +10,8 @@ from typing import Any
 
 import gguf
 import numpy as np
-import numpy.typing as npt
 
+from granite_gguf.arrays import AnyArray
 from granite_gguf.files import Progress, replacing, silent
 from granite_gguf.ggml.types import GGMLType, row_bytes
 from granite_gguf.storage.container import MetadataValue, ValueType
@@ -35,7 +35,7 @@ class TensorSource:
     name: str
     shape: tuple[int, ...]
     type: GGMLType
-    parts: Callable[[], Iterable[npt.NDArray[Any]]]
+    parts: Callable[[], Iterable[AnyArray]]
 
     @property
     def byte_count(self) -> int:

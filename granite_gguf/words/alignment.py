@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from granite_gguf.arrays import Floats
+from granite_gguf.arrays import Floats, IntArray
 
 SKIP = float(np.log(1e-3))
 """What leaving out one token costs: a token less probable than this was not heard."""
@@ -59,9 +59,7 @@ def align(blank: Floats, tokens: Floats, words: Sequence[Sequence[int]]) -> list
     return spans
 
 
-def _best_path(
-    blank: Floats, tokens: Floats, words: Sequence[Sequence[int]]
-) -> npt.NDArray[np.int64]:
+def _best_path(blank: Floats, tokens: Floats, words: Sequence[Sequence[int]]) -> IntArray:
     """The state of each window; state 2i + 1 emits the i-th token, even states the blank."""
     columns = np.array([column for word in words for column in word])
     # The blanks before the first word and after each: between them words can be left out.
@@ -97,7 +95,7 @@ def _best_path(
     return path
 
 
-def _leave_out(score: Floats, joints: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+def _leave_out(score: Floats, joints: npt.NDArray[np.integer]) -> IntArray:
     """Let every joint be reached, in the same window, from an earlier one by leaving words out.
 
     Changes ``score`` and returns the state each joint is reached from, or -1 where by itself.

@@ -7,9 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Generic
 
-import numpy as np
-import numpy.typing as npt
-
+from granite_gguf.arrays import FloatArray
 from granite_gguf.fields import MetadataFields
 from granite_gguf.spec.format import Format, H
 from granite_gguf.spec.tensors import TensorSpec
@@ -70,7 +68,7 @@ class Dialect(ABC, Generic[H]):
 
     def replaced(
         self, _stored: Container, _hparams: H, _specs: Mapping[str, TensorSpec]
-    ) -> dict[str, npt.NDArray[np.float32]]:
+    ) -> dict[str, FloatArray]:
         """Tensors that lie otherwise in the file than in ours, as ours, by our names.
 
         Raises:

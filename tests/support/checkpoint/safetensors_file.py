@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from granite_gguf.arrays import FloatArray
+
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
-FloatArray = npt.NDArray[np.float32]
 AnyArray = npt.NDArray[Any]
 
 

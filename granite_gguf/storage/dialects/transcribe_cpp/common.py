@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
+from granite_gguf.arrays import FloatArray
 from granite_gguf.errors import ModelFileError
 from granite_gguf.fields import MetadataFields
 from granite_gguf.sound.features import hann_window
@@ -92,7 +92,7 @@ class TranscribeCpp(Dialect[H]):
 
     def replaced(
         self, stored: Container, hparams: H, specs: Mapping[str, TensorSpec]
-    ) -> dict[str, npt.NDArray[np.float32]]:
+    ) -> dict[str, FloatArray]:
         _check_window(stored, hparams.front_end)
         # (n_fft // 2 + 1, n_mels), which is stored (n_mels, n_fft // 2 + 1)
         filters = values(stored, MEL_FILTERBANK).reshape(specs[MEL_FILTERS].shape).T
@@ -123,7 +123,7 @@ class TranscribeCpp(Dialect[H]):
         return None
 
 
-def values(stored: Container, name: str) -> npt.NDArray[np.float32]:
+def values(stored: Container, name: str) -> FloatArray:
     """A tensor by its name in the file, decoded, in numpy order."""
     info = stored.tensors[name]
     return to_float32(stored.raw(name), info.type, info.shape)

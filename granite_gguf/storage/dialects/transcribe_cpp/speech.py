@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-import numpy as np
-import numpy.typing as npt
-
+from granite_gguf.arrays import FloatArray
 from granite_gguf.fields import MetadataFields, read_stage
 from granite_gguf.spec.names import NameTable
 from granite_gguf.spec.parameters import Shapes
@@ -134,7 +132,7 @@ class TranscribeCppSpeech(TranscribeCpp[HParams]):
 
     def replaced(
         self, stored: Container, hparams: HParams, specs: Mapping[str, TensorSpec]
-    ) -> dict[str, npt.NDArray[np.float32]]:
+    ) -> dict[str, FloatArray]:
         """Also the queries, which such files round as they do matrices: nothing multiplies them."""
         queries = values(stored, self.stored_name(_QUERY)).reshape(specs[_QUERY].shape[::-1])
         return {**super().replaced(stored, hparams, specs), _QUERY: queries}
