@@ -25,8 +25,8 @@ from granite_gguf.converters.speech.settled import settled
 from granite_gguf.errors import InputError, ModelFileError, UnsupportedModelError
 from granite_gguf.files import Progress, silent
 from granite_gguf.ggml.types import GGMLType, row_bytes
-from granite_gguf.spec.speech import SPEECH
 from granite_gguf.spec.tensors import TensorSpec
+from granite_gguf.speech.spec import SPEECH
 from granite_gguf.storage.container import MetadataValue
 from granite_gguf.storage.file_names import split_type
 from granite_gguf.storage.keys import Keys

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from granite_gguf.arrays import FloatArray
-from granite_gguf.spec.speech import Projector
+from granite_gguf.speech.spec import Projector
 from tests.signals import uniform
 
 EXPECTED = Path(__file__).parent / "expected" / "causal" / "qformer.npz"

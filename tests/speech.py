@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from granite_gguf.sound.features import log_mel, mel_filters
-from granite_gguf.spec.speech import FrontEnd
+from granite_gguf.speech.spec import FrontEnd
 from tests.signals import synthetic_audio
 from tests.support.checkpoint.speech import LORA_ALPHA, SPEECH_SIZES
 from tests.support.make_speech_checkpoint import ADAPTER, make_speech_checkpoint

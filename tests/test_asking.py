@@ -7,8 +7,8 @@ from typing import Any, cast
 import pytest
 
 from granite_gguf import InputError
-from granite_gguf.spec.speech import HParams, Prompt
 from granite_gguf.speech.asking import Wish, around_audio, instruction, language_name
+from granite_gguf.speech.spec import HParams, Prompt
 
 
 class Asked:

@@ -10,7 +10,7 @@ import pytest
 import granite_gguf
 from granite_gguf.ctc import collapse
 from granite_gguf.nar.decoding import edited_tokens, insert_slots
-from granite_gguf.spec.nar import Hypothesis
+from granite_gguf.nar.spec import Hypothesis
 from granite_gguf.stages.decoding import hypothesis_tokens
 
 

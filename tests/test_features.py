@@ -9,7 +9,7 @@ import pytest
 
 from granite_gguf.sound.features import frame_count, log_mel, mel_filters
 from granite_gguf.spec.hparams import FrontEnd
-from granite_gguf.spec.speech import FrontEnd as SpeechFrontEnd
+from granite_gguf.speech.spec import FrontEnd as SpeechFrontEnd
 from tests.signals import synthetic_audio
 
 FRONT_END = FrontEnd()

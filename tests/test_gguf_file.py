@@ -13,9 +13,9 @@ import pytest
 import granite_gguf
 from granite_gguf import ModelFileError, UnsupportedModelError
 from granite_gguf.architectures import open_model_file
+from granite_gguf.nar.spec import NAR
 from granite_gguf.sound.features import mel_filters
 from granite_gguf.spec.hparams import FrontEnd
-from granite_gguf.spec.nar import NAR
 from granite_gguf.storage.dialects.own import Own, hparams_metadata
 from tests.gguf_editing import rewrite
 from tests.parity import assert_same_rows

@@ -34,15 +34,15 @@ ROOMS = {
     "words": "spec tokenizer transcript",
     "architecture": "ggml placing recorded spec storage tokenizer",
     "stages": "ctc ggml graph placing sound spec storage tokenizer",
-    "nar": "architecture ctc graph passes placing recorded sound spec stages storage transcript "
-    "words",
-    "speech": "architecture ggml graph placing recorded spec stages storage tokenizer",
+    "nar": "architecture ctc fields ggml graph passes placing recorded sound spec stages storage "
+    "transcript words",
+    "speech": "architecture fields ggml graph placing recorded spec stages storage tokenizer",
     "architectures": "architecture nar speech storage",
-    "transcription": "nar passes sound spec transcript",
+    "transcription": "nar passes sound transcript",
     "model": "architectures ggml hub nar passes placing sound storage tokenizer transcript "
     "transcription",
     "granite_gguf": "converters evaluation model parity quantize sound stages transcript",
-    "converters": "architectures fields ggml hub sound spec storage",
+    "converters": "architectures fields ggml hub nar sound spec speech storage",
     "quantize": "architectures ggml model sound spec storage",
     "bench": "ggml model nar placing",
     "parity": "architectures ggml model recorded spec storage",

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from granite_gguf.ggml import Graph, Runtime
-from granite_gguf.graph.qformer import audio_rows, build_qformer
-from granite_gguf.spec.speech import Projector
+from granite_gguf.speech.qformer import audio_rows, build_qformer
+from granite_gguf.speech.spec import Projector
 from tests.placing import placed_weights
 from tests.qformer import (
     EXPECTED,

@@ -16,8 +16,8 @@ from granite_gguf.converters.checkpoint import CheckpointConfig, ConfigReader, L
 from granite_gguf.converters.nar.names import checkpoint_key
 from granite_gguf.errors import CheckpointError, brief
 from granite_gguf.fields import JsonFields, read_stage
+from granite_gguf.nar.spec import NAR, Editor, HParams, Hypothesis, Projector
 from granite_gguf.spec.hparams import Encoder, FrontEnd
-from granite_gguf.spec.nar import NAR, Editor, HParams, Hypothesis, Projector
 
 
 def _recognise(root: JsonFields) -> Layout | None:

@@ -14,7 +14,7 @@ from granite_gguf.converters.dtypes import convert_values
 from granite_gguf.converters.safetensors_source import StoredTensor, read_tensors
 from granite_gguf.errors import CheckpointError, brief
 from granite_gguf.ggml.types import F32
-from granite_gguf.spec.speech import Adapter
+from granite_gguf.speech.spec import Adapter
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 

@@ -25,7 +25,7 @@ from granite_gguf.converters.speech.names import DRAFT_PREFIX, checkpoint_key
 from granite_gguf.converters.speech.prompts import prompt
 from granite_gguf.errors import CheckpointError, brief
 from granite_gguf.fields import JsonFields, read_stage
-from granite_gguf.spec.speech import (
+from granite_gguf.speech.spec import (
     SPEECH,
     Adapter,
     Draft,

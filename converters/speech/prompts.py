@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from granite_gguf.spec.speech import HParams, Prompt, named_variant
+from granite_gguf.speech.spec import HParams, Prompt, named_variant
 
 _RAW = "can you transcribe the speech into a written format?"
 _PUNCTUATED = "transcribe the speech with proper punctuation and capitalization."

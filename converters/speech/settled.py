@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from granite_gguf.converters.safetensors_source import PART_BYTES
 from granite_gguf.converters.speech.prompts import prompt_of_file
-from granite_gguf.spec.speech import HParams
 from granite_gguf.spec.tensors import LLAMA_NAMES
+from granite_gguf.speech.spec import HParams
 from granite_gguf.storage.keys import Keys
 from granite_gguf.storage.model_file import ModelFile
 

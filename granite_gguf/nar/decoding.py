@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from granite_gguf.arrays import FloatArray, IntArray
 from granite_gguf.ctc import collapse
-from granite_gguf.spec.nar import Editor
+from granite_gguf.nar.spec import Editor
 from granite_gguf.stages.decoding import ROWS_AT_ONCE
 
 

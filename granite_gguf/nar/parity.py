@@ -10,6 +10,7 @@ import numpy as np
 from granite_gguf.arrays import AnyArray, FloatArray, IntArray
 from granite_gguf.errors import AudioError
 from granite_gguf.nar import decoding
+from granite_gguf.nar.spec import HParams
 from granite_gguf.nar.stages import Stages
 from granite_gguf.recorded.outputs import Names, Recorded
 from granite_gguf.recorded.stages import (
@@ -23,7 +24,6 @@ from granite_gguf.recorded.stages import (
     compare_texts,
     layer_names,
 )
-from granite_gguf.spec.nar import HParams
 from granite_gguf.stages.results import EncoderResult, TokenResult
 
 HYPOTHESIS = "hypothesis"

@@ -15,11 +15,11 @@ from granite_gguf.arrays import (
     matrix,
 )
 from granite_gguf.errors import InputError
-from granite_gguf.graph.editor import EditorRows, build_editor, build_editor_head
-from granite_gguf.graph.projector import build_projector
 from granite_gguf.nar import decoding
+from granite_gguf.nar.editor import EditorRows, build_editor, build_editor_head
+from granite_gguf.nar.projector import build_projector
+from granite_gguf.nar.spec import HParams, Hypothesis
 from granite_gguf.placing.finite import check_results
-from granite_gguf.spec.nar import HParams, Hypothesis
 from granite_gguf.spec.tensors import TOKEN_EMBEDDING, Stage
 from granite_gguf.stages.decoding import hypothesis_tokens
 from granite_gguf.stages.results import TokenResult

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 
 from granite_gguf.arrays import FloatArray, IntArray, Rows
 from granite_gguf.nar.decoding import edited_probabilities, edited_tokens, insert_slots
+from granite_gguf.nar.spec import HParams
 from granite_gguf.nar.stages import BEST_PROBABILITIES, Stages
 from granite_gguf.passes import Options, Piece, timed
 from granite_gguf.sound.features import frame_count
-from granite_gguf.spec.nar import HParams
 from granite_gguf.stages.shared import BPE_TOTALS, NO_TAPS
 from granite_gguf.transcript import Segment, Word
 from granite_gguf.words.times import time_words

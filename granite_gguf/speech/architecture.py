@@ -9,9 +9,9 @@ from granite_gguf.errors import UnsupportedModelError
 from granite_gguf.graph.encoder import derived_weights
 from granite_gguf.recorded.stages import Parity
 from granite_gguf.spec.derived import DerivedWeights, ReadWeight
-from granite_gguf.spec.speech import SPEECH, HParams
+from granite_gguf.speech.spec import SPEECH, HParams
+from granite_gguf.speech.transcribe_cpp import TranscribeCppSpeech
 from granite_gguf.storage.dialects.own import Own
-from granite_gguf.storage.dialects.transcribe_cpp import TranscribeCppSpeech
 
 
 def derived(h: HParams, read: ReadWeight) -> DerivedWeights:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from granite_gguf.errors import InputError
-from granite_gguf.spec.speech import HParams
+from granite_gguf.speech.spec import HParams
 
 AUDIO = "<|audio|>"
 

@@ -18,10 +18,10 @@ import numpy as np
 from granite_gguf.arrays import AnyArray, FloatArray, IntArray, matrix
 from granite_gguf.closing import Closing
 from granite_gguf.ggml import F16, GGMLType, Graph, KeptGraph, Runtime, State
-from granite_gguf.graph.causal import Continued, build_causal
 from granite_gguf.graph.granite import Cache, causal_mask
 from granite_gguf.graph.layers import Weights
 from granite_gguf.spec.hparams import Granite
+from granite_gguf.speech.causal import Continued, build_causal
 from granite_gguf.speech.drafts import MOST_GUESSED, Draft
 from granite_gguf.speech.greedy import CLEAR, Choice, End, Said, Step, Text, speak
 

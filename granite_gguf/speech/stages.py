@@ -15,14 +15,14 @@ import numpy as np
 from granite_gguf.arrays import Batch, FloatArray, IntArray, Rows, checked_rows, in_kind, matrix
 from granite_gguf.errors import InputError
 from granite_gguf.ggml import F16, GGMLType, Runtime
-from granite_gguf.graph.qformer import audio_rows, build_qformer
 from granite_gguf.placing.finite import check_results
 from granite_gguf.placing.weights import ModelWeights
-from granite_gguf.spec.speech import Draft, HParams
 from granite_gguf.spec.tensors import LLAMA_NAMES, Stage
 from granite_gguf.speech import drafts
 from granite_gguf.speech.greedy import Said
 from granite_gguf.speech.language import Language
+from granite_gguf.speech.qformer import audio_rows, build_qformer
+from granite_gguf.speech.spec import Draft, HParams
 from granite_gguf.stages.decoding import hypothesis_tokens
 from granite_gguf.stages.shared import NO_TAPS, SharedStages
 from granite_gguf.storage.model_file import ModelFile

@@ -16,6 +16,7 @@ from dataclasses import replace
 from itertools import islice
 
 from granite_gguf.errors import AudioError, InputError
+from granite_gguf.nar.spec import HParams
 from granite_gguf.nar.stages import Stages
 from granite_gguf.nar.transcribe import longest_pass, one_pass
 from granite_gguf.passes import Options, Piece, Vad
@@ -23,7 +24,6 @@ from granite_gguf.sound.pieces import chunks, spoken
 from granite_gguf.sound.reading import AudioStream
 from granite_gguf.sound.silence import Loudness
 from granite_gguf.sound.source import Source
-from granite_gguf.spec.nar import HParams
 from granite_gguf.transcript import Segment
 
 CHUNK_SECONDS = 60.0

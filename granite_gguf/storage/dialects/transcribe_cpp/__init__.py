@@ -1,6 +1,1 @@
-"""Files of transcribe.cpp's dialects, whose own keys begin with ``stt.``."""
-
-from granite_gguf.storage.dialects.transcribe_cpp.nar import TranscribeCppNar
-from granite_gguf.storage.dialects.transcribe_cpp.speech import TranscribeCppSpeech
-
-__all__ = ["TranscribeCppNar", "TranscribeCppSpeech"]
+"""What files of transcribe.cpp's dialects have in common, whose own keys begin with ``stt.``."""

@@ -13,7 +13,8 @@ from granite_gguf.arrays import FloatArray
 from granite_gguf.fields import MetadataFields, read_stage
 from granite_gguf.spec.names import NameTable
 from granite_gguf.spec.parameters import Shapes
-from granite_gguf.spec.speech import (
+from granite_gguf.spec.tensors import TensorSpec
+from granite_gguf.speech.spec import (
     SPEECH,
     Adapter,
     Draft,
@@ -25,7 +26,6 @@ from granite_gguf.spec.speech import (
     Prompt,
     named_variant,
 )
-from granite_gguf.spec.tensors import TensorSpec
 from granite_gguf.storage.container import Container
 from granite_gguf.storage.dialects.transcribe_cpp.common import (
     FORM,

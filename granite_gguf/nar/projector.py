@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from granite_gguf.ggml import Activation, Graph, Tensor, concat
 from granite_gguf.graph.layers import Weights, attend, layer_norm, linear, total
-from granite_gguf.spec.nar import Projector
+from granite_gguf.nar.spec import Projector
 
 
 def build_projector(graph: Graph, w: Weights, p: Projector, lengths: Sequence[int]) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import ClassVar
 
 from granite_gguf.fields import MetadataFields, read_stage
+from granite_gguf.nar.spec import NAR, Editor, HParams, Hypothesis, Projector
 from granite_gguf.spec.hparams import Encoder, FrontEnd
 from granite_gguf.spec.names import NameTable
-from granite_gguf.spec.nar import NAR, Editor, HParams, Hypothesis, Projector
 from granite_gguf.spec.parameters import Shapes
 from granite_gguf.storage.container import Container
 from granite_gguf.storage.dialects.transcribe_cpp.common import FORM, FRONT_END, TranscribeCpp

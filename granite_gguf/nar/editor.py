@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from granite_gguf.ggml import I32, Graph, Tensor, concat
 from granite_gguf.graph.granite import Stream, granite_head, granite_layer
 from granite_gguf.graph.layers import Weights, rms_norm
-from granite_gguf.spec.nar import Editor
+from granite_gguf.nar.spec import Editor
 from granite_gguf.spec.tensors import NLE_NAMES
 
 

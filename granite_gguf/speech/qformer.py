@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from granite_gguf.ggml import Graph, Tensor, concat
 from granite_gguf.graph.layers import Weights, attend, layer_norm, linear
-from granite_gguf.spec.speech import Projector
+from granite_gguf.speech.spec import Projector
 
 
 def audio_rows(p: Projector, frames: int) -> int:
