@@ -25,7 +25,8 @@ from granite_gguf.errors import (
     OutputError,
     UnsupportedModelError,
 )
-from granite_gguf.evaluation.run import Evaluation, evaluate
+from granite_gguf.evaluation.figures import Evaluation
+from granite_gguf.evaluation.run import evaluate
 from granite_gguf.model import Model, load
 from granite_gguf.parity.diff import StageResult
 from granite_gguf.parity.with_reference import compare

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 
@@ -26,3 +28,10 @@ def assert_refused(process: subprocess.CompletedProcess[str], code: int, *says: 
     assert "Traceback" not in process.stderr
     for part in says:
         assert part in process.stderr
+
+
+def shown_in(text: str) -> list[list[str]]:
+    """The arguments of each command line that a document shows with a prompt."""
+    shown = [shlex.split(line) for line in re.findall(r"^\$ (.+)$", text, re.MULTILINE)]
+    assert all(program == "granite-gguf" for program, *_ in shown)
+    return [arguments for _, *arguments in shown]

@@ -218,7 +218,6 @@ def test_the_package_offers_what_the_command_does(
     full, small = tmp_path / "full.gguf", tmp_path / "small.gguf"
     granite_gguf.convert(checkpoints["nle"], full, outtype="f32")
     granite_gguf.quantize(full, small, "q8_0")
-    (tmp_path / "texts.tsv").write_text(f"audio\ttext\n{audio_file}\tnot what it says\n")
     with (
         granite_gguf.load(full, threads=1) as exact,
         granite_gguf.load(small, threads=1) as rounded,
@@ -228,5 +227,12 @@ def test_the_package_offers_what_the_command_does(
         assert [stage.name for stage in found] == [stage.name for stage in from_file]
         editor = next(stage for stage in found if stage.name == "editing_logits")
         assert editor.comparison is not None and 0.9 < editor.comparison.cos_min < 1 - 1e-9
-        evaluation = granite_gguf.evaluate(exact, tmp_path / "texts.tsv")
+
+
+def test_the_package_evaluates(models: dict[str, Model], audio_file: Path, tmp_path: Path) -> None:
+    pytest.importorskip("kaldialign")
+    importlib.import_module("granite_gguf.cli")
+    (tmp_path / "texts.tsv").write_text(f"audio\ttext\n{audio_file}\tnot what it says\n")
+    evaluation = granite_gguf.evaluate(models["nle"], tmp_path / "texts.tsv", scoring="plain")
     assert evaluation.rows[0].score.words.errors > 0
+    assert evaluation.versions["scoring"] == "plain"

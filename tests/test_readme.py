@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.commands import shown_in
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -37,25 +38,18 @@ def folder(checkpoints: dict[str, Path], audio_file: Path, tmp_path: Path) -> Pa
 
 @pytest.mark.slow
 def test_commands_and_python(folder: Path) -> None:
-    commands = [
-        line.removeprefix("$ ")
-        for block in blocks("console")
-        for line in block.splitlines()
-        if line.startswith("$ ")
-    ]
-    assert len(commands) >= 4
-    for command in commands:
-        program, *arguments = shlex.split(command)
-        assert program == "granite-gguf"
+    shown = shown_in("".join(blocks("console")))
+    assert len(shown) >= 4
+    for arguments in shown:
         run = subprocess.run(
             [sys.executable, "-m", "granite_gguf", *arguments],
             cwd=folder, capture_output=True, text=True, check=False,
         )  # fmt: skip
-        assert run.returncode == 0, f"{command}: {run.stderr}"
+        assert run.returncode == 0, f"{arguments}: {run.stderr}"
         writes_a_file = (
-            arguments[0] in ("convert", "quantize", "imatrix") and "--dry-run" not in command
-        ) or ("transcribe" in command and "-o" in arguments)
-        assert bool(run.stdout) != writes_a_file, command
+            arguments[0] in ("convert", "quantize", "imatrix") and "--dry-run" not in arguments
+        ) or ("transcribe" in arguments and "-o" in arguments)
+        assert bool(run.stdout) != writes_a_file, arguments
     (example,) = blocks("python")
     run = subprocess.run(
         [sys.executable, "-c", example], cwd=folder, capture_output=True, text=True, check=False

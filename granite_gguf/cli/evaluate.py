@@ -1,36 +1,70 @@
-"""``granite-gguf eval``: error rates over a set of recordings."""
+"""``granite-gguf eval``: error rates over sets of recordings."""
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from granite_gguf.cli.console import counting_progress, print_error, print_note, print_result
 from granite_gguf.cli.model_names import local_model
-from granite_gguf.cli.options import AsJson, Device, Kernels, Threads
-from granite_gguf.cli.options import Model as ModelOption
-from granite_gguf.errors import printable
-from granite_gguf.evaluation.manifest import read_items
+from granite_gguf.cli.options import MODEL_HELP, MODEL_VARIABLE, AsJson, Device, Kernels, Threads
+from granite_gguf.errors import InputError
+from granite_gguf.evaluation.figures import GROUPS, Evaluation, Row
+from granite_gguf.evaluation.page import write_page
+from granite_gguf.evaluation.report import report_values
 from granite_gguf.evaluation.results import ResultsFile
-from granite_gguf.evaluation.run import Evaluation, Row, expected_texts, score_each
-from granite_gguf.evaluation.scoring import Scorer
-from granite_gguf.model import load
+from granite_gguf.evaluation.run import Dataset, read_dataset, score_each
+from granite_gguf.evaluation.scoring import Scorer, Scoring
+from granite_gguf.evaluation.systems import (
+    Systems,
+    aligned,
+    rescored,
+    results_files,
+    unique_names,
+)
+from granite_gguf.evaluation.tables import as_markdown, as_text
+from granite_gguf.files import check_target
+from granite_gguf.model import Model, load
 from granite_gguf.placing.kernel_choice import AUTO
+
+_SCORING = "Scoring"
+_OUTPUT = "Output"
 
 
 def evaluate(
-    manifest: Annotated[
-        Path,
+    sets: Annotated[
+        list[Path],
         typer.Argument(
-            help="JSON lines (audio, text, language) or TSV of the same columns, with paths "
-            "relative to the file's folder and inside it, or absolute; or a folder of audio with "
-            "a .txt beside each file."
+            metavar="SET...",
+            help="Manifests: JSON lines (audio, text, language, speaker) or TSV of the same "
+            "columns, with paths relative to the file's folder and inside it, or absolute; or "
+            "folders of audio with a .txt beside each file.",
         ),
     ],
-    model: ModelOption,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-m",
+            "--model",
+            help=f"{MODEL_HELP} Again for each of several models. "
+            f"By default that of {MODEL_VARIABLE}.",
+            show_default=False,
+        ),
+    ] = None,
+    rescore: Annotated[
+        bool,
+        typer.Option(
+            "--rescore",
+            help="The sets are results, of -o or of any system with the leaderboard's fields, or "
+            "folders of them: score these, and run no model.",
+        ),
+    ] = False,
     against: Annotated[
         Path | None,
         typer.Option(
@@ -38,6 +72,41 @@ def evaluate(
             "if --json), instead of the manifest's."
         ),
     ] = None,
+    scoring: Annotated[
+        Scoring,
+        typer.Option(
+            help="'leaderboard' counts as the Open ASR Leaderboard does, 'whisper' after "
+            "Whisper's normalisers, 'plain' words as they stand.",
+            rich_help_panel=_SCORING,
+        ),
+    ] = Scoring.WHISPER,
+    language: Annotated[
+        str,
+        typer.Option(
+            help="Of recordings whose manifest does not say: en has a normaliser of its own.",
+            rich_help_panel=_SCORING,
+        ),
+    ] = "en",
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B",
+            help=f"Also of groups of recordings, by {', '.join(GROUPS)}.",
+            rich_help_panel=_SCORING,
+            show_default=False,
+        ),
+    ] = None,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare",
+            help="Compare each model with the first one by a paired bootstrap.",
+            rich_help_panel=_SCORING,
+        ),
+    ] = False,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the bootstrap's draws.", rich_help_panel=_SCORING)
+    ] = 0,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -45,71 +114,126 @@ def evaluate(
             "--output",
             metavar="RESULTS.jsonl",
             help="Keep each result as it is made; what an earlier run left there is not computed "
-            "again.",
+            "again. Of several models or sets a folder.",
+            rich_help_panel=_OUTPUT,
         ),
     ] = None,
-    language: Annotated[
-        str,
+    html: Annotated[
+        Path | None,
         typer.Option(
-            help="Of recordings whose manifest does not say: en has a normaliser of its own."
+            metavar="PAGE.html",
+            help="Also write a page with every recording, its texts and what differs.",
+            rich_help_panel=_OUTPUT,
         ),
-    ] = "en",
+    ] = None,
+    markdown: Annotated[
+        bool,
+        typer.Option(
+            "--markdown",
+            help="As a Markdown table: clips down, models across.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = False,
     as_json: AsJson = False,
     threads: Threads = None,
     device: Device = "auto",
     kernels: Kernels = AUTO,
 ) -> None:
-    """Word and character error rates over a set of recordings.
+    """Word and character error rates of models over sets of recordings.
 
-    Texts are compared after Whisper's normalisers. A recording that fails is
-    named on stderr, counts as an empty transcript, and makes the exit code 1.
-    Needs the extra `eval`.
+    A recording that fails is named on stderr, counts as an empty transcript,
+    and makes the exit code 1. Needs the extra `eval`.
     """
-    scorer = Scorer()
-    items = read_items(manifest)
-    expected = expected_texts(manifest, items, against)
-    rows: list[Row] = []
-    file = local_model(model)
-    with load(file, threads=threads, device=device, kernels=kernels) as loaded:
-        results = ResultsFile(output, file)
-        resumed = sum(results.find(item) is not None for item in items)
-        if resumed:
-            print_note(f"{resumed} of {len(items)} results are taken from {output}")
-        with counting_progress("evaluating", len(items)) as progress:
-            for row in score_each(loaded, items, expected, results, scorer, language):
-                rows.append(row)
-                if row.result.error:
-                    print_error(row.result.error)
-                progress(len(rows))
-    found = Evaluation(rows)
-    print_result(_as_json(found) if as_json else _as_text(found))
-    if found.total()["failed"]:
+    if as_json and markdown:
+        raise InputError("--json and --markdown are two forms of the same output: choose one")
+    groups = _groups(by)
+    if markdown and (groups or compare):
+        raise InputError("--markdown is a table of clips, without --by and --compare")
+    scorer = Scorer(scoring)
+    if html is not None:
+        check_target(html, force=True)
+    if rescore:
+        _refuse_beside_rescore({"-m": model, "--against": against, "-o": output})
+        systems = rescored(sets, scorer, language)
+    else:
+        datasets = [read_dataset(path, scorer, against, language) for path in sets]
+        files = _models(model)
+        _check_comparison(compare, len(files))  # before the work
+        opened = partial(load, threads=threads, device=device, kernels=kernels)
+        systems = _evaluated(files, datasets, output, scorer, opened)
+    _check_comparison(compare, len(systems))
+    if compare or markdown:
+        systems = aligned(systems)
+    report = report_values(systems, by=groups, compared=compare, seed=seed)
+    if html is not None:
+        write_page(html, systems, report, scorer)
+        print_note(f"{html}: written")
+    if as_json:
+        print_result(json.dumps(report, ensure_ascii=False, indent=2))
+    elif markdown:
+        print_result(as_markdown(systems, Scorer(Scoring.PLAIN)))
+    else:
+        print_result(as_text(report))
+    if any(found["mean"]["failed"] for found in report["models"]):
         raise typer.Exit(1)
 
 
-def _as_json(found: Evaluation) -> str:
-    values = {"total": found.total(), "files": found.files()}
-    return json.dumps(values, ensure_ascii=False, indent=2)
+def _groups(text: str | None) -> list[str]:
+    names = [] if text is None else [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in GROUPS:
+            raise InputError(f"--by is {text!r}, expected of {', '.join(GROUPS)}, with commas")
+    return names
 
 
-def _as_text(found: Evaluation) -> str:
-    lines = [f"{'WER':>8}  {'CER':>8}  {'seconds':>8}  {'speed':>8}  file"]
-    for figures in found.files():
-        failed = "  (failed)" if figures["error"] else ""
-        lines.append(f"{_line(figures)}  {printable(figures['audio'])}{failed}")
-    whole = found.total()
-    lines.append(f"{_line(whole)}  total")
-    lines.append(
-        f"\n{whole['files']} files, {len(whole['failed'])} failed, {whole['exact']} equal "
-        f"byte for byte; {whole['word_errors']} errors in {whole['words']} words, "
-        f"{whole['character_errors']} in {whole['characters']} characters; "
-        f"{whole['duration']:.1f} s of audio in {whole['seconds']:.1f} s"
-    )
-    return "\n".join(lines)
+def _refuse_beside_rescore(options: dict[str, object]) -> None:
+    for name, value in options.items():
+        if value:
+            raise InputError(f"--rescore runs no model, and {name} does not belong to it")
 
 
-def _line(figures: dict[str, Any]) -> str:
-    rates = [f"{rate:.2%}" if rate is not None else "inf" for rate in
-             (figures["wer"], figures["cer"])]  # fmt: skip
-    speed = f"{figures['real_time_factor']:.1f}x"
-    return f"{rates[0]:>8}  {rates[1]:>8}  {figures['seconds']:>8.2f}  {speed:>8}"
+def _check_comparison(compare: bool, models: int) -> None:
+    if compare and models < 2:
+        raise InputError("--compare needs two models or more, and there is one")
+
+
+def _models(names: list[str] | None) -> list[Path]:
+    named = names or list(filter(None, [os.environ.get(MODEL_VARIABLE)]))
+    if not named:
+        raise InputError("-m is missing: the model to evaluate; or score results with --rescore")
+    return [local_model(name) for name in named]
+
+
+def _evaluated(
+    files: Sequence[Path],
+    datasets: Sequence[Dataset],
+    output: Path | None,
+    scorer: Scorer,
+    opened: Callable[[Path], Model],
+) -> Systems:
+    names = unique_names(files)
+    targets = results_files(output, names, [dataset.name for dataset in datasets])
+    systems: dict[str, list[Evaluation]] = {}
+    for name, file in zip(names, files, strict=True):
+        with opened(file) as model:
+            kept = [ResultsFile(targets[name, one.name], file, one.name) for one in datasets]
+            systems[name] = [
+                one.evaluation(_rows(model, one, results, scorer), name, scorer)
+                for one, results in zip(datasets, kept, strict=True)
+            ]
+    return systems
+
+
+def _rows(model: Model, dataset: Dataset, results: ResultsFile, scorer: Scorer) -> list[Row]:
+    rows: list[Row] = []
+    count = len(dataset.items)
+    resumed = sum(results.find(item) is not None for item in dataset.items)
+    if resumed:
+        print_note(f"{resumed} of {count} results are taken from {results.path}")
+    with counting_progress(f"evaluating {dataset.name}", count) as progress:
+        for row in score_each(model, dataset, results, scorer):
+            rows.append(row)
+            if row.result.error:
+                print_error(row.result.error)
+            progress(len(rows))
+    return rows

@@ -17,7 +17,7 @@ from granite_gguf.errors import InputError
 from granite_gguf.sound.reading import recordings_of
 
 _AUDIO_FIELDS = ("audio", "audio_filepath", "file")
-_HEADER = ["audio", "text"]
+_COLUMNS = ("audio", "text", "language", "speaker")
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,14 @@ class Item:
         path: where it is.
         text: what is said; None where the manifest does not tell.
         language: a code such as ``en``; None where the manifest does not tell.
+        speaker: whoever speaks; None where the manifest does not tell.
     """
 
     name: str
     path: Path
     text: str | None
     language: str | None = None
+    speaker: str | None = None
 
 
 def read_items(source: Path) -> list[Item]:
@@ -42,8 +44,9 @@ def read_items(source: Path) -> list[Item]:
 
     Args:
         source: ``.jsonl`` or ``.json`` with an object a line: ``audio``, ``text`` and optionally
-            ``language``; any other file as TSV of the same columns, with or without a header; or
-            a folder, searched with its subfolders, where ``a.txt`` holds the text of ``a.wav``.
+            ``language`` and ``speaker``; any other file as TSV of the same columns, with or without
+            a header; or a folder, searched with its subfolders, where ``a.txt`` holds the text of
+            ``a.wav``.
 
     Raises:
         InputError: it cannot be read, names a file outside its folder or one twice, or is empty.
@@ -89,11 +92,11 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield place, _json_fields(place, line)
             continue
         cells = line.split("\t")
-        if number == 1 and [cell.lower() for cell in cells[:2]] == _HEADER:
+        if number == 1 and tuple(cell.lower() for cell in cells[:2]) == _COLUMNS[:2]:
             continue
-        if len(cells) > 3:
-            raise InputError(f"{place}: has {len(cells)} columns, expected audio, text, language")
-        yield place, dict(zip(("audio", "text", "language"), cells, strict=False))
+        if len(cells) > len(_COLUMNS):
+            raise InputError(f"{place}: has {len(cells)} columns, expected {', '.join(_COLUMNS)}")
+        yield place, dict(zip(_COLUMNS, cells, strict=False))
 
 
 def _json_fields(place: str, line: str) -> dict[str, Any]:
@@ -138,6 +141,7 @@ def _manifest_items(path: Path) -> Iterator[Item]:
             _inside(path.parent, name, place),
             optional_text(place, fields, "text"),
             optional_text(place, fields, "language") or None,
+            optional_text(place, fields, "speaker") or None,
         )
 
 

@@ -1,18 +1,25 @@
-"""Results as JSON lines, one per finished recording: written at once, and taken up again later.
+"""Results as JSON lines, one per recording: written at once, taken up again, or scored anew.
 
-The file is appended to, not replaced: what an interrupted run finished is the point of it. A last
-line that was cut off is dropped.
+A line has the five fields of the Open ASR Leaderboard's manifests (``audio_filepath``,
+``duration``, ``time``, ``text``, what is expected, and ``pred_text``, what was found), and beside
+them what tells whose result it is. The file is appended to, not replaced: what an interrupted run
+finished is the point of it. Of several lines for a recording the last holds. A last line that was
+cut off is dropped.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from granite_gguf.errors import InputError, OutputError
+from granite_gguf.evaluation.leaderboard import join_sessions, names_of
 from granite_gguf.evaluation.manifest import Item, audio_name, optional_text, read_rows
+
+Line = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -20,23 +27,15 @@ class Result:
     """What a model made of one recording.
 
     Attributes:
-        audio: its path.
-        audio_identity: size and time of change of the file, or that it was missing.
-        model: name of the model file.
-        model_identity: size and time of change of it.
         text: the transcript; empty where it failed.
-        duration: seconds of audio.
-        seconds: seconds of computation.
+        duration: seconds of audio; None where it is not known.
+        seconds: seconds of computation, without the decoding of the file; None where not known.
         error: why it failed, or None.
     """
 
-    audio: str
-    audio_identity: str
-    model: str
-    model_identity: str
     text: str
-    duration: float
-    seconds: float
+    duration: float | None = None
+    seconds: float | None = None
     error: str | None = None
 
 
@@ -50,36 +49,57 @@ def identity(path: Path) -> str:
 
 
 class ResultsFile:
-    """The results of one model, on disk where a path is given.
+    """The results of one model on one set, on disk where a path is given.
+
+    Args:
+        path: the file, or None.
+        model: the model's file.
+        dataset: the set's name.
 
     Raises:
         OutputError: the file is no results file, is of another model, or cannot be written.
     """
 
-    def __init__(self, path: Path | None, model: Path) -> None:
+    def __init__(self, path: Path | None, model: Path, dataset: str) -> None:
         self.path = path
-        self.model = model
-        self.model_identity = identity(model)
-        self._known: dict[str, Result] = {}
+        self._is_of = {
+            "dataset": dataset,
+            "model": model.name,
+            "model_identity": identity(model),
+        }
+        self._known: dict[str, Line] = {}
         if path is not None:
             self._open(path)
 
     def find(self, item: Item) -> Result | None:
         """The result of an unchanged recording that did not fail."""
-        found = self._known.get(str(item.path))
-        if found is None or found.error or found.audio_identity != identity(item.path):
+        line = self._known.get(str(item.path))
+        if line is None or line["error"] or line["audio_identity"] != identity(item.path):
             return None
-        return found
+        return Result(line["pred_text"], line["duration"], line["time"])
 
-    def add(self, result: Result) -> None:
-        """Keep a result, at once."""
-        self._known[result.audio] = result
+    def add(self, item: Item, result: Result) -> None:
+        """Keep a result, at once, unless the file has it."""
+        line = {
+            "audio_filepath": str(item.path),
+            "duration": result.duration,
+            "time": result.seconds,
+            "text": item.text,
+            "pred_text": result.text,
+            "language": item.language,
+            "speaker": item.speaker,
+            "error": result.error,
+            "audio_identity": identity(item.path),
+            **self._is_of,
+        }
+        if self._known.get(str(item.path)) == line:
+            return
+        self._known[str(item.path)] = line
         if self.path is None:
             return
-        line = json.dumps(asdict(result), ensure_ascii=False)
         try:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be written: {error.strerror}") from error
 
@@ -90,28 +110,87 @@ class ResultsFile:
             data = path.read_bytes() if path.exists() else b""
             whole = data[: data.rfind(b"\n") + 1]
             for number, line in enumerate(whole.splitlines(), start=1):
-                self._take(path, number, line)
+                self._take(f"{path}: line {number}", line)
             # Opened in any case, so that an unwritable place shows before the work.
             with path.open("ab") as file:
                 file.truncate(len(whole))
         except OSError as error:
             raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
 
-    def _take(self, path: Path, number: int, line: bytes) -> None:
+    def _take(self, place: str, data: bytes) -> None:
+        needed = ("pred_text", "duration", "time", "error", "audio_identity", "model_identity")
         try:
-            values = json.loads(line)
-            result = Result(**{field.name: values[field.name] for field in fields(Result)})
+            line = json.loads(data)
+            audio, model, _ = line["audio_filepath"], line["model"], [line[key] for key in needed]
         except (ValueError, KeyError, TypeError):
             raise OutputError(
-                f"{path}: line {number} is no result of `granite-gguf eval`; choose another file"
+                f"{place} is no result of `granite-gguf eval`; choose another file"
             ) from None
-        if (result.model, result.model_identity) != (self.model.name, self.model_identity):
+        ours = self._is_of
+        if (model, line["model_identity"]) != (ours["model"], ours["model_identity"]):
             raise OutputError(
-                f"{path}: line {number} is a result of {result.model} "
-                f"({result.model_identity}), not of {self.model.name} ({self.model_identity}); "
-                "choose another file"
+                f"{place} is a result of {model} ({line['model_identity']}), not of "
+                f"{ours['model']} ({ours['model_identity']}); choose another file"
             )
-        self._known[result.audio] = result
+        self._known[audio] = line
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The results of one model on one set, read from a file.
+
+    Attributes:
+        model: its name.
+        dataset: the set's name.
+        results: by recording, what was expected of it with what was found.
+    """
+
+    model: str
+    dataset: str
+    results: list[tuple[Item, Result]]
+
+
+def read_results(path: Path) -> Recorded:
+    """Results of this command or of any other system, to be scored.
+
+    Args:
+        path: JSON lines with ``audio_filepath``, ``text``, ``pred_text`` and, where known,
+            ``duration``, ``time``, ``language`` and ``speaker``. Lines without ``model`` and
+            ``dataset`` belong to those that the file's name tells:
+            ``MODEL_name_DATASET_name.jsonl`` or ``model/dataset.jsonl``.
+
+    Raises:
+        InputError: it cannot be read, a line lacks a field, or the lines are of several models.
+    """
+    found: dict[str, tuple[Item, Result]] = {}
+    names: set[tuple[str, str]] = set()
+    for place, fields in join_sessions(read_rows(path)):
+        for key in ("text", "pred_text"):
+            if key not in fields:
+                raise InputError(f"{place}: has no field {key!r}, expected a text")
+        name = audio_name(place, fields)
+        text, said, language, speaker, error, model, dataset = (
+            optional_text(place, fields, key) or None
+            for key in ("text", "pred_text", "language", "speaker", "error", "model", "dataset")
+        )
+        duration, seconds = (_seconds(place, fields, key) for key in ("duration", "time"))
+        item = Item(name, path.parent / name, text or "", language, speaker)
+        found[name] = item, Result(said or "", duration, seconds, error)
+        default = names_of(path)
+        names.add((model or default[0], dataset or default[1]))
+    if not names:
+        raise InputError(f"{path}: has no results")
+    if len(names) > 1:
+        listed = ", ".join(sorted(f"{model} on {dataset}" for model, dataset in names))
+        raise InputError(f"{path}: has results of {listed}, expected of one model on one set")
+    return Recorded(*names.pop(), list(found.values()))
+
+
+def _seconds(place: str, fields: Line, key: str) -> float | None:
+    value = fields.get(key)
+    if value is not None and (not isinstance(value, int | float) or value < 0):
+        raise InputError(f"{place}: field {key!r} is {value!r}, expected seconds")
+    return value
 
 
 def read_transcripts(path: Path, items: Iterable[Item]) -> dict[Path, str]:
@@ -126,18 +205,20 @@ def read_transcripts(path: Path, items: Iterable[Item]) -> dict[Path, str]:
     Raises:
         InputError: the file cannot be read, or has no text for a recording, or several.
     """
-    by_name: dict[str, list[str]] = {}
-    by_path: dict[str, str] = {}
+    texts: dict[str, str] = {}  # of several lines for a recording the last holds
     for place, row in read_rows(path):
-        name, text = audio_name(place, row), optional_text(place, row, "text") or ""
-        by_path[name] = by_path[str(Path(name).resolve())] = text
-        by_name.setdefault(Path(name).name, []).append(text)
+        key = "pred_text" if "pred_text" in row else "text"
+        texts[audio_name(place, row)] = optional_text(place, row, key) or ""
+    by_path = {str(Path(name).resolve()): text for name, text in texts.items()} | texts
+    by_name: dict[str, set[str]] = {}
+    for name, text in texts.items():
+        by_name.setdefault(Path(name).name, set()).add(text)
     found: dict[Path, str] = {}
     for item in items:
         exact = next((by_path[k] for k in (item.name, str(item.path)) if k in by_path), None)
-        named = set(by_name.get(item.path.name, ()))
+        named = by_name.get(item.path.name, set())
         if exact is None and len(named) != 1:
             many = "several texts" if named else "no text"
             raise InputError(f"{path}: has {many} for {item.name}")
-        found[item.path] = exact if exact is not None else named.pop()
+        found[item.path] = exact if exact is not None else next(iter(named))
     return found

@@ -3,59 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from math import isfinite
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 from granite_gguf.errors import AudioError, InputError
+from granite_gguf.evaluation.figures import Evaluation, Row
 from granite_gguf.evaluation.manifest import Item, read_items
-from granite_gguf.evaluation.results import Result, ResultsFile, identity, read_transcripts
-from granite_gguf.evaluation.scoring import Score, Scorer, total
+from granite_gguf.evaluation.results import Result, ResultsFile, read_results, read_transcripts
+from granite_gguf.evaluation.scoring import Scorer, Scoring
 from granite_gguf.model import Model
-
-
-@dataclass(frozen=True)
-class Row:
-    """One recording with its result and score."""
-
-    item: Item
-    result: Result
-    score: Score
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What a model makes of a set of recordings.
-
-    Attributes:
-        rows: one for each recording, in the manifest's order; one that failed has an error, and
-            counts as an empty transcript.
-    """
-
-    rows: Sequence[Row]
-
-    def total(self) -> dict[str, Any]:
-        """Of all recordings: ``wer`` and ``cer`` as fractions, counts, seconds, failed files."""
-        return {
-            "files": len(self.rows),
-            "failed": [row.item.name for row in self.rows if row.result.error],
-            **_figures(total([row.score for row in self.rows]), [row.result for row in self.rows]),
-        }
-
-    def files(self) -> list[dict[str, Any]]:
-        """The same of each recording, with its text and error."""
-        return [
-            {
-                "audio": row.item.name,
-                "text": row.result.text,
-                "error": row.result.error,
-                **_figures(row.score, [row.result]),
-            }
-            for row in self.rows
-        ]
 
 
 def evaluate(
@@ -65,22 +23,25 @@ def evaluate(
     results: str | PathLike[str] | None = None,
     against: str | PathLike[str] | None = None,
     language: str = "en",
+    scoring: str = Scoring.WHISPER,
 ) -> Evaluation:
-    """Word and character error rates over a set of recordings, after Whisper's normalisers.
+    """Word and character error rates over a set of recordings.
 
     Needs the extra ``eval``.
 
     Args:
         model: transcribes.
-        manifest: JSON lines (audio, text, language) or TSV of the same columns, with paths relative
-            to the file's folder and inside it, or absolute; or a folder of audio with a .txt beside
-            each file.
+        manifest: JSON lines (audio, text, language, speaker) or TSV of the same columns, with paths
+            relative to the file's folder and inside it, or absolute; or a folder of audio with a
+            .txt beside each file.
         results: a file of results as JSON lines, to go on with and to add to.
         against: transcripts, or results of another model, in place of the manifest's texts.
         language: of recordings whose manifest does not say; ``en`` has a normaliser of its own.
+        scoring: ``leaderboard`` counts as the Open ASR Leaderboard does, ``whisper`` after
+            Whisper's normalisers, ``plain`` words as they stand.
 
     Raises:
-        InputError: the manifest or the transcripts cannot be used.
+        InputError: the manifest or the transcripts cannot be used, or there is no such scoring.
         MissingExtraError: the extra is not installed.
         OutputError: the results are of another model, or cannot be written.
 
@@ -89,21 +50,61 @@ def evaluate(
     >>> evaluate(model, texts).total()["wer"]
     0.0
     """
-    scorer = Scorer()
-    items = read_items(Path(manifest))
-    expected = expected_texts(Path(manifest), items, None if against is None else Path(against))
-    known = ResultsFile(None if results is None else Path(results), model.file.path)
-    return Evaluation(list(score_each(model, items, expected, known, scorer, language)))
+    scorer = Scorer(scoring)
+    dataset = read_dataset(
+        Path(manifest), scorer, None if against is None else Path(against), language
+    )
+    known = ResultsFile(None if results is None else Path(results), model.file.path, dataset.name)
+    rows = list(score_each(model, dataset, known, scorer))
+    return dataset.evaluation(rows, model.file.path.name, scorer)
 
 
-def expected_texts(manifest: Path, items: Sequence[Item], against: Path | None) -> dict[Path, str]:
-    """What is said in each recording, by the manifest or by other transcripts.
+@dataclass(frozen=True)
+class Dataset:
+    """What is to be scored.
+
+    Attributes:
+        name: that of the manifest or folder.
+        items: the recordings, each with the text it is scored against, and its language.
+        left_out: how many the rule does not score.
+    """
+
+    name: str
+    items: Sequence[Item]
+    left_out: int
+
+    @classmethod
+    def of(cls, name: str, items: Iterable[Item], scorer: Scorer, language: str) -> Dataset:
+        """Without the recordings that the rule does not score.
+
+        Raises:
+            InputError: there is no other.
+        """
+        known = [replace(item, language=item.language or language) for item in items]
+        scored = [
+            item for item in known if not scorer.ignores(item.text or "", item.language or "")
+        ]
+        if not scored:
+            raise InputError(f"{name}: has no text that is to be scored")
+        return cls(name, scored, len(known) - len(scored))
+
+    def evaluation(self, rows: Sequence[Row], model: str, scorer: Scorer) -> Evaluation:
+        """What a model made of it."""
+        return Evaluation(rows, model, self.name, self.left_out, scorer.versions)
+
+
+def read_dataset(
+    manifest: Path, scorer: Scorer, against: Path | None = None, language: str = "en"
+) -> Dataset:
+    """The recordings of a manifest, with what is said in each by it or by other transcripts.
 
     Raises:
-        InputError: a recording has no text.
+        InputError: it cannot be used, or a recording has no text.
     """
+    items = read_items(manifest)
     if against is not None:
-        return read_transcripts(against, items)
+        texts = read_transcripts(against, items)
+        items = [replace(item, text=texts[item.path]) for item in items]
     lacking = [item.name for item in items if item.text is None]
     if lacking:
         more = f" and {len(lacking) - 5} more" if lacking[5:] else ""
@@ -111,59 +112,52 @@ def expected_texts(manifest: Path, items: Sequence[Item], against: Path | None) 
             f"{manifest}: has no text for {', '.join(lacking[:5])}{more}; add them, or compare "
             "with --against"
         )
-    return {item.path: item.text or "" for item in items}
+    place = manifest.resolve()
+    name = place.name if place.is_dir() else place.stem
+    return Dataset.of(name, items, scorer, language)
 
 
 def score_each(
-    model: Model,
-    items: Sequence[Item],
-    expected: Mapping[Path, str],
-    results: ResultsFile,
-    scorer: Scorer,
-    language: str,
+    model: Model, dataset: Dataset, results: ResultsFile, scorer: Scorer
 ) -> Iterator[Row]:
     """Transcribe what has no result yet, and score each recording when it is there."""
-    for item in items:
+    for item in dataset.items:
         result = results.find(item)
         if result is None:
-            result = _transcribe(model, item, results)
-            results.add(result)
-        score = scorer.score(expected[item.path], result.text, item.language or language)
-        yield Row(item, result, score)
+            result = _transcribe(model, item)
+        results.add(item, result)
+        yield _row(item, result, scorer)
 
 
-def _transcribe(model: Model, item: Item, results: ResultsFile) -> Result:
+def rescore(path: Path, scorer: Scorer, language: str = "en") -> Evaluation:
+    """Score results that were written before, by this package or another system.
+
+    Args:
+        path: the file, as :func:`granite_gguf.evaluation.results.read_results` takes it.
+        scorer: counts the errors.
+        language: of recordings for which the file does not say.
+
+    Raises:
+        InputError: the file cannot be used.
+    """
+    recorded = read_results(path)
+    results = {item.name: result for item, result in recorded.results}
+    items = [item for item, _ in recorded.results]
+    dataset = Dataset.of(recorded.dataset, items, scorer, language)
+    rows = [_row(item, results[item.name], scorer) for item in dataset.items]
+    return dataset.evaluation(rows, recorded.model, scorer)
+
+
+def _row(item: Item, result: Result, scorer: Scorer) -> Row:
+    return Row(item, result, scorer.score(item.text or "", result.text, item.language or ""))
+
+
+def _transcribe(model: Model, item: Item) -> Result:
     started = time.perf_counter()
-    text, duration, problem = "", 0.0, None
     try:
         transcript = model.transcribe(item.path)
-        text, duration = transcript.text, transcript.duration
     except AudioError as error:
-        problem = str(error)
-    return Result(
-        audio=str(item.path),
-        audio_identity=identity(item.path),
-        model=results.model.name,
-        model_identity=results.model_identity,
-        text=text,
-        duration=duration,
-        seconds=time.perf_counter() - started,
-        error=problem,
-    )
-
-
-def _figures(score: Score, results: Sequence[Result]) -> dict[str, Any]:
-    duration = sum(result.duration for result in results)
-    seconds = sum(result.seconds for result in results)
-    return {
-        "wer": score.words.rate if isfinite(score.words.rate) else None,
-        "cer": score.characters.rate if isfinite(score.characters.rate) else None,
-        "word_errors": score.words.errors,
-        "words": score.words.units,
-        "character_errors": score.characters.errors,
-        "characters": score.characters.units,
-        "exact": score.exact,
-        "duration": duration,
-        "seconds": seconds,
-        "real_time_factor": duration / seconds if seconds else 0.0,
-    }
+        return Result("", 0.0, time.perf_counter() - started, str(error))
+    reading = transcript.timings.get("audio", 0.0)
+    spent = time.perf_counter() - started - reading
+    return Result(transcript.text, transcript.duration, spent)

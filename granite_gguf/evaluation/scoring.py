@@ -1,23 +1,48 @@
-"""Word and character error rates after the Whisper normalisers, and what is counted beside them."""
+"""Word and character errors of a text, counted by one of three rules."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import Enum
+from importlib.metadata import version
 from typing import Any
 
-from granite_gguf.errors import MissingExtraError
+from granite_gguf._version import __version__
+from granite_gguf.errors import InputError, MissingExtraError
+from granite_gguf.evaluation.leaderboard import join_compounds, to_be_ignored
 
 ENGLISH = frozenset({"en", "eng", "english"})
+_GAP = "\0"  # stands in an alignment where one side has no word
+
+
+class Scoring(str, Enum):
+    """Which rule counts errors.
+
+    ``LEADERBOARD`` is that of the Open ASR Leaderboard: references to be ignored are left out, and
+    a compound written apart is no error. ``WHISPER`` compares after Whisper's normalisers alone,
+    ``PLAIN`` words as they stand between spaces.
+    """
+
+    LEADERBOARD = "leaderboard"
+    WHISPER = "whisper"
+    PLAIN = "plain"
 
 
 @dataclass(frozen=True)
 class Edits:
     """Edits that turn expected units into those found, and how many were expected."""
 
-    errors: int
+    insertions: int
+    deletions: int
+    substitutions: int
     units: int
+
+    @property
+    def errors(self) -> int:
+        """All edits."""
+        return self.insertions + self.deletions + self.substitutions
 
     @property
     def rate(self) -> float:
@@ -27,7 +52,12 @@ class Edits:
         return float("inf") if self.errors else 0.0
 
     def __add__(self, other: Edits) -> Edits:
-        return Edits(self.errors + other.errors, self.units + other.units)
+        return Edits(
+            self.insertions + other.insertions,
+            self.deletions + other.deletions,
+            self.substitutions + other.substitutions,
+            self.units + other.units,
+        )
 
 
 @dataclass(frozen=True)
@@ -44,47 +74,95 @@ class Score:
         )
 
 
-def total(scores: Sequence[Score]) -> Score:
+def total(scores: Iterable[Score]) -> Score:
     """All recordings as one text: long ones count more than short ones."""
-    result = Score(Edits(0, 0), Edits(0, 0), 0)
-    for score in scores:
-        result = result + score
-    return result
+    nothing = Edits(0, 0, 0, 0)
+    return sum(scores, Score(nothing, nothing, 0))
 
 
 class Scorer:
-    """Scores texts; English ones after Whisper's English normaliser, others after its basic one.
+    """Scores texts by a rule, English ones after a normaliser of their own.
+
+    Args:
+        scoring: the rule, by its value.
 
     Raises:
-        MissingExtraError: jiwer or whisper-normalizer is not installed.
+        InputError: there is no such rule.
+        MissingExtraError: kaldialign or whisper-normalizer is not installed.
     """
 
-    def __init__(self) -> None:
-        self._jiwer = _load("jiwer")
-        self._english = _load("whisper_normalizer.english").EnglishTextNormalizer()
-        self._basic = _load("whisper_normalizer.basic").BasicTextNormalizer()
+    def __init__(self, scoring: str = Scoring.WHISPER) -> None:
+        try:
+            self.scoring = Scoring(scoring)
+        except ValueError:
+            choices = ", ".join(repr(rule.value) for rule in Scoring)
+            raise InputError(f"scoring is {scoring!r}, expected one of {choices}") from None
+        self._kaldialign = _load("kaldialign")
+        self._merges = self.scoring is Scoring.LEADERBOARD
+        if self.scoring is not Scoring.PLAIN:
+            self._english = _load("whisper_normalizer.english").EnglishTextNormalizer()
+            self._basic = _load("whisper_normalizer.basic").BasicTextNormalizer()
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """What a figure depends on besides the texts: the rule, and versions of what applies it."""
+        found = {
+            "scoring": self.scoring.value,
+            "compounds": "merged" if self._merges else "as written",
+            "granite-gguf": __version__,
+            "kaldialign": version("kaldialign"),
+        }
+        if self.scoring is not Scoring.PLAIN:
+            found["whisper-normalizer"] = version("whisper-normalizer")
+        return found
 
     def normalise(self, text: str, language: str) -> str:
         """A text as it is compared."""
-        normaliser = self._english if language.lower() in ENGLISH else self._basic
-        return " ".join(str(normaliser(text)).split())
+        if self.scoring is not Scoring.PLAIN:
+            text = (self._english if language.lower() in ENGLISH else self._basic)(text)
+        return " ".join(text.split())
+
+    def ignores(self, expected: str, language: str) -> bool:
+        """Whether the rule leaves a recording out because of what is expected of it."""
+        return self._merges and to_be_ignored(self.normalise(expected, language))
 
     def score(self, expected: str, found: str, language: str) -> Score:
         """Score one text."""
-        a, b = self.normalise(expected, language), self.normalise(found, language)
+        a, b = self._words(expected, found, language)
         return Score(
-            words=self._edits(a, b, self._jiwer.process_words, len(b.split())),
-            characters=self._edits(a, b, self._jiwer.process_characters, len(b)),
+            words=self._edits(a, b, merge=self._merges),
+            characters=self._edits(" ".join(a), " ".join(b), merge=False),
             exact=int(expected == found),
         )
 
-    @staticmethod
-    def _edits(expected: str, found: str, process: Any, units: int) -> Edits:
-        if not expected:
-            return Edits(errors=units, units=0)
-        out = process(expected, found)
-        wrong = out.substitutions + out.deletions
-        return Edits(errors=wrong + out.insertions, units=out.hits + wrong)
+    def align(
+        self, expected: str, found: str, language: str
+    ) -> list[tuple[str | None, str | None]]:
+        """Pairs of an expected and a found word, or words of a compound; None where one is missing.
+
+        A pair is an error unless :func:`same_words` holds for it.
+        """
+        sides = self._words(expected, found, language)
+        pairs = self._kaldialign.align(*sides, _GAP, merge_compounds=self._merges)
+        return [(None if a == _GAP else a, None if b == _GAP else b) for a, b in pairs]
+
+    def _words(self, expected: str, found: str, language: str) -> tuple[list[str], list[str]]:
+        a, b = (self.normalise(text, language).split() for text in (expected, found))
+        if self._merges and language.lower() not in ENGLISH:
+            return join_compounds(a, b)
+        return a, b
+
+    def _edits(self, expected: Sequence[str], found: Sequence[str], *, merge: bool) -> Edits:
+        counted = self._kaldialign.edit_distance(expected, found, merge_compounds=merge)
+        return Edits(counted["ins"], counted["del"], counted["sub"], counted["ref_len"])
+
+
+def same_words(pair: tuple[str | None, str | None]) -> bool:
+    """Whether a pair of an alignment is no error: the same word, or a compound written apart."""
+    expected, found = pair
+    if expected is None or found is None:
+        return False
+    return expected.replace(" ", "") == found.replace(" ", "")
 
 
 def _load(name: str) -> Any:
