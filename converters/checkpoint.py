@@ -87,13 +87,13 @@ class ConfigReader:
     """Reads the configurations of one architecture's checkpoints.
 
     Attributes:
-        title: of the model, for messages.
+        format: what a file of the architecture holds.
         expected: what its ``model_type`` is.
         recognise: the layout of a ``config.json``, or None where it is of another model.
         read: the configuration of a directory with that ``config.json`` and layout.
     """
 
-    title: str
+    format: Format[Any]
     expected: str
     recognise: Callable[[JsonFields], Layout | None]
     read: Callable[[Path, JsonFields, Layout], CheckpointConfig]

@@ -28,8 +28,8 @@ def read_config(directory: Path) -> CheckpointConfig:
             if problem:
                 raise CheckpointError(f"{path}: {problem}")
             return config
+    titles, expected = zip(*((r.format.title, r.expected) for r in READERS), strict=True)
     raise CheckpointError(
-        f"{path}: model_type is {brief(root.find('model_type'))}, which is no "
-        f"{' or '.join(reader.title for reader in READERS)} checkpoint. Expected model_type "
-        f"{' or '.join(reader.expected for reader in READERS)}"
+        f"{path}: model_type is {brief(root.find('model_type'))}, which is no checkpoint of "
+        f"{' or '.join(titles)}. Expected model_type {' or '.join(expected)}"
     )

@@ -11,6 +11,7 @@ import pytest
 
 import granite_gguf
 from granite_gguf import architectures
+from granite_gguf.converters.configs import READERS
 from granite_gguf.nar.architecture import NAR_ARCHITECTURE
 from granite_gguf.nar.spec import NAR
 from granite_gguf.quantize import quantize
@@ -67,6 +68,11 @@ def test_a_file_of_no_architecture_in_the_list(f32_files: dict[str, Path], tmp_p
     other = renamed(f32_files["nle"], tmp_path / "other.gguf")
     with pytest.raises(granite_gguf.UnsupportedModelError, match=f"holds '{OTHER}', expected"):
         granite_gguf.load(other)
+
+
+def test_both_lists_have_every_architecture() -> None:
+    """What reads checkpoints is listed with the converters, which stand on what runs files."""
+    assert [a.format for a in architectures.ARCHITECTURES] == [r.format for r in READERS]
 
 
 def test_only_its_own_rooms_know_an_architecture() -> None:

@@ -48,7 +48,7 @@ def _read(directory: Path, root: JsonFields, layout: Layout) -> CheckpointConfig
 
 
 NAR_CONFIG = ConfigReader(
-    "Granite Speech NAR",
+    NAR,
     "'nle' or 'granite_speech_nar' with an encoder_config",
     _recognise,
     _read,

@@ -87,9 +87,7 @@ def _read(directory: Path, root: JsonFields, layout: Layout) -> CheckpointConfig
     )
 
 
-SPEECH_CONFIG = ConfigReader(
-    "Granite Speech", "'granite_speech' or 'granite_speech_plus'", _recognise, _read
-)
+SPEECH_CONFIG = ConfigReader(SPEECH, "'granite_speech' or 'granite_speech_plus'", _recognise, _read)
 
 
 def _name(directory: Path, root: JsonFields) -> str:
