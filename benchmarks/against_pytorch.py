@@ -10,7 +10,6 @@ what PyTorch's products may use: AVX512_CORE_BF16 leaves out the matrix unit. Pr
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 from statistics import median
 
 import granite_gguf
+from granite_gguf.memory import peak_resident
 from granite_gguf.sound.reading import read_audio
 
 DTYPES = {"bf16": "bfloat16", "f32": "float32"}
@@ -73,7 +73,7 @@ def main() -> None:
             run = runner(args.models[0], args, stack)
             run()
             run()
-            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)
+            print(peak_resident() / 1e9)
             return
         names = [*args.models, PYTORCH]
         memory = {name: alone(name, args) for name in names}

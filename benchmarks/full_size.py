@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,8 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+
+from granite_gguf.memory import peak_resident
 
 STAGES = (
     *("mel_spectrogram", "encoder_output", "encoder_final", "encoder_logits", "pooled"),
@@ -46,13 +47,9 @@ def run_reference(checkpoint: Path, audio: Path, output: Path) -> None:
         allow_pickle=False,
         text=np.array(stages.text),
         seconds=np.array(seconds),
-        memory=np.array(peak_memory()),
+        memory=np.array(peak_resident()),
         **{name: array for name, array in stages.arrays().items() if array.dtype.kind in "fi"},
     )
-
-
-def peak_memory() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def run_model(path: Path, audio: Path, expected_path: Path, repeats: int) -> dict[str, Any]:
@@ -64,7 +61,7 @@ def run_model(path: Path, audio: Path, expected_path: Path, repeats: int) -> dic
     with granite_gguf.load(path) as model:
         load_seconds = time.perf_counter() - started
         runs = [model.transcribe(audio) for _ in range(repeats)]
-        memory = peak_memory()
+        memory = peak_resident()
         with np.load(expected_path) as file:
             expected = dict(file)
         mel = expected["mel_spectrogram"].astype(np.float32)

@@ -10,7 +10,6 @@ segment.
 from __future__ import annotations
 
 import argparse
-import resource
 import sys
 import tempfile
 import time
@@ -28,6 +27,7 @@ import soundfile
 import granite_gguf
 from benchmarks.long_life import in_use_kb, slope
 from granite_gguf.demo import DEMO_MODEL, DEMO_SAMPLES
+from granite_gguf.memory import peak_resident
 
 RATE = 16_000
 PAUSE = RATE // 2
@@ -106,7 +106,7 @@ def main() -> int:
             path = Path(folder) / f"{name}.flac"
             write(path, parts, hours * 3600)
             seen = watch(model, path, 60)
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            peak = peak_resident() / 1e6
             words = sum(len(text.split()) for text in seen.texts)
             print(
                 f"{name}: {seen.seconds / 3600:.3f} of {hours:g} h in {len(seen.texts)} segments, "

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import resource
 import tempfile
 import time
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ import numpy as np
 import soundfile
 
 import granite_gguf
+from granite_gguf.memory import peak_resident
 from training.grammar import sentence
 from training.speech import SAMPLE_RATE, speak
 from training.voices import training_voice
@@ -67,8 +67,8 @@ def main() -> None:
                 texts,
                 [segment.text for segment in segments],
             )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{borders[-1] / SAMPLE_RATE / 60:.1f} minutes of audio, peak resident {peak:.0f} MB")
+    minutes, peak = borders[-1] / SAMPLE_RATE / 60, peak_resident() / 1e6
+    print(f"{minutes:.1f} minutes of audio, peak resident {peak:.0f} MB")
 
 
 def whole_sentences(

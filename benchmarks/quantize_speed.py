@@ -9,7 +9,6 @@ Each runs in a process of its own, for its peak memory. Prints Markdown.
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from granite_gguf.architectures import open_model_file
 from granite_gguf.ggml.quants import encode_rows
+from granite_gguf.memory import peak_resident
 from granite_gguf.quantize import make_plan, quantize
 
 
@@ -51,8 +51,7 @@ def main() -> None:
     if args.way:
         started = time.perf_counter()
         WAYS[args.way](args)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(f"| {args.way} | {time.perf_counter() - started:.0f} | {peak / 1e6:.0f} |")
+        print(f"| {args.way} | {time.perf_counter() - started:.0f} | {peak_resident() / 1e6:.0f} |")
         return
     print("| | seconds | peak resident MB |\n|---|---:|---:|", flush=True)
     for way in WAYS:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from granite_gguf.errors import OutOfMemoryError
+from granite_gguf.sizes import megabytes
 
 if sys.platform != "win32":
     import resource
@@ -75,8 +76,8 @@ def require(
     room = room or host_room(unfilled=unfilled)
     if room is not None and needed + room.unfilled > room.free:
         raise OutOfMemoryError(
-            f"{purpose} needs {_size(needed + room.unfilled)} of memory, but {room.where} leaves "
-            f"{_size(room.free)}. {remedy}"
+            f"{purpose} needs {megabytes(needed + room.unfilled)} of memory, but {room.where} "
+            f"leaves {megabytes(room.free)}. {remedy}"
         )
 
 
@@ -96,10 +97,6 @@ def starting_threads() -> Iterator[None]:
             "The system refuses another thread. Use fewer threads, or raise the limit of address "
             "space (ulimit -v) or of processes (ulimit -u)"
         ) from error
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
 def _read(path: Path) -> str:
@@ -181,3 +178,11 @@ def stack_bytes() -> int:
         return _STACK
     limit = resource.getrlimit(resource.RLIMIT_STACK)[0]
     return _STACK if limit == resource.RLIM_INFINITY else limit
+
+
+def peak_resident() -> int:
+    """The most bytes that this process has had in memory; 0 where the system does not tell."""
+    if sys.platform == "win32":
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -44,7 +44,7 @@ ROOMS = {
     "granite_gguf": "converters evaluation model parity quantize sound stages transcript",
     "converters": "architectures fields ggml hub nar sound spec speech storage",
     "quantize": "architectures ggml model sound spec storage",
-    "bench": "ggml model nar placing",
+    "bench": "ggml memory model nar placing",
     "parity": "architectures ggml model recorded spec storage",
     "reference": "recorded",
     "cli": "architectures bench converters evaluation formats ggml hub memory model parity passes "

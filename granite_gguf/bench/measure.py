@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -15,11 +14,9 @@ from granite_gguf.arrays import FloatArray
 from granite_gguf.bench.floor import measure_floor
 from granite_gguf.errors import InputError
 from granite_gguf.ggml import ProductShape, Runtime
+from granite_gguf.memory import peak_resident
 from granite_gguf.model import Model, load
 from granite_gguf.nar import decoding
-
-if sys.platform != "win32":
-    import resource
 
 
 @dataclass(frozen=True)
@@ -123,7 +120,7 @@ def measure(
                 "shorter one, or do without the floor"
             )
         runs = [model.transcribe(audio) for _ in range(repeats)]
-        memory = _peak_memory()
+        memory = peak_resident()
         floors: dict[str, float] = {}
         products, text_rows = _products(model, audio) if passes == 1 else (None, None)
         if with_floor and products is not None:
@@ -176,10 +173,3 @@ def _products(
     with model.observe_products() as counted["editor"]:
         model.run_editor(audio_tokens, text)
     return counted, len(text)
-
-
-def _peak_memory() -> int:
-    if sys.platform == "win32":
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -23,6 +23,7 @@ from granite_gguf.errors import DeviceError, OutOfMemoryError
 from granite_gguf.ggml.runtime import Runtime
 from granite_gguf.ggml.tensor import Context, Tensor
 from granite_gguf.ggml.types import BLOCK_SIZES, F32, GGMLType
+from granite_gguf.sizes import megabytes
 
 _GET_EXTRA_TYPES = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)
 
@@ -120,7 +121,7 @@ class DeviceBuffer(Closing):
         if not buffer:
             needed = self.needed(buffer_type)
             raise OutOfMemoryError(
-                f"{self._device_name} has no room for {needed / 1e9:.2f} GB of {self._holds}. "
+                f"{self._device_name} has no room for {megabytes(needed)} of {self._holds}. "
                 f"{self._remedy}"
             )
         self._keep(buffer)

@@ -25,6 +25,7 @@ import numpy.typing as npt
 from granite_gguf.arrays import FloatArray
 from granite_gguf.errors import ModelFileError, OutOfMemoryError, brief
 from granite_gguf.ggml.types import BLOCK_SIZES, GGMLType
+from granite_gguf.sizes import megabytes
 from granite_gguf.storage.keys import Keys
 
 MAX_DIMENSIONS = 4
@@ -273,7 +274,7 @@ def _map(path: Path) -> mmap.mmap:
         if error.errno == errno.ENOMEM:
             size = path.stat().st_size
             raise OutOfMemoryError(
-                f"{path}: the system refuses to map its {size / 1e9:.2f} GB: the address space is "
+                f"{path}: the system refuses to map its {megabytes(size)}: the address space is "
                 "limited (ulimit -v). Raise the limit, or use a file of a smaller type"
             ) from error
         raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from error
