@@ -45,10 +45,13 @@ ROOMS = {
     "converters": "architectures fields ggml hub nar sound spec speech storage",
     "quantize": "architectures ggml model sound spec storage",
     "bench": "ggml memory model nar placing",
+    "places": "",
+    "ray": "model passes places transcript",
+    "bulk": "places ray sound",
     "parity": "architectures ggml model recorded spec storage",
     "reference": "recorded",
-    "cli": "architectures bench converters evaluation formats ggml hub memory model parity passes "
-    "placing quantize recorded sound storage transcript transcription",
+    "cli": "architectures bench bulk converters evaluation formats ggml hub memory model parity "
+    "passes placing quantize recorded sound storage transcript transcription",
     "__main__": "cli",
 }
 MOST_FLOORS = 12

@@ -17,7 +17,7 @@ README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encodi
 
 
 COMMANDS = (
-    *("bench", "convert", "diff", "doctor", "eval", "imatrix", "inspect", "quantize"),
+    *("bench", "bulk", "convert", "diff", "doctor", "eval", "imatrix", "inspect", "quantize"),
     *("models", "reference", "transcribe"),
 )
 

@@ -18,6 +18,7 @@ import typer
 from granite_gguf._version import __version__
 from granite_gguf.cli import (
     bench,
+    bulk,
     convert,
     diff,
     doctor,
@@ -71,6 +72,7 @@ def _root(
 
 
 app.command("transcribe")(transcribe.transcribe)
+app.command("bulk")(bulk.bulk)
 app.command("convert")(convert.convert)
 app.command("quantize")(quantize.quantize)
 app.command("imatrix")(imatrix.imatrix)

@@ -124,10 +124,10 @@ def read_audio(
         return np.concatenate([np.zeros(0, np.float32), *stream.blocks])
 
 
-def duration_of(path: str | PathLike[str], take: Selection = ALL) -> float | None:
+def duration_of(source: str | PathLike[str] | BinaryIO, take: Selection = ALL) -> float | None:
     """Seconds of audio in a file, or None where it does not tell or cannot be read."""
     try:
-        with open_audio(path, 16000, take) as stream:
+        with open_audio(source, 16000, take) as stream:
             return stream.duration
     except AudioError:
         return None

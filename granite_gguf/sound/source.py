@@ -114,15 +114,19 @@ class Source:
         return isinstance(self.audio, (np.ndarray, BytesIO))
 
     def seconds(self, rate: float) -> float | None:
-        """How long it is, where that is known; a pipe or a file object is not asked.
+        """How long it is, where that is known; a pipe or an open file is not asked.
 
         ``rate`` is that of samples without one of their own, in Hz.
         """
         if isinstance(self.audio, np.ndarray):
             return len(self.audio) / (self.sample_rate or rate) if self.audio.ndim else None
-        if not isinstance(self.audio, (str, PathLike)) or not self.is_at_hand:
+        if not self.is_at_hand:
             return None
-        return reading.duration_of(self.audio, self.take)
+        start = self.audio.tell() if isinstance(self.audio, BytesIO) else 0
+        seconds = reading.duration_of(self.audio, self.take)
+        if isinstance(self.audio, BytesIO):
+            self.audio.seek(start)
+        return seconds
 
     def load(self, rate: int) -> Samples:
         """All of it as mono float32 samples ``(n,)`` at a rate in Hz.

@@ -1,0 +1,41 @@
+"""Ray itself: two machines on loopback, one of which is lost; and a command without the extra."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+def test_a_machine_is_lost_and_no_recording() -> None:
+    """Same texts as one process, all there, none twice, nothing done again by a second run."""
+    pytest.importorskip("ray")
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.bulk", "killed", "--clips", "60", "--seconds", "0.5"],
+        cwd=Path(__file__).resolve().parent.parent,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-4000:]
+    assert "all there, none twice, the same texts" in run.stdout
+
+
+WITHOUT = """
+import sys
+sys.modules["pyarrow"] = None
+from granite_gguf.cli import main
+main()
+"""
+
+
+def test_what_is_missing_is_told(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", WITHOUT, "bulk", str(tmp_path), "-o", str(tmp_path / "out")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 2
+    assert "needs it: pip install 'granite-gguf[ray]'" in run.stderr
+    assert not (tmp_path / "out").exists()
