@@ -60,6 +60,7 @@ def convert_gguf(
     source: str | PathLike[str],
     output: str | PathLike[str] | None = None,
     *,
+    mmproj: str | PathLike[str] | None = None,
     outtype: OutType | str | None = None,
     revision: str | None = None,
     force: bool = False,
@@ -70,6 +71,8 @@ def convert_gguf(
     Args:
         source: the file.
         output: the file to write; by default beside the source.
+        mmproj: the file with encoder and projector, where the source is the language model of a
+            pair for llama.cpp.
         outtype: types by the same policies as for checkpoints; by default each tensor keeps its
             own, and its bytes.
         revision: the checkpoint's revision, recorded in the file.
@@ -83,14 +86,14 @@ def convert_gguf(
         CheckpointError: a number does not fit into the type asked for, or is not finite.
         OutputError: the output exists and ``force`` is not set, or cannot be written.
     """
-    file = open_model_file(Path(source))
+    file = open_model_file(Path(source), None if mmproj is None else Path(mmproj))
     if file.reader.is_complete(file.container):
         raise UnsupportedModelError(
             f"{file.path}: is a {file.dialect} file already; there is nothing to convert. "
             "`granite-gguf quantize` writes other types"
         )
     path = default_output(file) if output is None else Path(output)
-    if path.exists() and path.samefile(file.path):
+    if path.exists() and any(path.samefile(stored.path) for stored in file.container.files):
         raise InputError(f"{path}: is the source itself; name another output")
     policy = None if outtype is None else OutType(outtype)
     if policy is not None:
@@ -99,11 +102,8 @@ def convert_gguf(
         file = settled(file)
     parameters = sum(prod(spec.shape) for spec in file.specs.values())
     metadata = _metadata(file, policy, parameters, revision)
-    with file.path.open("rb") as data:
-        sources = [
-            _tensor_source(file, spec, policy, data.fileno()) for spec in file.specs.values()
-        ]
-        size = write_gguf(path, metadata, sources, force=force, progress=progress)
+    sources = [_tensor_source(file, spec, policy) for spec in file.specs.values()]
+    size = write_gguf(path, metadata, sources, force=force, progress=progress)
     layout = Layout(metadata[file.format.key(Keys.Source.LAYOUT)].value)
     return Conversion(path, layout, file.hparams, parameters, size)
 
@@ -118,9 +118,7 @@ def _check_floats(file: ModelFile[Any]) -> None:
         )
 
 
-def _tensor_source(
-    file: ModelFile[Any], spec: TensorSpec, policy: OutType | None, descriptor: int
-) -> TensorSource:
+def _tensor_source(file: ModelFile[Any], spec: TensorSpec, policy: OutType | None) -> TensorSource:
     info = file.info(spec.name)
     kind = info.type if policy is None else output_type(policy, spec)
     width = info.shape[0]
@@ -129,7 +127,7 @@ def _tensor_source(
 
     def parts() -> Iterator[AnyArray]:
         for start in range(0, total, step):
-            raw = file.read_bytes(descriptor, spec.name, start, min(step, total - start))
+            raw = file.read_bytes(spec.name, start, min(step, total - start))
             yield raw if policy is None else _converted(spec.name, raw, width, info.type, kind)
 
     return TensorSource(spec.name, info.shape, kind, parts)

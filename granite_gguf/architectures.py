@@ -14,19 +14,23 @@ from granite_gguf.storage.model_file import ModelFile
 ARCHITECTURES: tuple[Architecture[Any], ...] = (NAR_ARCHITECTURE, SPEECH_ARCHITECTURE)
 
 DIALECTS = tuple(
-    dict.fromkeys(dialect.architecture for a in ARCHITECTURES for dialect in a.dialects)
+    dict.fromkeys(d.architecture for a in ARCHITECTURES for d in a.dialects if d.beside is None)
 )
-"""What the files that are read name as their architecture."""
+"""What the files that are whole models name as their architecture."""
 
 
-def open_model_file(path: str | Path) -> ModelFile[Any]:
+def open_model_file(path: str | Path, mmproj: str | Path | None = None) -> ModelFile[Any]:
     """Map and check a file of any architecture and dialect.
+
+    Args:
+        path: the file.
+        mmproj: the file with encoder and projector, where the model is a pair for llama.cpp.
 
     Raises:
         ModelFileError: the file is damaged, incomplete or inconsistent.
         UnsupportedModelError: it holds another architecture.
     """
-    return model_file.open_model_file(path, [d for a in ARCHITECTURES for d in a.dialects])
+    return model_file.open_model_file(path, [d for a in ARCHITECTURES for d in a.dialects], mmproj)
 
 
 def architecture_of(file: ModelFile[Any]) -> Architecture[Any]:

@@ -211,8 +211,8 @@ def quantize(
     count = threads or default_threads()
     for kind in {tensor.choice.type for tensor in plan.tensors}:
         prepare_encoding(kind)
-    with ThreadPoolExecutor(count, "quantize") as pool, file.path.open("rb") as data:
-        encoder = _Encoder(pool, 2 * count, file, data.fileno(), importance)
+    with ThreadPoolExecutor(count, "quantize") as pool:
+        encoder = _Encoder(pool, 2 * count, file, importance)
         sources = [encoder.source(tensor) for tensor in plan.tensors]
         size = write_gguf(
             path, _metadata(file, plan, importance), sources, force=force, progress=progress
@@ -256,7 +256,6 @@ class _Encoder:
     pool: ThreadPoolExecutor
     ahead: int
     file: ModelFile[Any]
-    descriptor: int
     importance: ImportanceMatrix | None
 
     def source(self, tensor: PlannedTensor) -> TensorSource:
@@ -283,9 +282,7 @@ class _Encoder:
     def _part(self, tensor: PlannedTensor, start: int, count: int) -> npt.NDArray[np.uint8]:
         info, width, kind = tensor.info, tensor.shape[0], tensor.choice.type
         stored = row_bytes(info.type, width)
-        raw = self.file.read_bytes(
-            self.descriptor, tensor.spec.name, start * stored, count * stored
-        )
+        raw = self.file.read_bytes(tensor.spec.name, start * stored, count * stored)
         if not tensor.changes:
             return raw
         values = to_float32(raw, info.type, (width, count))

@@ -34,12 +34,9 @@ def _head_is_embedding(file: ModelFile[HParams]) -> bool:
     info, other = file.info(_HEAD), file.info(_EMBEDDING)
     if (info.type, info.shape) != (other.type, other.shape):
         return False
-    with file.path.open("rb") as data:
-        for start in range(0, info.byte_count, PART_BYTES):
-            count = min(PART_BYTES, info.byte_count - start)
-            parts = [
-                file.read_bytes(data.fileno(), name, start, count) for name in (_HEAD, _EMBEDDING)
-            ]
-            if (parts[0] != parts[1]).any():
-                return False
+    for start in range(0, info.byte_count, PART_BYTES):
+        count = min(PART_BYTES, info.byte_count - start)
+        head, embedding = (file.read_bytes(name, start, count) for name in (_HEAD, _EMBEDDING))
+        if (head != embedding).any():
+            return False
     return True

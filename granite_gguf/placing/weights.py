@@ -100,7 +100,8 @@ class ModelWeights(Mapping[str, Tensor]):
                 kernel = choice.choose(kind, spec.shape[-2], _padded_rows(spec))
                 self.kernels.setdefault(spec.stage, Counter())[str(kernel)] += 1
                 self._used[spec.name] = kernel
-                in_place = runtime.maps_host_memory and self._rows(spec) == spec.shape[-1]
+                as_stored = spec.name not in file.replaced and self._rows(spec) == spec.shape[-1]
+                in_place = runtime.maps_host_memory and as_stored
                 if in_place and kernel.type is kind and kernel.packing is None:
                     mapped.append(spec)
                 else:
@@ -173,14 +174,18 @@ class ModelWeights(Mapping[str, Tensor]):
         return buffer
 
     def _map(self, specs: list[TensorSpec]) -> None:
-        buffer = self._buffer(len(specs))
-        for spec in specs:
-            info = self._file.info(spec.name)
-            # A pointwise convolution [1, in, out] is the matrix [in, out] over the same bytes.
-            shape = spec.shape[-2:] if spec.role is Role.POINTWISE else spec.shape
-            self._tensors[spec.name] = buffer.add(spec.name, shape, info.type)
-        offsets = {spec.name: self._file.info(spec.name).offset for spec in specs}
-        buffer.map_host(self._file.container.data, offsets)
+        for file in self._file.container.files:
+            here = {
+                spec.name: (spec, info)
+                for spec in specs
+                if self._file.container.holder((info := self._file.info(spec.name)).name) is file
+            }
+            buffer = self._buffer(len(here))
+            for name, (spec, info) in here.items():
+                # A pointwise convolution [1, in, out] is the matrix [in, out] over the same bytes.
+                shape = spec.shape[-2:] if spec.role is Role.POINTWISE else spec.shape
+                self._tensors[name] = buffer.add(name, shape, info.type)
+            buffer.map_host(file.data, {name: info.offset for name, (_, info) in here.items()})
 
     def _plan(
         self, kernel: Kernel, specs: list[TensorSpec], buffer_types: Mapping[str, int]

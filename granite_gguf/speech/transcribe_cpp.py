@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from granite_gguf.arrays import FloatArray
 from granite_gguf.fields import MetadataFields, read_stage
 from granite_gguf.spec.names import NameTable
 from granite_gguf.spec.parameters import Shapes
@@ -27,6 +26,7 @@ from granite_gguf.speech.spec import (
     named_variant,
 )
 from granite_gguf.storage.container import Container
+from granite_gguf.storage.dialects.dialect import Replacement
 from granite_gguf.storage.dialects.transcribe_cpp.common import (
     FORM,
     FRONT_END,
@@ -132,7 +132,7 @@ class TranscribeCppSpeech(TranscribeCpp[HParams]):
 
     def replaced(
         self, stored: Container, hparams: HParams, specs: Mapping[str, TensorSpec]
-    ) -> dict[str, FloatArray]:
+    ) -> dict[str, Replacement]:
         """Also the queries, which such files round as they do matrices: nothing multiplies them."""
         queries = values(stored, self.stored_name(_QUERY)).reshape(specs[_QUERY].shape[::-1])
-        return {**super().replaced(stored, hparams, specs), _QUERY: queries}
+        return {**super().replaced(stored, hparams, specs), _QUERY: Replacement.of(queries)}

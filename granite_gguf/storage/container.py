@@ -13,7 +13,7 @@ import mmap
 import os
 import struct
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,10 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Container:
-    """An opened GGUF file. ``data`` shows the bytes of ``mapped``, the whole file."""
+    """An opened GGUF file. ``data`` shows the bytes of ``mapped``, the whole file.
+
+    A model may lie in two: the metadata and tensors of the one ``beside`` it are then here, too.
+    """
 
     path: Path
     version: int
@@ -107,6 +110,17 @@ class Container:
     tensors: dict[str, TensorInfo]
     data: npt.NDArray[np.uint8]
     mapped: mmap.mmap
+    beside: Container | None = None
+
+    @property
+    def files(self) -> tuple[Container, ...]:
+        """This file, and the one beside it."""
+        return (self,) if self.beside is None else (self, self.beside)
+
+    def holder(self, name: str) -> Container:
+        """The file that a tensor lies in."""
+        other = self.beside
+        return self if other is None or name not in other.tensors else other
 
     def text(self, key: str) -> str | None:
         """A string of the metadata, or None."""
@@ -127,25 +141,28 @@ class Container:
     def raw(self, name: str) -> npt.NDArray[np.uint8]:
         """The bytes of a tensor, as a view of the map."""
         info = self.tensors[name]
-        return self.data[info.offset : info.offset + info.byte_count]
+        return self.holder(name).data[info.offset : info.offset + info.byte_count]
 
-    def read(self, descriptor: int, name: str, start: int, count: int) -> npt.NDArray[np.uint8]:
-        """Some bytes of a tensor, from an open descriptor of the file.
+    def read(self, name: str, start: int, count: int) -> npt.NDArray[np.uint8]:
+        """Some bytes of a tensor, read from the file.
 
         Unlike the map's, pages read so do not count as memory of the process.
         """
-        data = os.pread(descriptor, count, self.tensors[name].offset + start)
+        with self.holder(name).path.open("rb", buffering=0) as file:
+            data = os.pread(file.fileno(), count, self.tensors[name].offset + start)
         return np.frombuffer(data, np.uint8)
 
     def release(self, name: str) -> None:
         """Let go of the memory that reading a tensor has filled; it is read anew when needed."""
         info = self.tensors[name]
         start = -(-info.offset // mmap.PAGESIZE) * mmap.PAGESIZE
-        self._release(start, (info.offset + info.byte_count) // mmap.PAGESIZE * mmap.PAGESIZE)
+        end = (info.offset + info.byte_count) // mmap.PAGESIZE * mmap.PAGESIZE
+        self.holder(name)._release(start, end)
 
     def release_all(self) -> None:
         """Let go of all that has been read."""
-        self._release(0, len(self.mapped))
+        for file in self.files:
+            file._release(0, len(file.mapped))
 
     def _release(self, start: int, end: int) -> None:
         if hasattr(mmap, "MADV_DONTNEED") and end > start:
@@ -309,6 +326,26 @@ def open_container(path: Path) -> Container:
         tensors[info.name] = _place(cursor, info, data_start, alignment)
     return Container(
         path, version, alignment, metadata, tensors, np.frombuffer(data, dtype=np.uint8), data
+    )
+
+
+def join(file: Container, beside: Container) -> Container:
+    """Two files as one, of which the first one's metadata counts where both say something.
+
+    Raises:
+        ModelFileError: both hold a tensor of the same name.
+    """
+    twice = file.tensors.keys() & beside.tensors.keys()
+    if twice:
+        raise ModelFileError(
+            f"{file.path} and {beside.path}: both hold the tensor {min(twice)!r}; expected the two "
+            "parts of one model"
+        )
+    return replace(
+        file,
+        metadata={**beside.metadata, **file.metadata},
+        tensors={**file.tensors, **beside.tensors},
+        beside=beside,
     )
 
 

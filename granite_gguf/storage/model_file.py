@@ -6,7 +6,7 @@ path → container → dialect: hyper-parameters → expected tensors, checked a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic
 
@@ -15,17 +15,17 @@ import numpy.typing as npt
 
 from granite_gguf.arrays import FloatArray
 from granite_gguf.errors import ModelFileError, UnsupportedModelError, brief
-from granite_gguf.ggml.types import F32
 from granite_gguf.spec.format import Format, H
 from granite_gguf.spec.tensors import TensorSpec
 from granite_gguf.storage.container import (
     Container,
     MetadataValue,
     TensorInfo,
+    join,
     open_container,
     to_float32,
 )
-from granite_gguf.storage.dialects.dialect import Dialect, TokenizerFacts
+from granite_gguf.storage.dialects.dialect import Dialect, Replacement, TokenizerFacts
 from granite_gguf.storage.keys import Keys
 from granite_gguf.storage.tensor_check import check_tensors
 
@@ -39,14 +39,14 @@ class ModelFile(Generic[H]):
         reader: of its dialect.
         hparams: all stages' numbers.
         specs: the tensors by name.
-        replaced: the tensors that lie otherwise in the file, as ours hold them.
+        replaced: how the tensors that lie otherwise in the file come to be as ours hold them.
     """
 
     container: Container
     reader: Dialect[H]
     hparams: H
     specs: dict[str, TensorSpec]
-    replaced: Mapping[str, FloatArray]
+    replaced: Mapping[str, Replacement]
 
     @property
     def path(self) -> Path:
@@ -64,33 +64,32 @@ class ModelFile(Generic[H]):
 
     def info(self, name: str) -> TensorInfo:
         """Where a tensor lies, its shape and type, and what the file calls it."""
-        info = self.container.tensors[self.reader.stored_name(name)]
-        array = self.replaced.get(name)
-        if array is None:
-            return info
-        return replace(info, shape=array.shape[::-1], type=F32, byte_count=array.nbytes)
+        stored, other = self.reader.stored_name(name), self.replaced.get(name)
+        if other is None:
+            return self.container.tensors[stored]
+        return TensorInfo(stored, other.shape, other.type, 0, other.byte_count)
 
     def raw(self, name: str) -> npt.NDArray[np.uint8]:
         """The bytes of a tensor, a view of the file's map unless it is replaced."""
-        array = self.replaced.get(name)
-        if array is not None:
-            return array.reshape(-1).view(np.uint8)
+        other = self.replaced.get(name)
+        if other is not None:
+            return other.read()
         return self.container.raw(self.reader.stored_name(name))
 
-    def read_bytes(
-        self, descriptor: int, name: str, start: int, count: int
-    ) -> npt.NDArray[np.uint8]:
-        """Some bytes of a tensor, from an open descriptor of the file.
+    def read_bytes(self, name: str, start: int, count: int) -> npt.NDArray[np.uint8]:
+        """Some bytes of a tensor, read from the file.
 
         Unlike the map's, pages read so do not count as memory of the process.
         """
         if name in self.replaced:
             return self.raw(name)[start : start + count]
-        return self.container.read(descriptor, self.reader.stored_name(name), start, count)
+        return self.container.read(self.reader.stored_name(name), start, count)
 
     def release(self, name: str) -> None:
         """Let go of the memory that reading a tensor has filled; it is read anew when needed."""
-        self.container.release(self.reader.stored_name(name))
+        other = self.replaced.get(name)
+        for stored in (self.reader.stored_name(name),) if other is None else other.made_of:
+            self.container.release(stored)
 
     def text(self, key: str) -> str | None:
         """A string of the file's own metadata, or None."""
@@ -121,15 +120,34 @@ class ModelFile(Generic[H]):
         return to_float32(raw.reshape(-1), info.type, (width, len(rows)))
 
 
-def open_model_file(path: str | Path, dialects: Sequence[Dialect[Any]]) -> ModelFile[Any]:
+def open_model_file(
+    path: str | Path, dialects: Sequence[Dialect[Any]], mmproj: str | Path | None = None
+) -> ModelFile[Any]:
     """Map and check a file of one of some dialects.
+
+    Args:
+        path: the file.
+        dialects: those to try.
+        mmproj: the file with the rest of the model, where it lies in two.
 
     Raises:
         ModelFileError: the file is damaged, incomplete or inconsistent.
         UnsupportedModelError: it holds another architecture.
     """
     container = open_container(Path(path))
+    beside = None if mmproj is None else open_container(Path(mmproj))
+    if beside is not None:
+        container = join(container, beside)
     reader = _recognise(container, dialects)
+    if beside is not None and _architecture(beside) != reader.beside:
+        raise ModelFileError(
+            f"{mmproj}: holds {brief(_architecture(beside))}, "
+            + (
+                f"but {path} is a whole model"
+                if reader.beside is None
+                else f"expected {reader.beside!r}: the encoder and projector of {path}"
+            )
+        )
     hparams = reader.read_hparams(container)
     problem = reader.format.problem(hparams)
     if problem:
@@ -142,16 +160,27 @@ def open_model_file(path: str | Path, dialects: Sequence[Dialect[Any]]) -> Model
 
 def _recognise(container: Container, dialects: Sequence[Dialect[Any]]) -> Dialect[Any]:
     """The reader of a file: several may name the same architecture and differ in their keys."""
-    found = container.metadata.get(Keys.General.ARCHITECTURE)
-    named = [d for d in dialects if found is not None and found.value == d.architecture]
+    found = _architecture(container)
+    named = [d for d in dialects if found == d.architecture]
+    if not named and found in [d.beside for d in dialects if d.beside is not None]:
+        raise UnsupportedModelError(
+            f"{container.path}: is the smaller part of a model in two files. Name the language "
+            "model, and this file as --mmproj"
+        )
     if not named:
-        architectures = dict.fromkeys(dialect.architecture for dialect in dialects)
+        architectures = dict.fromkeys(d.architecture for d in dialects if d.beside is None)
         titles = dict.fromkeys(dialect.format.title for dialect in dialects)
         raise UnsupportedModelError(
             f"{container.path}: holds "
-            f"{'no architecture' if found is None else brief(found.value)}, expected "
+            f"{'no architecture' if found is None else brief(found)}, expected "
             f"{' or '.join(map(repr, architectures))}: {' or '.join(titles)}, as "
             "`granite-gguf convert` makes it"
         )
     by_keys = (d for d in named if any(key.startswith(d.prefix) for key in container.metadata))
     return next(by_keys, named[0])
+
+
+def _architecture(container: Container) -> Any:
+    """What a file names as its architecture, which may be anything, or None."""
+    found = container.metadata.get(Keys.General.ARCHITECTURE)
+    return None if found is None else found.value

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Generic
+from math import prod
+from typing import ClassVar, Generic
+
+import numpy as np
+import numpy.typing as npt
 
 from granite_gguf.arrays import FloatArray
 from granite_gguf.fields import MetadataFields
+from granite_gguf.ggml.types import F32, GGMLType, row_bytes
 from granite_gguf.spec.format import Format, H
 from granite_gguf.spec.tensors import TensorSpec
 from granite_gguf.storage.container import Container, MetadataValue, ValueType
@@ -36,6 +41,33 @@ class TokenizerFacts:
     vocabulary: int
 
 
+@dataclass(frozen=True)
+class Replacement:
+    """How a tensor that lies otherwise in a file comes to be as ours hold it.
+
+    Attributes:
+        shape: in ggml order.
+        type: of its numbers.
+        read: makes its bytes, anew each time.
+        made_of: the tensors of the file that it is made of.
+    """
+
+    shape: tuple[int, ...]
+    type: GGMLType
+    read: Callable[[], npt.NDArray[np.uint8]]
+    made_of: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, values: FloatArray) -> Replacement:
+        """Numbers that are computed already, in numpy order."""
+        contents = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+        return cls(values.shape[::-1], F32, lambda: contents)
+
+    @property
+    def byte_count(self) -> int:
+        return row_bytes(self.type, self.shape[0]) * prod(self.shape[1:])
+
+
 class Dialect(ABC, Generic[H]):
     """Reads one publisher's files of an architecture.
 
@@ -43,11 +75,13 @@ class Dialect(ABC, Generic[H]):
         architecture: what they name as ``general.architecture``.
         prefix: what the keys begin with by which they are told from files that name the same.
         format: what they hold.
+        beside: what the second of two files names, where a model lies in two; None where in one.
     """
 
     architecture: str
     prefix: str
     format: Format[H]
+    beside: ClassVar[str | None] = None
 
     @abstractmethod
     def read_hparams(self, stored: Container) -> H:
@@ -68,8 +102,8 @@ class Dialect(ABC, Generic[H]):
 
     def replaced(
         self, _stored: Container, _hparams: H, _specs: Mapping[str, TensorSpec]
-    ) -> dict[str, FloatArray]:
-        """Tensors that lie otherwise in the file than in ours, as ours, by our names.
+    ) -> dict[str, Replacement]:
+        """What becomes of tensors that lie otherwise in the file than in ours, by our names.
 
         Raises:
             ModelFileError: the file holds what the model does not support.

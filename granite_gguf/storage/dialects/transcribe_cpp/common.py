@@ -19,7 +19,7 @@ from granite_gguf.spec.names import NameTable
 from granite_gguf.spec.parameters import Shapes
 from granite_gguf.spec.tensors import MEL_FILTERS, Role, Stage, TensorSpec
 from granite_gguf.storage.container import Container, MetadataValue, to_float32
-from granite_gguf.storage.dialects.dialect import Dialect
+from granite_gguf.storage.dialects.dialect import Dialect, Replacement
 from granite_gguf.storage.dialects.own import hparams_metadata
 from granite_gguf.storage.dialects.transcribe_cpp.names import MEL_FILTERBANK, WINDOW
 from granite_gguf.storage.keys import Keys
@@ -92,11 +92,11 @@ class TranscribeCpp(Dialect[H]):
 
     def replaced(
         self, stored: Container, hparams: H, specs: Mapping[str, TensorSpec]
-    ) -> dict[str, FloatArray]:
+    ) -> dict[str, Replacement]:
         _check_window(stored, hparams.front_end)
         # (n_fft // 2 + 1, n_mels), which is stored (n_mels, n_fft // 2 + 1)
         filters = values(stored, MEL_FILTERBANK).reshape(specs[MEL_FILTERS].shape).T
-        return {MEL_FILTERS: np.ascontiguousarray(filters)}
+        return {MEL_FILTERS: Replacement.of(filters)}
 
     def metadata(self, stored: Container, hparams: H) -> dict[str, MetadataValue]:
         """Ours in place of the dialect's own keys; ``general.*`` and the tokenizer's stay."""
