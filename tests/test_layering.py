@@ -36,7 +36,7 @@ ROOMS = {
     "stages": "ctc ggml graph placing sound spec storage tokenizer",
     "nar": "architecture ctc fields ggml graph passes placing recorded sound spec stages storage "
     "transcript words",
-    "speech": "architecture fields ggml graph placing recorded spec stages storage tokenizer",
+    "speech": "architecture fields ggml graph placing recorded sound spec stages storage tokenizer",
     "architectures": "architecture nar speech storage",
     "transcription": "nar passes sound transcript",
     "model": "architectures ggml hub nar passes placing sound storage tokenizer transcript "

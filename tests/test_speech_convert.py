@@ -16,6 +16,7 @@ from granite_gguf.architectures import open_model_file
 from granite_gguf.arrays import FloatArray
 from granite_gguf.converters import convert
 from granite_gguf.errors import CheckpointError
+from tests.gguf_reading import decoded, fields
 from tests.support.checkpoint.safetensors_file import write_file
 from tests.support.checkpoint.speech import SPEECH_SIZES, adapter_tensors
 from tests.support.make_speech_checkpoint import ADAPTER, DRAFT_HEAD, make_speech_checkpoint
@@ -84,18 +85,6 @@ def files(
     }
 
 
-def tensors(path: Path) -> dict[str, FloatArray]:
-    """As gguf-py decodes them."""
-    return {
-        tensor.name: gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-        for tensor in gguf.GGUFReader(path).tensors
-    }
-
-
-def metadata(path: Path) -> dict[str, Any]:
-    return {key: field.contents() for key, field in gguf.GGUFReader(path).fields.items()}
-
-
 def edited(source: Path, target: Path, **changes: Any) -> Path:
     """A copy of a checkpoint with other values in config.json; a dictionary is merged, None out."""
     shutil.copytree(source, target)
@@ -133,7 +122,7 @@ def test_every_tensor_is_transformers_own(
         for pattern, replacement in RENAMED:
             name = re.sub(pattern, replacement, name)
         expected[name] = value
-    found = tensors(files[layout])
+    found = decoded(files[layout])
     beside = {"audio.mel_filters"}
     if layout == "base":
         beside |= {"enc.bpe_out.weight", "enc.bpe_out.bias"}
@@ -149,7 +138,7 @@ def test_the_adapter_is_added(checkpoints: dict[str, Path], files: dict[str, Pat
     pytest.importorskip("torch")
     stored = safetensors.load_file(checkpoints["lora"] / "model.safetensors")
     adapter = safetensors.load_file(checkpoints["lora"] / ADAPTER)
-    found = tensors(files["lora"])
+    found = decoded(files["lora"])
     for n in range(SIZE.language.layers):
         for x in "qv":
             at = f"language_model.model.layers.{n}.self_attn.{x}_proj"
@@ -159,7 +148,7 @@ def test_the_adapter_is_added(checkpoints: dict[str, Path], files: dict[str, Pat
             assert np.abs(expected - bare.numpy()).max() > 0.1
             value = found[f"blk.{n}.attn_{x}.weight"]
             np.testing.assert_allclose(value, expected, rtol=1e-6, atol=1e-6)
-    keys = metadata(files["lora"])
+    keys = fields(files["lora"])
     assert keys["granite_speech.lora.merged"] is True
     assert (keys["granite_speech.lora.rank"], keys["granite_speech.lora.alpha"]) == (4, 32.0)
 
@@ -169,19 +158,19 @@ def test_the_draft_head_is_of_its_own_file(
 ) -> None:
     safetensors = pytest.importorskip("safetensors.torch")
     head = safetensors.load_file(checkpoints["base"] / DRAFT_HEAD)
-    found = tensors(files["base"])
+    found = decoded(files["base"])
     for part in ("weight", "bias"):
         np.testing.assert_array_equal(found[f"enc.bpe_out.{part}"], head[part].float().numpy())
     without = edited(checkpoints["base"], tmp_path / "without")
     (without / DRAFT_HEAD).unlink()
     path = convert(without, tmp_path / "without.gguf").path
-    assert not any(name.startswith("enc.bpe_out") for name in tensors(path))
+    assert not any(name.startswith("enc.bpe_out") for name in decoded(path))
     assert open_model_file(path).hparams.draft.bpe_vocab == 0
-    assert metadata(path)["granite_speech.variant"] == "4.0-1b"
+    assert fields(path)["granite_speech.variant"] == "4.0-1b"
 
 
 def test_metadata(files: dict[str, Path], checkpoints: dict[str, Path]) -> None:
-    base, plus, lora = (metadata(files[layout]) for layout in LAYOUTS)
+    base, plus, lora = (fields(files[layout]) for layout in LAYOUTS)
     for keys in (base, plus, lora):
         assert keys["general.architecture"] == "granite_speech"
         assert keys["granite_speech.audio_token_index"] == SIZE.audio_id
@@ -245,12 +234,12 @@ def test_both_prefixes_of_adapters(
     renamed = [t for t in adapter_tensors(SIZE, 0, prefix) if prefix in t.key]
     write_file(source / ADAPTER, renamed)
     path = convert(source, tmp_path / "lora.gguf", outtype="f32").path
-    expected = dict(tensors(files["lora"]))
+    expected = dict(decoded(files["lora"]))
     if prefix == "language_model.model.":
-        for name, value in tensors(path).items():
+        for name, value in decoded(path).items():
             np.testing.assert_array_equal(value, expected[name])
     else:  # the noise goes by the name
-        bare = tensors(path)["blk.0.attn_q.weight"] - expected["blk.0.attn_q.weight"]
+        bare = decoded(path)["blk.0.attn_q.weight"] - expected["blk.0.attn_q.weight"]
         assert np.abs(bare).max() > 0.1
 
 
@@ -287,8 +276,8 @@ def test_files_beside_the_model_are_not_globbed(
         source / "model-00001-of-00003.safetensors", source / "model-00001-of-00002.safetensors"
     )
     path = convert(source, tmp_path / "base.gguf", outtype="f32").path
-    expected = tensors(files["base"])
-    for name, value in tensors(path).items():
+    expected = decoded(files["base"])
+    for name, value in decoded(path).items():
         np.testing.assert_array_equal(value, expected[name], err_msg=name)
 
 

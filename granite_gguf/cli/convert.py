@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from granite_gguf.cli.console import print_note, writing_progress
-from granite_gguf.cli.options import Force
+from granite_gguf.cli.options import Force, Mmproj
 from granite_gguf.converters import Conversion, OutType, convert_gguf
 from granite_gguf.converters import convert as convert_checkpoint
 from granite_gguf.converters.gguf_source import is_gguf
@@ -36,6 +36,7 @@ def convert(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The same, as an option.")
     ] = None,
+    mmproj: Mmproj = None,
     outtype: Annotated[
         OutType | None,
         typer.Option(
@@ -63,7 +64,9 @@ def convert(
         raise InputError(f"both {target} and --output {output} name the file to write; give one")
     started, path = time.monotonic(), target or output
     if is_gguf(Path(source)):
-        result, types = _from_gguf(Path(source), path, outtype, revision, force=force)
+        result, types = _from_gguf(Path(source), path, mmproj, outtype, revision, force=force)
+    elif mmproj is not None:
+        raise InputError(f"{source} is no GGUF file, so that there is no --mmproj to it")
     elif path is None:
         raise InputError("name the file to write, with -o or after the checkpoint")
     else:
@@ -94,11 +97,23 @@ def _from_checkpoint(
 
 
 def _from_gguf(
-    source: Path, path: Path | None, outtype: OutType | None, revision: str | None, *, force: bool
+    source: Path,
+    path: Path | None,
+    mmproj: Path | None,
+    outtype: OutType | None,
+    revision: str | None,
+    *,
+    force: bool,
 ) -> tuple[Conversion, str]:
     with writing_progress(f"converting {source.name}") as progress:
         result = convert_gguf(
-            source, path, outtype=outtype, revision=revision, force=force, progress=progress
+            source,
+            path,
+            mmproj=mmproj,
+            outtype=outtype,
+            revision=revision,
+            force=force,
+            progress=progress,
         )
     types = "with the types of its source" if outtype is None else f"as {outtype.value}"
     return result, types

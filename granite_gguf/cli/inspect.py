@@ -15,7 +15,7 @@ from rich.text import Text
 from granite_gguf.architectures import open_model_file
 from granite_gguf.cli.console import print_result, stdout
 from granite_gguf.cli.model_names import local_model
-from granite_gguf.cli.options import MODEL_HELP, AsJson
+from granite_gguf.cli.options import MODEL_HELP, AsJson, Mmproj
 from granite_gguf.errors import printable
 from granite_gguf.sizes import megabytes
 from granite_gguf.storage.container import MetadataValue, ValueType
@@ -30,17 +30,19 @@ _SHOWN_KEYS = (
 
 def inspect(
     file: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    mmproj: Mmproj = None,
     as_json: AsJson = False,
 ) -> None:
     """Show a file's metadata, hyper-parameters, and sizes by stage and type."""
-    model = open_model_file(local_model(file))
+    model = open_model_file(local_model(file), mmproj)
     if as_json:
         print_result(json.dumps(_as_dict(model), ensure_ascii=False, indent=2))
         return
     stored = model.container
+    size = megabytes(sum(each.data.nbytes for each in stored.files))
     stdout.print(
         f"{escape(printable(str(model.path)))}: GGUF version {stored.version}, "
-        f"dialect {model.dialect}, {len(stored.tensors)} tensors, {megabytes(stored.data.nbytes)}\n"
+        f"dialect {model.dialect}, {len(stored.tensors)} tensors, {size}\n"
     )
     stdout.print(_metadata_table(model))
     stdout.print(_hparams_table(model))

@@ -5,6 +5,7 @@ A default stands where a command takes the option: ``threads: Threads = None``.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,6 +20,17 @@ MODEL_HELP = (
 )
 MODEL_VARIABLE = "GRANITE_GGUF_MODEL"
 
+Mmproj = Annotated[
+    Path | None,
+    typer.Option(
+        "--mmproj",
+        metavar="FILE",
+        help="The file with encoder and projector, where the model is the language model of a "
+        "pair for llama.cpp.",
+        rich_help_panel=INPUT,
+        show_default=False,
+    ),
+]
 Threads = Annotated[
     int | None,
     typer.Option(

@@ -9,6 +9,7 @@ from granite_gguf.errors import UnsupportedModelError
 from granite_gguf.graph.encoder import derived_weights
 from granite_gguf.recorded.stages import Parity
 from granite_gguf.spec.derived import DerivedWeights, ReadWeight
+from granite_gguf.speech.llama_cpp import LlamaCppPair
 from granite_gguf.speech.spec import SPEECH, HParams
 from granite_gguf.speech.transcribe_cpp import TranscribeCppSpeech
 from granite_gguf.storage.dialects.own import Own
@@ -27,7 +28,7 @@ def _refuse(*_: Any) -> NoReturn:
 
 SPEECH_ARCHITECTURE = Architecture(
     format=SPEECH,
-    dialects=(Own(SPEECH), TranscribeCppSpeech()),
+    dialects=(Own(SPEECH), TranscribeCppSpeech(), LlamaCppPair()),
     derived=_refuse,
     lane=_refuse,
     parity=Parity(table=_refuse, widths=_refuse, alike=(), record=_refuse, run=_refuse),

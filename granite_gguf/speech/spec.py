@@ -186,17 +186,17 @@ class Adapter:
     merged: Annotated[bool, at("{arch}.lora.merged", later=True)] = False
 
 
-_VARIANT = re.compile(r"(\d\.\d)(?:-speech)?-(\d+b)(-plus)?", re.IGNORECASE)
+_VARIANT = re.compile(r"(\d\.\d)(?:[- ]speech)?[- ](\d+b)([- ]plus)?", re.IGNORECASE)
 
 
 def named_variant(names: str) -> str:
     """The variant that stands in the names of a model, or nothing.
 
-    >>> named_variant("granite-4.0-1b-speech"), named_variant("granite-speech-4.1-2b-plus-q4_k")
+    >>> named_variant("granite-4.0-1b-speech"), named_variant("Granite Speech 4.1 2B Plus")
     ('4.0-1b', '4.1-2b-plus')
     """
     found = _VARIANT.search(names)
-    return found[0].lower().replace("-speech", "") if found else ""
+    return f"{found[1]}-{found[2].lower()}{'-plus' if found[3] else ''}" if found else ""
 
 
 @dataclass(frozen=True)

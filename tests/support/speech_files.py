@@ -2,8 +2,9 @@
 
 python tests/support/speech_files.py CHECKPOINT model.gguf --as crispasr
 
-``crispasr`` and ``transcribe.cpp`` both name the architecture ``granite_speech``. Written from
-descriptions of the dialects with gguf-py, and with nothing of what reads such files here.
+``crispasr`` and ``transcribe.cpp`` both name the architecture ``granite_speech``; a pair for
+llama.cpp lies in two files. Written from descriptions of the dialects with gguf-py, and with
+nothing of what reads such files here.
 """
 
 from __future__ import annotations
@@ -369,6 +370,116 @@ TRANSCRIBE_CPP_MIXTURES: dict[str, Callable[[str], gguf.GGMLQuantizationType]] =
     "bf16": _bfloat,
     "q4_k_m": _q4_k_m,
 }
+
+
+# llama.cpp's pair
+
+
+def _permuted(values: npt.NDArray[Any], heads: int) -> npt.NDArray[Any]:
+    """Rows of queries or keys as llama.cpp's converter turns them: both halves take turns."""
+    half = values.shape[0] // heads // 2
+    return values.reshape(heads, 2, half, -1).swapaxes(1, 2).reshape(values.shape)
+
+
+def llama_cpp_text(directory: Path, name: str) -> tuple[Metadata, Tensors]:
+    """Keys and tensors of the language model, written through gguf-py's tables."""
+    t = _config(directory)["text_config"]
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.GRANITE, t["num_hidden_layers"])
+    tensors: Tensors = {}
+    for key, values in read_safetensors(directory / "model.safetensors").items():
+        if not key.startswith("language_model."):
+            continue
+        heads = {"q": t["num_attention_heads"], "k": t["num_key_value_heads"]}
+        rotated = re.search(r"\.([qk])_proj\.", key)
+        stored = names.get_name(key.removeprefix("language_model."), try_suffixes=(".weight",))
+        assert stored is not None, key
+        tensors[stored] = _permuted(values, heads[rotated[1]]) if rotated else values
+    keys, arch = gguf.Keys, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.GRANITE]
+    integers = {
+        keys.LLM.BLOCK_COUNT: t["num_hidden_layers"],
+        keys.LLM.CONTEXT_LENGTH: t["max_position_embeddings"],
+        keys.LLM.EMBEDDING_LENGTH: t["hidden_size"],
+        keys.LLM.FEED_FORWARD_LENGTH: t["intermediate_size"],
+        keys.LLM.VOCAB_SIZE: t["vocab_size"],
+        keys.Attention.HEAD_COUNT: t["num_attention_heads"],
+        keys.Attention.HEAD_COUNT_KV: t["num_key_value_heads"],
+        keys.Rope.DIMENSION_COUNT: t["hidden_size"] // t["num_attention_heads"],
+    }
+    floats = {
+        keys.LLM.EMBEDDING_SCALE: t["embedding_multiplier"],
+        keys.LLM.RESIDUAL_SCALE: t["residual_multiplier"],
+        keys.LLM.LOGIT_SCALE: t["logits_scaling"],
+        keys.Attention.SCALE: t["attention_multiplier"],
+        keys.Attention.LAYERNORM_RMS_EPS: t["rms_norm_eps"],
+        keys.Rope.FREQ_BASE: _theta(t),
+    }
+    template = (directory / "chat_template.jinja").read_text(encoding="utf-8")
+    metadata: Metadata = {
+        keys.General.NAME: (name, Kind.STRING),
+        **{k.format(arch=arch): (v, Kind.UINT32) for k, v in integers.items()},
+        **{k.format(arch=arch): (float(v), Kind.FLOAT32) for k, v in floats.items()},
+        **tokenizer_metadata(directory),
+        "tokenizer.ggml.pre": ("gpt-2" if name.endswith("Plus") else "dbrx", Kind.STRING),
+        "tokenizer.chat_template": (template, Kind.STRING),
+    }
+    return metadata, tensors
+
+
+def llama_cpp_audio(directory: Path) -> tuple[Metadata, Tensors]:
+    """Keys and tensors of the audio part, whose batch norms are folded and convolutions flat."""
+    config = _config(directory)
+    e, p = config["encoder_config"], config["projector_config"]
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.MMPROJ, e["num_layers"])
+    stored = read_safetensors(directory / "model.safetensors")
+    found: Tensors = {}
+    for key, values in stored.items():
+        if ".attn.to_kv." in key:
+            for part, half in zip("kv", np.split(values, 2), strict=True):
+                found[key.replace("to_kv", f"to_{part}")] = half
+        elif key.startswith(("encoder.", "projector.")) and "batch_norm" not in key:
+            found[key] = values.squeeze() if "_conv" in key and values.ndim == 3 else values
+    for n in range(e["num_layers"]):
+        at = f"encoder.layers.{n}.conv.batch_norm."
+        weight, bias, mean, variance = (
+            stored[at + part] for part in ("weight", "bias", "running_mean", "running_var")
+        )
+        scale = weight / np.sqrt(variance + np.float32(1e-5))
+        found |= {at + "weight": scale, at + "bias": bias - mean * scale}
+    tensors: Tensors = {}
+    for key, values in found.items():
+        name = names.get_name(key, try_suffixes=(".weight", ".bias"))
+        assert name is not None, key
+        tensors[name] = values
+    keys = gguf.Keys.ClipAudio
+    integers = {
+        keys.PROJECTION_DIM: config["text_config"]["hidden_size"],
+        keys.EMBEDDING_LENGTH: e["hidden_dim"],
+        keys.FEED_FORWARD_LENGTH: e["hidden_dim"] * e["feedforward_mult"],
+        keys.BLOCK_COUNT: e["num_layers"],
+        keys.Attention.HEAD_COUNT: e["num_heads"],
+        keys.NUM_MEL_BINS: e["input_dim"],
+        keys.CHUNK_SIZE: e["context_size"],
+        keys.CONV_KERNEL_SIZE: e["conv_kernel_size"],
+        keys.MAX_POS_EMB: e["max_pos_emb"],
+        keys.Projector.WINDOW_SIZE: config["window_size"],
+        keys.Projector.DOWNSAMPLE_RATE: config["downsample_rate"],
+        keys.Projector.HEAD_COUNT: p["num_attention_heads"],
+    }
+    metadata: Metadata = {
+        gguf.Keys.Clip.HAS_AUDIO_ENCODER: (True, Kind.BOOL),
+        gguf.Keys.Clip.PROJECTOR_TYPE: ("granite_speech", Kind.STRING),
+        keys.Attention.LAYERNORM_EPS: (1e-5, Kind.FLOAT32),
+        **{key: (value, Kind.UINT32) for key, value in integers.items()},
+    }
+    if "cat_hidden_layers" in e:
+        metadata["clip.audio.feature_layer"] = (e["cat_hidden_layers"], Kind.INT32)
+    return metadata, tensors
+
+
+def llama_cpp_audio_type(name: str) -> gguf.GGMLQuantizationType:
+    """Of ``mmproj-model-f16.gguf``: what is multiplied F16, but for the convolutions."""
+    plain = name.endswith((".bias", "_emb", "query")) or "norm" in name or ".conv_" in name
+    return GGML.F32 if plain or ".ln" in name else GGML.F16
 
 
 def main() -> int:
