@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from granite_gguf.arrays import AnyArray
 from granite_gguf.spec.hparams import FrontEnd
 
 _MIN_POWER = 1e-10
@@ -99,13 +100,29 @@ def _mel_power(
     padded = np.pad(samples, f.n_fft // 2, mode="reflect")
     windows = np.lib.stride_tricks.sliding_window_view(padded, f.n_fft)[:: f.hop_length][:frames]
     window = _hann(f)
+    bins, weights, starts = _bands(filters)
     power = np.empty((len(windows), f.n_mels), np.float32)
     for start in range(0, len(windows), _FRAMES_AT_ONCE):
         part = slice(start, start + _FRAMES_AT_ONCE)
         spectrum = np.fft.rfft(windows[part] * window, axis=1)
-        # In float64: how a product of float32 is rounded depends on how many frames there are.
-        power[part] = (spectrum.real**2 + spectrum.imag**2) @ filters.astype(np.float64)
+        strength = spectrum.real**2 + spectrum.imag**2
+        power[part] = np.add.reduceat(strength[:, bins] * weights, starts, axis=1)
     return power
+
+
+def _bands(filters: npt.NDArray[np.float32]) -> tuple[AnyArray, AnyArray, AnyArray]:
+    """The bins of each filter one after the other, their weights, and where each filter begins.
+
+    A matrix product would go through numpy's BLAS, which a child that is forked while another
+    thread is in it can never use again, and which rounds by how many frames there are.
+    """
+    # A filter without weights has a bin all the same, for its sum to be 0.
+    bands = [
+        np.flatnonzero(column) if column.any() else np.zeros(1, np.intp) for column in filters.T
+    ]
+    weights = [column[band] for column, band in zip(filters.T, bands, strict=True)]
+    starts = np.cumsum([0, *map(len, bands[:-1])])
+    return np.concatenate(bands), np.concatenate(weights).astype(np.float64), starts
 
 
 def _hann(f: FrontEnd) -> npt.NDArray[np.float32]:
