@@ -12,8 +12,11 @@ from granite_gguf.converters import convert
 from granite_gguf.errors import (
     AudioError,
     AudioWarning,
+    BusyError,
+    CancelledError,
     CheckpointError,
     ComparisonError,
+    DeadlineError,
     DeviceError,
     GraniteError,
     HubError,
@@ -34,12 +37,17 @@ from granite_gguf.quantize import quantize
 from granite_gguf.sound.sndfile import RawFormat
 from granite_gguf.stages.results import EncoderResult, TokenResult
 from granite_gguf.transcript import Segment, Transcript, Word
+from granite_gguf.transcription.jobs import Job
+from granite_gguf.transcription.options import TranscribeOptions
 
 __all__ = [
     "AudioError",
     "AudioWarning",
+    "BusyError",
+    "CancelledError",
     "CheckpointError",
     "ComparisonError",
+    "DeadlineError",
     "DeviceError",
     "EncoderResult",
     "Evaluation",
@@ -47,6 +55,7 @@ __all__ = [
     "HubError",
     "InputError",
     "InputTypeError",
+    "Job",
     "MissingExtraError",
     "Model",
     "ModelFileError",
@@ -56,6 +65,7 @@ __all__ = [
     "Segment",
     "StageResult",
     "TokenResult",
+    "TranscribeOptions",
     "Transcript",
     "UnsupportedModelError",
     "Word",

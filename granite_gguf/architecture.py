@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, Protocol
+from typing import Generic
 
 from granite_gguf.ggml import Runtime
+from granite_gguf.passes import Lane
 from granite_gguf.placing.weights import ModelWeights
 from granite_gguf.recorded.stages import Parity
 from granite_gguf.spec.derived import DerivedWeights, ReadWeight
@@ -14,13 +15,6 @@ from granite_gguf.spec.format import Format, H
 from granite_gguf.storage.dialects.dialect import Dialect
 from granite_gguf.storage.model_file import ModelFile
 from granite_gguf.tokenizer import SpeechTokenizer
-
-
-class Lane(Protocol):
-    """What computes a model's passes on one runtime."""
-
-    def close(self) -> None:
-        """Wait for what is being computed, and compute nothing more."""
 
 
 @dataclass(frozen=True)

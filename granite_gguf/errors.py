@@ -11,6 +11,9 @@
     │   └── OutOfMemoryError        a model or a recording too large for the memory there is
     ├── ComparisonError         outputs that cannot be compared: other audio, other dimensions
     ├── MissingExtraError       an optional dependency that is not installed
+    ├── BusyError               a model that has as many recordings at work as it takes
+    ├── CancelledError          a recording that is wanted no more
+    │   └── DeadlineError           one that was not done in the time it was given
     └── InputError              an argument of the Python API with a wrong shape, dtype or value
         └── InputTypeError          an argument of another kind than those that are taken
 
@@ -92,6 +95,18 @@ class ComparisonError(GraniteError):
 
 class MissingExtraError(GraniteError):
     """An optional dependency that is not installed; the message names the extra."""
+
+
+class BusyError(GraniteError):
+    """A model that has as many recordings at work as it takes."""
+
+
+class CancelledError(GraniteError):
+    """A recording that is wanted no more."""
+
+
+class DeadlineError(CancelledError):
+    """A recording that was not done in the time it was given."""
 
 
 class InputError(GraniteError, ValueError):

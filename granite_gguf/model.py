@@ -2,40 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from granite_gguf.architectures import architecture_of, open_model_file
 from granite_gguf.arrays import Samples
 from granite_gguf.closing import Closing
 from granite_gguf.demo import DEMO_MODEL
 from granite_gguf.errors import AudioError, DeviceError, InputError
-from granite_gguf.ggml import DeviceInfo, Runtime
+from granite_gguf.ggml import (
+    DeviceInfo,
+    Observed,
+    ProductShape,
+    Runtime,
+    Turns,
+    observe_inputs,
+    observe_products,
+)
 from granite_gguf.hub import find_model
-from granite_gguf.nar.stages import Stages
-from granite_gguf.passes import Options, Vad
+from granite_gguf.passes import Lane, Options, Stop
 from granite_gguf.placing.kernel_choice import AUTO, Precision
 from granite_gguf.placing.weights import ModelWeights
 from granite_gguf.sound.reading import ALL, Selection
 from granite_gguf.sound.sndfile import RawFormat
 from granite_gguf.sound.source import AudioInput, Source
 from granite_gguf.storage.model_file import ModelFile
-from granite_gguf.tokenizer import load_tokenizer
+from granite_gguf.tokenizer import SpeechTokenizer, load_tokenizer
 from granite_gguf.transcript import Segment, Transcript
-from granite_gguf.transcription import recordings
-from granite_gguf.transcription.scheduler import MOST_LANES, Event, transcribe_each
+from granite_gguf.transcription.jobs import Job, Jobs
+from granite_gguf.transcription.many import Event, transcribe_each
+from granite_gguf.transcription.options import TranscribeOptions, divide
+from granite_gguf.transcription.recordings import check_options, transcribe_source
+from granite_gguf.transcription.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+_MOST_LANES = 4  # each takes memory for the activations of its recordings
+MAX_JOBS = 256
+"""Recordings that a model has at work at a time, by default."""
 
 
-class Model(Stages, Closing):
-    """A Granite Speech NAR model, ready to transcribe.
+class Model(Closing):
+    """A Granite Speech model, ready to transcribe.
 
-    Use as a context manager, or call :meth:`close`. Safe to call from several threads: the calls
-    take turns. In a forked child it computes with threads of its own, and shares the weights with
-    its parent. A copy, and what is unpickled elsewhere, is loaded anew from the same file, with the
-    same options.
+    Use as a context manager, or call :meth:`close`. Safe to call from several threads: their
+    recordings take turns, and never use more CPU threads than one does. The stages of a pass are
+    in :attr:`stages`, and can be called on the model itself, too. In a forked child it computes
+    with threads of its own, and shares the weights with its parent. A copy, and what is unpickled
+    elsewhere, is loaded anew from the same file, with the same options.
 
     Args:
         file: an opened model file.
@@ -45,6 +65,7 @@ class Model(Stages, Closing):
         low_memory: whether mapped weights are let go of after every stage.
         kernels: ``auto``, ``ggml`` or a name, see
             :class:`granite_gguf.placing.kernel_choice.Kernels`.
+        max_jobs: recordings that may be at work at a time.
 
     Raises:
         ModelFileError: the tokenizer cannot be read.
@@ -61,7 +82,10 @@ class Model(Stages, Closing):
         precision: str = Precision.EXACT,
         low_memory: bool = False,
         kernels: str = AUTO,
+        max_jobs: int = MAX_JOBS,
     ) -> None:
+        if max_jobs < 1:
+            raise InputError(f"max_jobs is {max_jobs}, expected at least 1")
         try:
             wanted = Precision(precision)
         except ValueError:
@@ -73,22 +97,76 @@ class Model(Stages, Closing):
             "precision": str(wanted),
             "low_memory": low_memory,
             "kernels": kernels,
+            "max_jobs": max_jobs,
         }
-        self._stack = ExitStack()
-        tokenizer = load_tokenizer(file)
-        try:
-            runtime = Runtime(device, threads)
-            self._stack.callback(runtime.close)
-            derived = architecture_of(file).derived
-            weights = ModelWeights(
-                file, runtime, wanted, derived, low_memory=low_memory, kernels=kernels
+        self._file, self._tokenizer = file, load_tokenizer(file)
+        self._architecture = architecture_of(file)
+        self._turns = Turns(_MOST_LANES)
+        self._closed = False
+        with ExitStack() as stack:
+            self._runtime = Runtime(device, threads, self._turns.all)
+            stack.callback(self._runtime.close)
+            self._weights = ModelWeights(
+                file,
+                self._runtime,
+                wanted,
+                self._architecture.derived,
+                low_memory=low_memory,
+                kernels=kernels,
             )
-            self._stack.callback(weights.close)
-            super().__init__(file, tokenizer, weights, runtime)
-        except BaseException:
-            self._stack.close()
-            raise
-        self._lanes: list[Stages] = []
+            stack.callback(self._weights.close)
+            self._lanes = [self._lane(self._runtime)]
+            self._stack = stack.pop_all()
+        count = min(self.threads, _MOST_LANES) if self.device.kind == "cpu" else 1
+        self._share = self.threads // count
+        self._scheduler = Scheduler(self._lanes[0], count, self._new_lane)
+        self._jobs = Jobs(self._scheduler, max_jobs)
+
+    def _lane(self, runtime: Runtime) -> Lane:
+        return self._architecture.lane(self._file, self._tokenizer, self._weights, runtime)
+
+    def _new_lane(self, number: int) -> Lane:
+        """One that computes with a share of the threads."""
+        runtime = Runtime(self.device.name, self._share, partial(self._turns.one, number))
+        self._stack.callback(runtime.close)
+        self._lanes.append(self._lane(runtime))
+        return self._lanes[-1]
+
+    @property
+    def file(self) -> ModelFile[Any]:
+        """The model's file."""
+        return self._file
+
+    @property
+    def hparams(self) -> Any:
+        """The model's hyper-parameters; of which kind, its architecture tells."""
+        return self._file.hparams
+
+    @property
+    def tokenizer(self) -> SpeechTokenizer:
+        """The model's tokenizer."""
+        return self._tokenizer
+
+    @property
+    def threads(self) -> int:
+        """CPU threads in use."""
+        return self._runtime.threads
+
+    @property
+    def stages(self) -> Any:
+        """The stages of a pass, one by one: each takes and gives numpy arrays.
+
+        Of which kind they are, the architecture tells, such as
+        :class:`granite_gguf.nar.stages.Stages`.
+        """
+        return self._lanes[0].stages
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("_"):
+                raise AttributeError(name)
+            return getattr(self.stages, name)
 
     @property
     def device(self) -> DeviceInfo:
@@ -102,10 +180,11 @@ class Model(Stages, Closing):
 
     def close(self) -> None:
         """Give all memory back. Calling it again does nothing."""
+        self._closed = True
+        self._scheduler.close()
         with self._runtime.lock:
             for lane in self._lanes:
                 lane.close()
-            super().close()
             self._stack.close()
 
     def load_audio(
@@ -123,9 +202,9 @@ class Model(Stages, Closing):
             AudioError: the file or the array cannot be used.
             InputError: a sample rate was given for a file.
         """
-        wanted = self.hparams.front_end.sample_rate
         take = Selection(channel, track, raw)
-        return Source.of(source, sample_rate=sample_rate, take=take).load(wanted)
+        rate = self._scheduler.limits.sample_rate
+        return Source.of(source, sample_rate=sample_rate, take=take).load(rate)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copied and pickled as a file's name and options, from which :func:`load` makes it."""
@@ -142,18 +221,7 @@ class Model(Stages, Closing):
 
     # The whole pipeline
 
-    def transcribe(
-        self,
-        source: AudioInput,
-        *,
-        sample_rate: float | None = None,
-        channel: int | None = None,
-        track: int | None = None,
-        raw: RawFormat | None = None,
-        chunk_seconds: float | None = None,
-        word_times: bool = False,
-        vad: str = Vad.ENERGY,
-    ) -> Transcript:
+    def transcribe(self, source: AudioInput, **options: Unpack[TranscribeOptions]) -> Transcript:
         """Transcribe a recording.
 
         Args:
@@ -161,25 +229,17 @@ class Model(Stages, Closing):
                 samples ``(n,)`` or ``(n, channels)`` as an array, a list or a tensor on the CPU:
                 floats in [-1, 1], or int16 or int32; or a dict with ``array`` and
                 ``sampling_rate``, as the library `datasets` has it.
-            sample_rate: the rate of samples given as an array, in Hz; the model's by default.
-            channel: the channel to take, 1 the first; by default the mean of all, or the louder one
-                where they cancel out, with an AudioWarning.
-            track: the audio track of a container, 1 the first; by default the first.
-            raw: how to read a file, a pipe or bytes without a header.
-            chunk_seconds: the longest stretch of audio for one pass, from 5 to the 408 that the
-                released model can take. By default a recording that fits in one pass is one, and
-                longer ones are cut at pauses into pieces of at most 60 s.
-            word_times: whether to time the words and tell their probabilities.
-            vad: ``energy`` leaves out silence at both ends and in long pauses, by its level beside
-                that of the recording; ``off`` leaves it in.
+            options: see :class:`granite_gguf.TranscribeOptions`: ``sample_rate``, ``channel``,
+                ``track``, ``raw``, ``chunk_seconds``, ``word_times``, ``vad``.
 
         Returns:
             The transcript. Audio shorter than one frame of 20 ms has an empty one.
 
         Raises:
             AudioError: the audio cannot be read.
-            InputError: an option is out of range or does not belong to this kind of source; as
-                InputTypeError, the source is of another kind.
+            InputError: an option is out of range or does not belong to this kind of source or
+                model; as InputTypeError, there is no such option, or the source is of another
+                kind.
 
         >>> transcript = model.transcribe(samples, sample_rate=16000, word_times=True)
         >>> transcript.duration
@@ -187,57 +247,27 @@ class Model(Stages, Closing):
         >>> " ".join(word.text for word in transcript.words) == transcript.text.strip()
         True
         """
-        return Transcript.of(
-            self.transcribe_stream(
-                source,
-                sample_rate=sample_rate,
-                channel=channel,
-                track=track,
-                raw=raw,
-                vad=vad,
-                chunk_seconds=chunk_seconds,
-                word_times=word_times,
-            )
-        )
+        return Transcript.of(self.transcribe_stream(source, **options))
 
     def transcribe_stream(
-        self,
-        source: AudioInput,
-        *,
-        sample_rate: float | None = None,
-        channel: int | None = None,
-        track: int | None = None,
-        raw: RawFormat | None = None,
-        chunk_seconds: float | None = None,
-        word_times: bool = False,
-        vad: str = Vad.ENERGY,
+        self, source: AudioInput, **options: Unpack[TranscribeOptions]
     ) -> Iterator[Segment]:
         """Transcribe a recording of any length and yield each segment when it is finished.
 
         Arguments and errors are those of :meth:`transcribe`. Files are decoded as the work goes
-        on, so that hours of audio take no more memory than minutes.
+        on, so that hours of audio take no more memory than minutes. Nothing is computed ahead of
+        what is asked for.
 
         >>> parts = model.transcribe_stream(samples, chunk_seconds=5)
         >>> [(part.start, part.end) for part in parts]
         [(0.0, 3.0)]
         """
-        options = Options(chunk_seconds, word_times, Vad.of(vad))
-        take = Selection(channel, track, raw)
-        yield from recordings.transcribe_source(
-            self, Source.of(source, sample_rate=sample_rate, take=take), options
-        )
+        wanted = divide({**options})
+        recording = Source.of(source, sample_rate=wanted.sample_rate, take=wanted.take)
+        yield from transcribe_source(self._scheduler, recording, wanted.options, Stop())
 
     def transcribe_many(
-        self,
-        sources: Iterable[AudioInput],
-        *,
-        sample_rate: float | None = None,
-        channel: int | None = None,
-        track: int | None = None,
-        raw: RawFormat | None = None,
-        chunk_seconds: float | None = None,
-        word_times: bool = False,
-        vad: str = Vad.ENERGY,
+        self, sources: Iterable[AudioInput], **options: Unpack[TranscribeOptions]
     ) -> Iterator[Transcript | AudioError | DeviceError | MemoryError]:
         """Transcribe recordings, short ones side by side, which is faster than one by one.
 
@@ -254,10 +284,10 @@ class Model(Stages, Closing):
         >>> [transcript.duration for transcript in model.transcribe_many([samples, samples[:8000]])]
         [3.0, 0.5]
         """
-        options = Options(chunk_seconds, word_times, Vad.of(vad))
-        recordings.check_options(self.hparams, options)
+        wanted = divide({**options})
+        self.check(wanted.options)
         for event in self.transcribe_events(
-            sources, options, sample_rate=sample_rate, take=Selection(channel, track, raw)
+            sources, wanted.options, sample_rate=wanted.sample_rate, take=wanted.take
         ):
             if not isinstance(event.result, Segment):
                 yield event.result
@@ -272,27 +302,71 @@ class Model(Stages, Closing):
     ) -> Iterator[Event]:
         """What :meth:`transcribe_many` does, with each segment on the way."""
         return transcribe_each(
-            self,
-            self._side_by_side(),
-            sources,
-            options,
-            sample_rate=sample_rate,
-            take=take,
+            self._scheduler, self._jobs, sources, options, sample_rate=sample_rate, take=take
         )
 
-    def _side_by_side(self) -> Sequence[Stages]:
-        """What computes short recordings, each with its share of the threads."""
-        with self._runtime.lock:
-            if self._closed:
-                raise InputError("the model is closed")
-            count = min(self.threads, MOST_LANES) if self.device.kind == "cpu" else 1
-            if count == 1:
-                return [self]
-            while len(self._lanes) < count:
-                runtime = Runtime(self.device.name, self.threads // count)
-                self._stack.callback(runtime.close)
-                self._lanes.append(Stages(self._file, self._tokenizer, self._weights, runtime))
-            return self._lanes
+    def submit(
+        self,
+        source: AudioInput,
+        *,
+        deadline: float | None = None,
+        wait: bool = True,
+        **options: Unpack[TranscribeOptions],
+    ) -> Job:
+        """Hand over a recording, which is transcribed beside what else is at work.
+
+        Short recordings that wait at the same time share a pass; results are those of
+        :meth:`transcribe`.
+
+        Args:
+            source: as for :meth:`transcribe`.
+            deadline: seconds from now, after which it is given up.
+            wait: whether to wait where ``max_jobs`` recordings are at work.
+            options: as for :meth:`transcribe`.
+
+        Returns:
+            A handle: its segments as they are finished, its transcript, and a way to cancel it.
+
+        Raises:
+            BusyError: ``max_jobs`` recordings are at work, and it does not wait.
+            InputError: an option is out of range, or the source is of another kind.
+
+        >>> job = model.submit(samples, deadline=60)
+        >>> job.result().duration
+        3.0
+        """
+        wanted = divide({**options})
+        self.check(wanted.options)
+        recording = Source.of(source, sample_rate=wanted.sample_rate, take=wanted.take)
+        return self._jobs.submit(recording, wanted.options, deadline=deadline, wait=wait)
+
+    def check(self, options: Options) -> None:
+        """Refuse what the model cannot do.
+
+        Raises:
+            InputError: it is asked for.
+        """
+        check_options(self._scheduler, options)
+
+    @contextmanager
+    def observe_inputs(self) -> Iterator[Observed]:
+        """Sum the squared inputs of every matrix while the block runs, and nothing else does.
+
+        Yields:
+            A mapping that fills: by weight, sums ``(width,)`` and the number of rows summed.
+        """
+        with self._scheduler.alone(), observe_inputs(self._runtime, self._file.specs) as observed:
+            yield observed
+
+    @contextmanager
+    def observe_products(self) -> Iterator[Counter[ProductShape]]:
+        """Count the matrix products that run inside the block, in which nothing else does.
+
+        Yields:
+            A counter that fills, by shape and type.
+        """
+        with self._scheduler.alone(), observe_products(self._runtime, self._file.specs) as counted:
+            yield counted
 
 
 def _reload(path: Path | None, options: dict[str, Any]) -> Model:
@@ -307,6 +381,7 @@ def load(
     precision: str = Precision.EXACT,
     low_memory: bool = False,
     kernels: str = AUTO,
+    max_jobs: int = MAX_JOBS,
 ) -> Model:
     """Load a model from a GGUF file.
 
@@ -325,6 +400,7 @@ def load(
         kernels: ``auto`` takes the best of our kernels that the processor has, ``ggml`` none of
             them; a name, as ``granite-gguf doctor`` lists them, takes that one and, for what it
             does not multiply, those after it. On another machine the name may be unknown.
+        max_jobs: recordings that may be at work at a time, see :meth:`Model.submit`.
 
     Raises:
         ModelFileError: the file cannot be read or run.
@@ -342,4 +418,5 @@ def load(
         precision=precision,
         low_memory=low_memory,
         kernels=kernels,
+        max_jobs=max_jobs,
     )

@@ -7,9 +7,50 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
+from threading import Event
+from typing import Any, Protocol
 
 from granite_gguf.arrays import Samples
-from granite_gguf.errors import InputError
+from granite_gguf.errors import CancelledError, DeadlineError, InputError
+from granite_gguf.transcript import Segment
+
+
+class Stop:
+    """Tells whether a recording is still wanted.
+
+    Args:
+        seconds: from now on, after which it is not; by default it always is.
+    """
+
+    def __init__(self, seconds: float | None = None) -> None:
+        self._cancelled = Event()
+        self._seconds = seconds
+        self._end = None if seconds is None else time.monotonic() + seconds
+
+    def cancel(self) -> None:
+        """From now on it is not."""
+        self._cancelled.set()
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds that are left, at least 0; None without a deadline."""
+        return None if self._end is None else max(0.0, self._end - time.monotonic())
+
+    def asked(self) -> bool:
+        """Whether it is wanted no more."""
+        return self._cancelled.is_set() or self.remaining == 0
+
+    def check(self) -> None:
+        """Raise if it is wanted no more.
+
+        Raises:
+            CancelledError: it was cancelled.
+            DeadlineError: its time is over.
+        """
+        if self._cancelled.is_set():
+            raise CancelledError("the transcription was cancelled")
+        if self.remaining == 0:
+            raise DeadlineError(f"the transcription was not done within {self._seconds:g} s")
 
 
 @dataclass(frozen=True)
@@ -22,12 +63,14 @@ class Piece:
         timings: seconds spent on it by stage, which are filled in.
         within: the first sample and the one behind the last of the stretch of the recording that
             it stands for, which is longer where silence is left out; by default its own.
+        stop: tells whether it is still wanted.
     """
 
     start: int
     samples: Samples
     timings: dict[str, float] = field(default_factory=dict)
     within: tuple[int, int] | None = None
+    stop: Stop = field(default_factory=Stop)
 
     @property
     def stretch(self) -> tuple[int, int]:
@@ -63,9 +106,7 @@ class Options:
     """What to compute.
 
     Attributes:
-        chunk_seconds: the longest piece; by default one pass takes what fits in it, and pieces of
-            longer recordings have at most
-            :data:`granite_gguf.transcription.recordings.CHUNK_SECONDS`.
+        chunk_seconds: the longest piece; by default what the model's :class:`PassLimits` say.
         word_times: whether to time words and tell their probabilities.
         vad: what finds the silence that is left out.
     """
@@ -73,6 +114,63 @@ class Options:
     chunk_seconds: float | None = None
     word_times: bool = False
     vad: Vad = Vad.ENERGY
+
+
+@dataclass(frozen=True)
+class PassLimits:
+    """How much audio goes through one pass of a model.
+
+    Attributes:
+        sample_rate: in Hz.
+        most: samples that fit, if little is said in them.
+        whole: samples of a recording that is left in one piece.
+        piece: samples of a piece of a longer one.
+        room: what limits ``most``, for messages: ``the model's 4096 positions``.
+    """
+
+    sample_rate: int
+    most: int
+    whole: int
+    piece: int
+    room: str
+
+
+class Lane(Protocol):
+    """What computes passes of a model, on a runtime of its own. Several threads take turns.
+
+    Attributes:
+        stages: what a pass consists of, one by one; which there are depends on the model.
+        limits: how much audio a pass takes.
+    """
+
+    @property
+    def stages(self) -> Any: ...
+
+    @property
+    def limits(self) -> PassLimits: ...
+
+    def check(self, options: Options) -> None:
+        """Refuse what the model cannot do.
+
+        Raises:
+            InputError: it is asked for.
+        """
+
+    def one_pass(self, pieces: Sequence[Piece], options: Options) -> list[Segment | None]:
+        """What is said in pieces of one or several recordings, computed together.
+
+        Each gets what it would get alone; seconds are shared out by length. A piece that is wanted
+        no more may be given up, and gets anything.
+
+        Returns:
+            A segment of index 0 for each piece, or None where it does not fit.
+
+        Raises:
+            AudioError: a piece cannot be transcribed.
+        """
+
+    def close(self) -> None:
+        """Wait for what is being computed, and compute nothing more."""
 
 
 @contextmanager

@@ -85,12 +85,12 @@ def test_speech_too_dense_for_a_pass_is_cut_again(
 ) -> None:
     """Ten seconds fit by their length; with 100 tokens for them, only shorter pieces do."""
     dense = lambda ids: ids.each(lambda part: np.arange(len(part) * 4 // 5) % 50 + 100)  # noqa: E731
-    monkeypatch.setattr(limited, "read_hypothesis", dense)
+    monkeypatch.setattr(limited.stages, "read_hypothesis", dense)
     segments = list(limited.transcribe_stream(with_pauses(10), chunk_seconds=15))
     assert len(segments) >= 2
     assert segments[-1].end == 10.0 and all(s.hypothesis for s in segments)
     endless = lambda ids: ids.each(lambda _: np.full(200, 100))  # noqa: E731
-    monkeypatch.setattr(limited, "read_hypothesis", endless)
+    monkeypatch.setattr(limited.stages, "read_hypothesis", endless)
     with pytest.raises(AudioError, match="200 positions"):
         limited.transcribe(with_pauses(3))
 

@@ -65,7 +65,7 @@ def test_short_ones_run_at_the_same_time(model: Model, clips: list[np.ndarray]) 
     assert len(taken) < len(clips) * 4  # but not everything is taken at once
     results.close()
     assert facts(model.transcribe(clips[0]))  # nothing is left in disorder
-    assert [lane.threads for lane in model._lanes] == [1, 1]
+    assert [lane.stages.threads for lane in model._lanes] == [2, 1, 1]
 
 
 def test_several_go_through_one_pass(
@@ -77,8 +77,10 @@ def test_several_go_through_one_pass(
         alone = [model.transcribe(clip, word_times=True) for clip in clips]
         pieces = [Piece(0, clip) for clip in clips]
         encode = model.run_encoder
-        monkeypatch.setattr(model, "run_encoder", lambda m: (sizes.append(len(m)), encode(m))[1])
-        together = one_pass(model, pieces, Options(word_times=True))
+        monkeypatch.setattr(
+            model.stages, "run_encoder", lambda m: (sizes.append(len(m)), encode(m))[1]
+        )
+        together = one_pass(model.stages, pieces, Options(word_times=True))
     assert sizes == [len(clips) - 1]  # one is shorter than a frame
     for transcript, segment in zip(alone, together, strict=True):
         assert segment is not None

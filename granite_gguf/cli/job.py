@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from granite_gguf.cli.background import in_background
 from granite_gguf.cli.console import (
     AudioProgress,
     audio_progress,
@@ -87,7 +86,7 @@ class Job:
         progress.name(self.recordings[places[0]].name)
         try:
             events = model.transcribe_events(sources, self.options, take=self.take)
-            for event in in_background(events):
+            for event in events:
                 place = places[event.index]
                 if isinstance(event.result, Segment):
                     progress.advance(event.result.end - event.result.start)

@@ -10,10 +10,10 @@ from typing import Annotated
 
 import typer
 
-from granite_gguf.cli.background import leave
 from granite_gguf.cli.console import kernel_lines, print_note
 from granite_gguf.cli.inputs import Recording, find_recordings, parse_shard, raw_format_of
 from granite_gguf.cli.job import Job, check_failures_file, write_failures
+from granite_gguf.cli.leaving import leave
 from granite_gguf.cli.model_names import local_model
 from granite_gguf.cli.options import (
     INPUT,
@@ -36,7 +36,6 @@ from granite_gguf.passes import Options, Vad
 from granite_gguf.placing import kernel_choice
 from granite_gguf.sound.reading import Selection
 from granite_gguf.sound.sndfile import RAW_FORMATS
-from granite_gguf.transcription.recordings import check_options
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
@@ -241,7 +240,7 @@ def _run(job: Job, model: str | None, loading: Callable[[Path], Model]) -> None:
         for line in kernel_lines(loaded.kernels):
             print_note(line)
     try:
-        check_options(loaded.hparams, job.options)
+        loaded.check(job.options)
         job.run(loaded)
     except KeyboardInterrupt:
         leave(EXIT_INTERRUPTED)

@@ -27,6 +27,7 @@ from granite_gguf.ggml.products import Products, available_kernels
 from granite_gguf.ggml.runtime import KeptGraph, Reader, Runtime
 from granite_gguf.ggml.state import State
 from granite_gguf.ggml.tensor import Activation, ShapeError, Tensor
+from granite_gguf.ggml.turns import Turns
 from granite_gguf.ggml.types import BF16, BLOCK_SIZES, F16, F32, I32, GGMLType, row_bytes
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "ShapeError",
     "State",
     "Tensor",
+    "Turns",
     "WeightBuffer",
     "available_kernels",
     "concat",

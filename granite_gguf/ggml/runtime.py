@@ -5,8 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack, suppress
-from threading import RLock
+from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import Any, TypeVar
 
 import ggml as c
@@ -20,6 +19,7 @@ from granite_gguf.forks import tell_after_fork
 from granite_gguf.ggml.devices import choose_device, default_threads
 from granite_gguf.ggml.graph import MAX_NODES, Graph
 from granite_gguf.ggml.tensor import Tensor, check
+from granite_gguf.ggml.turns import Turns
 from granite_gguf.ggml.types import F16, F32, I32, GGMLType
 
 T = TypeVar("T")
@@ -43,9 +43,7 @@ class Runtime(Closing):
     Args:
         device: ``auto`` (a GPU where the build has one), or a device's name.
         threads: CPU threads; by default as many as the process may run on.
-
-    Attributes:
-        lock: held by who uses it, where several threads do.
+        turn: what :attr:`lock` is, where other runtimes share the threads.
 
     Raises:
         DeviceError: no such device, or it could not be opened.
@@ -53,7 +51,13 @@ class Runtime(Closing):
         InputError: ``threads`` is out of range.
     """
 
-    def __init__(self, device: str = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        device: str = "auto",
+        threads: int | None = None,
+        turn: Callable[[], AbstractContextManager[None]] | None = None,
+    ) -> None:
+        self._turn = turn or Turns(1).all
         self.threads = default_threads() if threads is None else threads
         if not 1 <= self.threads <= c.GGML_MAX_N_THREADS:
             raise InputError(
@@ -68,7 +72,6 @@ class Runtime(Closing):
             "Use fewer threads, or raise the limit",
             unfilled=MAX_NODES * _SCHEDULER_BYTES + self.threads_to_start * memory.stack_bytes(),
         )
-        self.lock = RLock()
         self._start()
         tell_after_fork(self)
 
@@ -103,7 +106,6 @@ class Runtime(Closing):
         is freed, as the parent may have been in the middle of using it.
         """
         self._forked = True
-        self.lock = RLock()
         self._stack = ExitStack()
 
     def _begin_anew(self) -> None:
@@ -116,6 +118,11 @@ class Runtime(Closing):
             )
         self._work_bytes = 0
         self._start()
+
+    @property
+    def lock(self) -> AbstractContextManager[None]:
+        """Held by who uses it, where several threads do; who holds it may take it again."""
+        return self._turn()
 
     @property
     def scheduler(self) -> Any:

@@ -2,9 +2,9 @@
 
 from granite_gguf.architecture import Architecture
 from granite_gguf.graph.encoder import derived_weights
+from granite_gguf.nar.lane import NarLane
 from granite_gguf.nar.parity import NAR_PARITY
 from granite_gguf.nar.spec import NAR
-from granite_gguf.nar.stages import Stages
 from granite_gguf.nar.transcribe_cpp import TranscribeCppNar
 from granite_gguf.storage.dialects.own import Own
 
@@ -12,6 +12,6 @@ NAR_ARCHITECTURE = Architecture(
     format=NAR,
     dialects=(Own(NAR), TranscribeCppNar()),
     derived=lambda h, read: derived_weights(h.encoder, read),
-    lane=Stages,
+    lane=NarLane,
     parity=NAR_PARITY,
 )

@@ -10,7 +10,6 @@ what it would get alone.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,15 +32,7 @@ from granite_gguf.arrays import (
     matrix,
 )
 from granite_gguf.errors import AudioError, InputError
-from granite_gguf.ggml import (
-    Graph,
-    Observed,
-    ProductShape,
-    Reader,
-    Runtime,
-    observe_inputs,
-    observe_products,
-)
+from granite_gguf.ggml import Graph, Reader, Runtime
 from granite_gguf.graph.encoder import build_encoder
 from granite_gguf.graph.hypothesis import HEAD, build_hypothesis
 from granite_gguf.placing.finite import check_results
@@ -190,8 +181,9 @@ class SharedStages(ABC, Generic[H]):
             ids: ``(n,)``.
         """
         weight = self._weights.read_rows(f"{HEAD}.weight", ids)
-        logits: FloatArray = pooled @ weight.T + self._file.read(f"{HEAD}.bias")[ids]
-        return logits - totals[:, None]
+        # Not by numpy's BLAS, which does not survive a fork while another thread is in it.
+        logits: FloatArray = np.einsum("wd,nd->wn", pooled, weight)
+        return logits + self._file.read(f"{HEAD}.bias")[ids] - totals[:, None]
 
     def tokenize(self, text: str) -> IntArray:
         """Token ids ``(n,)`` of a text, without BOS or EOS."""
@@ -200,26 +192,6 @@ class SharedStages(ABC, Generic[H]):
     def detokenize(self, tokens: npt.NDArray[np.integer]) -> str:
         """The text of tokens; special ones are skipped."""
         return self._tokenizer.decode(tokens)
-
-    @contextmanager
-    def observe_inputs(self) -> Iterator[Observed]:
-        """Sum the squared inputs of every matrix while the block runs.
-
-        Yields:
-            A mapping that fills: by weight, sums ``(width,)`` and the number of rows summed.
-        """
-        with self._runtime.lock, observe_inputs(self._runtime, self._file.specs) as observed:
-            yield observed
-
-    @contextmanager
-    def observe_products(self) -> Iterator[Counter[ProductShape]]:
-        """Count the matrix products that run inside the block.
-
-        Yields:
-            A counter that fills, by shape and type.
-        """
-        with self._runtime.lock, observe_products(self._runtime, self._file.specs) as counted:
-            yield counted
 
     def _run_head(
         self, head: Head, taps: frozenset[str], inputs: Mapping[str, AnyArray], step: int = 1

@@ -1,190 +1,270 @@
-"""Several recordings, one after another or together.
+"""Who computes when: passes of many recordings on the threads of one model.
 
-    sources → short ones: several in a pass, passes side by side → events in order
-            → others: alone, with all threads
+    pieces, in the order they come ─┬→ short ones: several in a pass, passes side by side
+                                    └→ a long one, or a single one: alone, with all threads
 
-A pass reads all weights, and its threads wait for one another after every operation. A short
-recording gives them little to do in between: several in one pass, and several such passes of fewer
-threads, finish more of them. Long ones would only need more memory.
+A pass reads all weights, and its threads wait for one another after every operation. A short piece
+gives them little to do in between: several in one pass, and several such passes of fewer threads,
+finish more of them. Long ones would only need more memory.
+
+There is no thread here. Who brings a piece waits for its turn, computes what goes together with it,
+and wakes the others. A recording waits with one piece at a time, so that a long one takes turns
+with all others.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from queue import SimpleQueue
-from threading import Lock
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Condition, get_ident
 
-from granite_gguf.errors import AudioError, DeviceError
-from granite_gguf.nar.stages import Stages
-from granite_gguf.nar.transcribe import one_pass
-from granite_gguf.passes import Options, Piece
-from granite_gguf.sound.reading import ALL, Selection
-from granite_gguf.sound.source import AudioInput, Source
-from granite_gguf.transcript import Segment, Transcript
-from granite_gguf.transcription.recordings import (
-    read_whole,
-    transcribe_source,
-)
+from granite_gguf.errors import InputError
+from granite_gguf.forks import tell_after_fork
+from granite_gguf.passes import Lane, Options, PassLimits, Piece, Stop
+from granite_gguf.transcript import Segment
 
-MOST_LANES = 4  # each takes memory for the activations of its recordings
 SHORT_SECONDS = 30.0
 MOST_TOGETHER = 8
 TOGETHER_SECONDS = 16.0  # from here on a pass does not get faster by the second
 
-Failure = AudioError | DeviceError | MemoryError
 
-
-@dataclass(frozen=True)
-class Event:
-    """Progress with the recording ``index``: a segment, then its transcript or its error."""
-
-    index: int
-    result: Segment | Transcript | Failure
-
-
-def transcribe_each(
-    whole: Stages,
-    lanes: Sequence[Stages],
-    sources: Iterable[AudioInput],
-    options: Options,
-    *,
-    sample_rate: float | None = None,
-    take: Selection = ALL,
-) -> Iterator[Event]:
-    """Transcribe recordings; the events come in their order.
+class Scheduler:
+    """Gives out turns, first come, first served; each thread waits for its own.
 
     Args:
         whole: computes with all threads.
-        lanes: compute side by side.
-        sources: taken when their turn comes.
-        options: the same for all.
-        sample_rate: the rate of samples given as arrays, in Hz; the model's by default.
-        take: what to take of each.
+        count: how many turns there are, each with its share of the threads.
+        new_lane: makes the lane of a number with such a share, when it is first wanted; where
+            there is only one turn the whole lane takes it.
     """
-    rate = whole.hparams.front_end.sample_rate
-    ahead: deque[Future[list[Event]]] = deque()
-    waiting = _Waiting(options)
-    free: SimpleQueue[Stages] = SimpleQueue()
-    for lane in lanes:
-        free.put(lane)
 
-    def work() -> None:
-        lane = free.get()
-        try:
-            waiting.transcribe_some(lane)
-        finally:
-            free.put(lane)
+    def __init__(self, whole: Lane, count: int, new_lane: Callable[[int], Lane]) -> None:
+        self._whole, self._count, self._new_lane = whole, count, new_lane
+        self._lanes: list[Lane] = []
+        self._closed = False
+        self.after_fork()
+        tell_after_fork(self)
 
-    with ThreadPoolExecutor(len(lanes), thread_name_prefix="granite-gguf-lane") as pool:
+    def after_fork(self) -> None:
+        """Of those who wait or compute, none is in the child."""
+        self._changed = Condition()
+        self._queue: deque[_Wish] = deque()
+        self._idle = list(self._lanes)
+        self._given: set[_Wish] = set()
+        self._owner: int | None = None  # the thread that has everything for itself
+
+    @property
+    def limits(self) -> PassLimits:
+        """How much audio a pass takes."""
+        return self._whole.limits
+
+    @property
+    def recordings_at_once(self) -> int:
+        """Of so many at work, enough wait to fill the passes that come next."""
+        return MOST_TOGETHER * (self._count + 1)
+
+    def check(self, options: Options) -> None:
+        """Refuse what the model cannot do.
+
+        Raises:
+            InputError: it is asked for.
+        """
+        self._whole.check(options)
+
+    @contextmanager
+    def turn(self, stop: Stop) -> Iterator[None]:
+        """Compute something else than a pass, with one thread.
+
+        Raises:
+            CancelledError: it is wanted no more.
+            InputError: the model is closed.
+        """
+        if self._owner == get_ident():
+            yield
+            return
+        with self._turn(_Wish(), stop):
+            yield
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let nothing of others run inside the block, whose passes have all threads.
+
+        Raises:
+            InputError: the model is closed.
+        """
+        with self._turn(_Wish(alone=True), Stop()):
+            self._owner = get_ident()
+            try:
+                yield
+            finally:
+                self._owner = None
+
+    def one_pass(self, piece: Piece, options: Options) -> Segment | None:
+        """What is said in a piece; None where it does not fit in a pass.
+
+        Raises:
+            AudioError: it cannot be transcribed.
+            CancelledError: it is wanted no more.
+            InputError: the model is closed.
+        """
+        if self._owner == get_ident():
+            return self._whole.one_pass([piece], options)[0]
+        seconds = len(piece.samples) / self.limits.sample_rate
+        wish = _Wish(_Asked(piece, options, seconds), alone=seconds > SHORT_SECONDS)
+        while not wish.done:
+            with self._turn(wish, piece.stop):
+                if wish.together:
+                    self._compute(wish)
+        piece.stop.check()
+        return wish.found
+
+    def close(self) -> None:
+        """Wait for what runs, and give out no more turns."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+            while self._given and self._owner != get_ident():
+                self._changed.wait()
+
+    def wake(self) -> None:
+        """Let those who wait see whether they are still wanted."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def _compute(self, wish: _Wish) -> None:
+        """The pass of a wish and of those that go with it; if it fails, each is to go by itself."""
+        asked = [of.asked for of in wish.together if of.asked is not None]
         try:
-            for index, given in enumerate(sources):
-                source = Source.of(given, take=take)
-                if source.is_samples and source.sample_rate is None:
-                    source = replace(source, sample_rate=sample_rate)
-                seconds = source.seconds(rate)
-                if seconds is not None and seconds <= SHORT_SECONDS:
-                    ahead.append(waiting.add(index, source, seconds))
-                    pool.submit(work)
-                    while len(ahead) > MOST_TOGETHER * len(lanes):
-                        yield from ahead.popleft().result()
-                else:
-                    while ahead:
-                        yield from ahead.popleft().result()
-                    yield from _alone(whole, index, source, options)
-            while ahead:
-                yield from ahead.popleft().result()
+            with self._lane(wish) as lane:
+                segments = lane.one_pass([of.piece for of in asked], asked[0].options)
+        except Exception:
+            if len(asked) == 1:
+                raise
+            # One of them is to blame, or there is too little memory for all.
+            for of in wish.together:
+                of.single = True
+        else:
+            for of, segment in zip(wish.together, segments, strict=True):
+                of.found, of.done = segment, True
+
+    @contextmanager
+    def _lane(self, wish: _Wish) -> Iterator[Lane]:
+        """What computes in a turn; there are no more of them than turns."""
+        if wish.alone or self._count == 1:
+            yield self._whole
+            return
+        with self._changed:
+            if not self._idle:
+                self._lanes.append(self._new_lane(len(self._lanes)))
+                self._idle.append(self._lanes[-1])
+            lane = self._idle.pop()
+        try:
+            yield lane
         finally:
-            waiting.clear()
+            with self._changed:
+                self._idle.append(lane)
+
+    @contextmanager
+    def _turn(self, wish: _Wish, stop: Stop) -> Iterator[None]:
+        """Wait for a turn, or until another has done what is wished."""
+        self._wait(wish, stop)
+        try:
+            yield
+        finally:
+            self._leave(wish)
+
+    def _wait(self, wish: _Wish, stop: Stop) -> None:
+        with self._changed:
+            try:
+                stop.check()
+                self._queue.append(wish)
+                self._hand_out()
+                while wish not in self._given and not wish.done:
+                    if self._closed:
+                        raise InputError("the model is closed")
+                    stop.check()
+                    self._changed.wait(stop.remaining)
+            except BaseException:
+                wish.gone = True
+                self._leave(wish)
+                raise
+
+    def _leave(self, wish: _Wish) -> None:
+        """End a turn, or the waiting for one."""
+        with self._changed:
+            if wish in self._queue:
+                self._queue.remove(wish)
+            self._given.discard(wish)
+            # Those whose pass it did not compute wait again, before all others.
+            others = [of for of in wish.together if of is not wish and not (of.done or of.gone)]
+            self._queue.extendleft(reversed(others))
+            wish.together = []
+            self._hand_out()
+            self._changed.notify_all()
+
+    def _hand_out(self) -> None:
+        """Give turns to those who are first in the queue, as far as there are any."""
+        while self._queue and not self._closed and len(self._given) < self._count:
+            first = self._queue[0]
+            only = first.asked is not None and not self._given and len(self._queue) == 1
+            if any(of.alone for of in self._given) or (first.alone and self._given):
+                break
+            first.alone = first.alone or only
+            first.together = self._together(first)
+            for of in first.together:
+                self._queue.remove(of)
+            self._given.add(first)
+            self._changed.notify_all()
+
+    def _together(self, first: _Wish) -> list[_Wish]:
+        """Those of the queue that go through one pass, so that each free turn gets its share."""
+        if first.asked is None or first.alone or first.single:
+            return [first]
+        options = first.asked.options
+        fitting = [
+            of
+            for of in self._queue
+            if of.asked and of.asked.options == options and not (of.alone or of.single)
+        ]
+        free = self._count - len(self._given)
+        taken, seconds = [], 0.0
+        for of in fitting[: min(MOST_TOGETHER, -(-len(fitting) // free))]:
+            seconds += of.asked.seconds if of.asked else 0.0
+            if taken and seconds > TOGETHER_SECONDS:
+                break
+            taken.append(of)
+        return taken
 
 
 @dataclass(frozen=True)
-class _Short:
-    """A short recording, and where its events go."""
+class _Asked:
+    """A piece, what is to be computed of it, and how long it is."""
 
-    index: int
-    source: Source
+    piece: Piece
+    options: Options
     seconds: float
-    events: Future[list[Event]]
 
 
-class _Waiting:
-    """Short recordings that no lane has taken yet."""
+@dataclass(eq=False)
+class _Wish:
+    """Somebody who waits for a turn.
 
-    def __init__(self, options: Options) -> None:
-        self._options = options
-        self._lock = Lock()
-        self._queue: deque[_Short] = deque()
+    Attributes:
+        asked: for a pass; None for a turn of another kind.
+        alone: whether nothing else is to run meanwhile.
+        single: whether it failed together with others, and is to be tried without them.
+        together: once it has its turn, those whose pieces go through its pass, itself the first.
+        found: the segment, or None where it does not fit.
+        done: whether its pass was computed.
+        gone: whether nobody waits for it any more.
+    """
 
-    def add(self, index: int, source: Source, seconds: float) -> Future[list[Event]]:
-        short = _Short(index, source, seconds, Future())
-        with self._lock:
-            self._queue.append(short)
-        return short.events
-
-    def clear(self) -> None:
-        with self._lock:
-            self._queue.clear()
-
-    def transcribe_some(self, lane: Stages) -> None:
-        """Transcribe what waits, as far as it goes into one pass; that may be nothing."""
-        taken = self._take()
-        try:
-            for short, events in zip(taken, self._together(lane, taken), strict=True):
-                short.events.set_result(events)
-        except BaseException as error:
-            for short in taken:
-                if not short.events.done():
-                    short.events.set_exception(error)
-
-    def _take(self) -> list[_Short]:
-        taken: list[_Short] = []
-        seconds = 0.0
-        with self._lock:
-            while self._queue and len(taken) < MOST_TOGETHER:
-                seconds += self._queue[0].seconds
-                if taken and seconds > TOGETHER_SECONDS:
-                    break
-                taken.append(self._queue.popleft())
-        return taken
-
-    def _together(self, lane: Stages, taken: Sequence[_Short]) -> Iterator[list[Event]]:
-        """Their events; what does not go together goes alone."""
-        segments = self._one_pass(lane, taken) if len(taken) > 1 else {}
-        for short in taken:
-            segment = segments.get(short.index)
-            if segment is None:
-                yield list(_alone(lane, short.index, short.source, self._options))
-            else:
-                yield [Event(short.index, r) for r in (segment, Transcript.of([segment]))]
-
-    def _one_pass(self, lane: Stages, taken: Sequence[_Short]) -> dict[int, Segment]:
-        """The segments of those that can be read and are a single piece."""
-        pieces: dict[int, Piece] = {}
-        for short in taken:
-            try:
-                piece = read_whole(lane, short.source, self._options)
-            except Exception:  # by itself it fails again, and says so
-                continue
-            if piece is not None:
-                pieces[short.index] = piece
-        try:
-            segments = one_pass(lane, list(pieces.values()), self._options)
-        except (AudioError, DeviceError, MemoryError):
-            return {}  # one of them is to blame, or there is too little memory for all
-        found = zip(pieces, segments, strict=True)
-        return {index: segment for index, segment in found if segment is not None}
-
-
-def _alone(stages: Stages, index: int, source: Source, options: Options) -> Iterator[Event]:
-    segments = []
-    try:
-        for segment in transcribe_source(stages, source, options):
-            segments.append(segment)
-            yield Event(index, segment)
-    except (AudioError, DeviceError, MemoryError) as error:
-        yield Event(index, error)
-    else:
-        yield Event(index, Transcript.of(segments))
+    asked: _Asked | None = None
+    alone: bool = False
+    single: bool = False
+    together: list[_Wish] = field(default_factory=list)
+    found: Segment | None = None
+    done: bool = False
+    gone: bool = False
