@@ -18,7 +18,7 @@ ROOMS = {
     "spec": "",
     "memory": "",
     "transcript": "",
-    "passes": "",
+    "passes": "transcript",
     "ctc": "",
     "fields": "spec",
     "ggml": "memory",
@@ -32,16 +32,17 @@ ROOMS = {
     "placing": "ggml memory spec storage",
     "evaluation": "model sound",
     "words": "spec tokenizer transcript",
-    "architecture": "ggml placing recorded spec storage tokenizer",
+    "architecture": "ggml passes placing recorded spec storage tokenizer",
     "stages": "ctc ggml graph placing sound spec storage tokenizer",
-    "nar": "architecture ctc fields ggml graph passes placing recorded sound spec stages storage "
-    "transcript words",
+    "nar": "architecture ctc fields ggml graph passes placing recorded sound spec stages "
+    "storage tokenizer transcript words",
     "speech": "architecture fields ggml graph placing recorded sound spec stages storage tokenizer",
     "architectures": "architecture nar speech storage",
-    "transcription": "nar passes sound transcript",
-    "model": "architectures ggml hub nar passes placing sound storage tokenizer transcript "
+    "transcription": "memory passes sound transcript",
+    "model": "architectures ggml hub passes placing sound storage tokenizer transcript "
     "transcription",
-    "granite_gguf": "converters evaluation model parity quantize sound stages transcript",
+    "granite_gguf": "converters evaluation model parity quantize sound stages transcript "
+    "transcription",
     "converters": "architectures fields ggml hub nar sound spec speech storage",
     "quantize": "architectures ggml model sound spec storage",
     "bench": "ggml memory model nar placing",
@@ -50,7 +51,7 @@ ROOMS = {
     "bulk": "places ray sound",
     "parity": "architectures ggml model recorded spec storage",
     "reference": "recorded",
-    "cli": "architectures bench bulk converters evaluation formats ggml hub memory model parity "
+    "cli": "architectures bench bulk converters evaluation formats ggml hub model parity "
     "passes placing quantize recorded sound storage transcript transcription",
     "__main__": "cli",
 }
