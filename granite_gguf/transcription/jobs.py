@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from queue import SimpleQueue
 from threading import Condition, Semaphore, Thread
+from weakref import finalize
 
 from granite_gguf.errors import BusyError
 from granite_gguf.forks import tell_after_fork
@@ -100,6 +102,7 @@ class Jobs:
     def after_fork(self) -> None:
         """None of the parent's is at work in the child."""
         self._room = Semaphore(self._most)
+        self._crew = _Crew()
 
     def submit(
         self,
@@ -133,10 +136,51 @@ class Jobs:
                 room.release()
 
         try:
-            # Nobody waits at the end of the process for what nobody asks for.
-            with starting_threads():
-                Thread(target=work, name="granite-gguf-job", daemon=True).start()
+            self._crew.do(work)
         except BaseException:
             room.release()
             raise
         return job
+
+
+class _Crew:
+    """Threads that are kept for what comes next, and end when nobody holds the crew any more.
+
+    What a thread does when it ends, inside libraries with locks of their own, might be cut short by
+    a fork. The end of the process waits for none of them.
+    """
+
+    def __init__(self) -> None:
+        self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._idle = Semaphore(0)
+        finalize(self, self._work.put, None)
+
+    def do(self, work: Callable[[], None]) -> None:
+        """Let a thread do it.
+
+        Raises:
+            OutOfMemoryError: the system refuses another thread.
+        """
+        if self._idle.acquire(blocking=False):
+            self._work.put(work)
+            return
+        with starting_threads():
+            Thread(
+                target=_serve,
+                args=(work, self._work, self._idle),
+                name="granite-gguf-job",
+                daemon=True,
+            ).start()
+
+
+def _serve(
+    work: Callable[[], None] | None,
+    queue: SimpleQueue[Callable[[], None] | None],
+    idle: Semaphore,
+) -> None:
+    while work is not None:
+        work()
+        work = None  # which holds the model
+        idle.release()
+        work = queue.get()
+    queue.put(None)  # for the next
