@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from granite_gguf.ggml import Runtime
+from granite_gguf.nar.spec import HParams
 from granite_gguf.nar.stages import Stages
 from granite_gguf.nar.transcribe import longest_pass, one_pass
 from granite_gguf.passes import Options, PassLimits, Piece
 from granite_gguf.placing.weights import ModelWeights
-from granite_gguf.nar.spec import HParams
 from granite_gguf.storage.model_file import ModelFile
 from granite_gguf.tokenizer import SpeechTokenizer
 from granite_gguf.transcript import Segment
