@@ -7,9 +7,9 @@ from typing import Any, NoReturn
 from granite_gguf.architecture import Architecture
 from granite_gguf.errors import UnsupportedModelError
 from granite_gguf.graph.encoder import derived_weights
-from granite_gguf.recorded.stages import Parity
 from granite_gguf.spec.derived import DerivedWeights, ReadWeight
 from granite_gguf.speech.llama_cpp import LlamaCppPair
+from granite_gguf.speech.parity import SPEECH_PARITY
 from granite_gguf.speech.spec import SPEECH, HParams
 from granite_gguf.speech.transcribe_cpp import TranscribeCppSpeech
 from granite_gguf.storage.dialects.own import Own
@@ -31,5 +31,5 @@ SPEECH_ARCHITECTURE = Architecture(
     dialects=(Own(SPEECH), TranscribeCppSpeech(), LlamaCppPair()),
     derived=_refuse,
     lane=_refuse,
-    parity=Parity(table=_refuse, widths=_refuse, alike=(), record=_refuse, run=_refuse),
+    parity=SPEECH_PARITY,
 )
