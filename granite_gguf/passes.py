@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from threading import Event
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from granite_gguf.arrays import Samples
 from granite_gguf.errors import CancelledError, DeadlineError, InputError
 from granite_gguf.transcript import Segment
+
+N = TypeVar("N", bound="_Named")
 
 
 class Stop:
@@ -78,17 +80,14 @@ class Piece:
         return self.within or (self.start, self.start + len(self.samples))
 
 
-class Vad(str, Enum):
-    """What tells silence from sound."""
-
-    ENERGY = "energy"
-    OFF = "off"
+class _Named(str, Enum):
+    """Something to choose by name."""
 
     def __str__(self) -> str:
-        return self.value
+        return str(self.value)
 
     @classmethod
-    def of(cls, name: str) -> Vad:
+    def of(cls: type[N], name: str) -> N:
         """The one of a name.
 
         Raises:
@@ -98,7 +97,60 @@ class Vad(str, Enum):
             return cls(name)
         except ValueError:
             choices = " or ".join(repr(str(choice)) for choice in cls)
-            raise InputError(f"vad is {name!r}, expected {choices}") from None
+            raise InputError(f"{cls.__name__.lower()} is {name!r}, expected {choices}") from None
+
+
+class Vad(_Named):
+    """What tells silence from sound."""
+
+    ENERGY = "energy"
+    OFF = "off"
+
+
+class Task(_Named):
+    """What to do with what is said."""
+
+    TRANSCRIBE = "transcribe"
+    TRANSLATE = "translate"
+
+
+class Draft(_Named):
+    """Whether the encoder's hypothesis is a draft of the text."""
+
+    AUTO = "auto"
+    OFF = "off"
+
+
+TRANSLATING = "granite-speech-4.1-2b, granite-4.0-1b-speech or granite-speech-3.3"
+PUNCTUATING = "granite-speech-4.1-2b"
+TELLING_SPEAKERS = "granite-speech-4.1-2b-plus"
+ASKED_IN_WORDS = "granite-speech-4.1-2b, its plus form, granite-4.0-1b-speech or granite-speech-3.3"
+"""The models of the family that can do something, for messages."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is wanted of a recording.
+
+    Attributes:
+        translate_to: the language, by code or English name; by default it is transcribed.
+        punctuation: whether to write with punctuation and capitals; by default as the model's
+            card does.
+        keywords: names and terms that are probably said.
+        prompt: an instruction in place of all others.
+        speakers: whether to tell who speaks.
+        word_times: whether the model itself is to tell when each word ends.
+    """
+
+    translate_to: str | None = None
+    punctuation: bool | None = None
+    keywords: tuple[str, ...] = ()
+    prompt: str | None = None
+    speakers: bool = False
+    word_times: bool = False
+
+
+NOTHING_ELSE = Wish()
 
 
 @dataclass(frozen=True)
@@ -109,11 +161,17 @@ class Options:
         chunk_seconds: the longest piece; by default what the model's :class:`PassLimits` say.
         word_times: whether to time words and tell their probabilities.
         vad: what finds the silence that is left out.
+        wish: what is wanted besides the words in their language as they are said.
+        max_tokens: the most tokens of a piece's text; by default so many as its length is worth.
+        draft: whether the encoder's hypothesis may be looked at to write faster.
     """
 
     chunk_seconds: float | None = None
     word_times: bool = False
     vad: Vad = Vad.ENERGY
+    wish: Wish = NOTHING_ELSE
+    max_tokens: int | None = None
+    draft: bool = True
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,21 @@ class SpeechTokenizer:
         with library_errors(ModelFileError, f"{self._path}: its tokenizer cannot decode a text"):
             return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
 
+    def ends(self, ids: Sequence[int]) -> list[int]:
+        """How many characters of the decoded text stand up to and with each token.
+
+        A token that ends within a character counts as if it ended behind it.
+        """
+        found: list[int] = []
+        length, waiting = 0, []
+        for token in ids:
+            waiting.append(token)
+            part = self.decode(waiting)
+            found.append(length + len(part))
+            if not part.endswith("\ufffd"):
+                length, waiting = found[-1], []
+        return found
+
     def normalise_hypothesis(self, tokens: npt.NDArray[np.integer]) -> IntArray:
         """Tokens of the hypothesis' text stripped and lower-cased, as the first release edits it.
 

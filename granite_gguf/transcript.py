@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 _MILLISECONDS = 3  # decimals of the times in plain values
@@ -17,9 +17,10 @@ class Word:
         text: the word with its punctuation, without white space.
         start: where it begins, in seconds from the start of the recording.
         end: where it ends.
-        probability: the editor's probability of the least sure of its tokens.
-        aligned: whether the encoder heard it. Where it did not, because the editor put the word
-            in, the times are those of the gap it must lie in.
+        probability: the language model's, of the least sure of its tokens.
+        aligned: whether the encoder heard it, or the model told when. Where it did not, because the
+            word was put in by the language model, the times are those of the gap it must lie in.
+        speaker: who says it, where that was asked for.
     """
 
     text: str
@@ -27,6 +28,11 @@ class Word:
     end: float
     probability: float
     aligned: bool = True
+    speaker: str | None = None
+
+    def later(self, seconds: float) -> Word:
+        """The same word in a recording that begins so much earlier."""
+        return replace(self, start=seconds + self.start, end=seconds + self.end)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON.
@@ -34,13 +40,51 @@ class Word:
         >>> Word("hello", 0.52, 0.88, 0.987).to_dict()
         {'word': 'hello', 'start': 0.52, 'end': 0.88, 'probability': 0.987, 'aligned': True}
         """
-        return {
+        values = {
             "word": self.text,
             "start": round(self.start, _MILLISECONDS),
             "end": round(self.end, _MILLISECONDS),
             "probability": round(self.probability, 4),
             "aligned": self.aligned,
         }
+        return values if self.speaker is None else {**values, "speaker": self.speaker}
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one speaker says without a break.
+
+    Attributes:
+        speaker: ``Speaker 1``, or None where the model tells nobody.
+        text: what is said.
+    """
+
+    speaker: str | None
+    text: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {"speaker": self.speaker, "text": self.text}
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What it took to write a text token by token.
+
+    Attributes:
+        steps: passes of the language model, the prompt's not among them.
+        guessed: tokens of a draft that were looked at.
+        accepted: those of them that were right.
+    """
+
+    steps: int
+    guessed: int
+    accepted: int
+
+    @classmethod
+    def sum(cls, parts: Iterable[Decoding]) -> Decoding:
+        """What it took for several texts."""
+        return cls(*map(sum, zip(*map(astuple, parts), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -51,11 +95,16 @@ class Segment:
         index: its number in the recording, from 0.
         start: where the stretch begins, in seconds.
         end: where it ends; the next segment begins there.
-        text: the edited transcript, exactly as decoded.
-        hypothesis: the encoder's first hypothesis, before editing.
+        text: what is said; from the NAR models exactly as decoded, from others without spaces at
+            its ends and without the tags that tell times.
+        hypothesis: the encoder's first hypothesis.
         token_ids: the transcript's tokens.
         timings: seconds spent in each stage.
         words: the words, or None where their times were not asked for.
+        turns: who says what, or None where that was not asked for.
+        translated_to: the language of the text, by its English name, where it was translated.
+        decoding: what it took to write the text, where it was written token by token.
+        remarks: what a person should know of it, such as that the text was cut short.
     """
 
     index: int
@@ -66,6 +115,10 @@ class Segment:
     token_ids: tuple[int, ...] = ()
     timings: dict[str, float] = field(default_factory=dict)
     words: tuple[Word, ...] | None = None
+    turns: tuple[Turn, ...] | None = None
+    translated_to: str | None = None
+    decoding: Decoding | None = None
+    remarks: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -75,8 +128,12 @@ class Segment:
             "end": round(self.end, _MILLISECONDS),
             "text": self.text,
         }
+        if self.turns is not None:
+            values["turns"] = [turn.to_dict() for turn in self.turns]
         if self.words is not None:
             values["words"] = [word.to_dict() for word in self.words]
+        if self.remarks:
+            values["remarks"] = list(self.remarks)
         return values
 
 
@@ -85,8 +142,8 @@ class Transcript:
     """The text of one recording.
 
     Attributes:
-        text: the edited transcript; exactly as decoded where it was made in one pass.
-        hypothesis: the encoder's first hypothesis, before editing.
+        text: that of its segments, with a space between them.
+        hypothesis: the encoder's first hypothesis.
         duration: seconds of audio.
         timings: seconds spent in each stage.
         token_ids: the transcript's tokens.
@@ -128,14 +185,28 @@ class Transcript:
         return tuple(word for segment in self.segments for word in segment.words or ())
 
     @property
+    def translated_to(self) -> str | None:
+        """The language of the text, by its English name, where it was translated."""
+        return next((part.translated_to for part in self.segments if part.translated_to), None)
+
+    @property
+    def decoding(self) -> Decoding | None:
+        """What it took to write the text, where it was written token by token."""
+        parts = [part.decoding for part in self.segments if part.decoding is not None]
+        return Decoding.sum(parts) if parts else None
+
+    @property
     def real_time_factor(self) -> float:
         """Seconds of audio processed in a second; 0 for empty audio."""
         spent = sum(self.timings.values())
         return self.duration / spent if spent else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """Plain values, ready for JSON; the language where it is known."""
+        language = self.translated_to
         return {
+            "task": "transcribe" if language is None else "translate",
+            **({} if language is None else {"language": language}),
             "text": self.text,
             "segments": [segment.to_dict() for segment in self.segments],
             "hypothesis": self.hypothesis,

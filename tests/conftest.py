@@ -142,6 +142,25 @@ def models(f32_files: dict[str, Path]) -> Iterator[dict[str, Model]]:
 
 
 @pytest.fixture(scope="session")
+def speech_checkpoints(workspace: Path) -> dict[str, Path]:
+    """A tiny float32 checkpoint of each layout of the autoregressive model."""
+    from tests.speech import LAYOUTS, make
+
+    return {layout: make(workspace / f"speech-{layout}", layout) for layout in LAYOUTS}
+
+
+@pytest.fixture(scope="session")
+def speech_files(speech_checkpoints: dict[str, Path]) -> dict[str, Path]:
+    """Each of them converted to float32."""
+    from granite_gguf.converters import convert
+
+    return {
+        layout: convert(directory, directory.with_suffix(".gguf"), outtype="f32").path
+        for layout, directory in speech_checkpoints.items()
+    }
+
+
+@pytest.fixture(scope="session")
 def audio_file(workspace: Path) -> Path:
     """Three seconds of synthetic audio as a WAV file."""
     import soundfile

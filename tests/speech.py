@@ -12,14 +12,21 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from granite_gguf.architectures import architecture_of, open_model_file
+from granite_gguf.ggml import F32, GGMLType, Runtime
+from granite_gguf.placing.kernel_choice import Precision
+from granite_gguf.placing.weights import ModelWeights
 from granite_gguf.sound.features import log_mel, mel_filters
 from granite_gguf.speech.spec import FrontEnd
+from granite_gguf.speech.stages import SpeechStages
+from granite_gguf.tokenizer import load_tokenizer
 from tests.signals import synthetic_audio
 from tests.support.checkpoint.speech import LORA_ALPHA, SPEECH_SIZES
 from tests.support.make_speech_checkpoint import ADAPTER, make_speech_checkpoint
@@ -35,6 +42,8 @@ FORCED = (71, 5, 200, 199, 5, 42, 301)
 FRAMES = (0, 1, 15, 199, 200, -1)  # rows that are kept of what has so many
 ROWS = (0, 2, 3, -1)
 SIZE = SPEECH_SIZES["tiny"]
+PUNCTUATED = "transcribe the speech with proper punctuation and capitalization."
+"""What the card of 4.1-2b asks."""
 
 # As the chat templates write them, by hand; the audio stands between.
 AROUND = {
@@ -49,6 +58,21 @@ AROUND = {
         "say it<|end_of_text|>\n<|start_of_role|>assistant<|end_of_role|>",
     ),
 }
+
+
+@contextmanager
+def stages_of(
+    path: Path, kernels: str = "auto", cache: GGMLType = F32, precision: str = "exact"
+) -> Iterator[SpeechStages]:
+    file = open_model_file(path)
+    with ExitStack() as stack:
+        runtime = stack.enter_context(Runtime("cpu", 1))
+        derived = architecture_of(file).derived
+        weights = ModelWeights(file, runtime, Precision(precision), derived, kernels=kernels)
+        stack.callback(weights.close)
+        model = SpeechStages(file, load_tokenizer(file), weights, runtime, cache)
+        stack.callback(model.close)
+        yield model
 
 
 def features(n_samples: int) -> npt.NDArray[np.float32]:

@@ -7,7 +7,8 @@ from typing import Any, cast
 import pytest
 
 from granite_gguf import InputError
-from granite_gguf.speech.asking import Wish, around_audio, instruction, language_name
+from granite_gguf.passes import Wish
+from granite_gguf.speech.asking import around_audio, instruction, language_name
 from granite_gguf.speech.spec import HParams, Prompt
 
 

@@ -33,10 +33,11 @@ ROOMS = {
     "evaluation": "model sound",
     "words": "spec tokenizer transcript",
     "architecture": "ggml passes placing recorded spec storage tokenizer",
-    "stages": "ctc ggml graph placing sound spec storage tokenizer",
+    "stages": "ctc ggml graph passes placing sound spec storage tokenizer transcript",
     "nar": "architecture ctc fields ggml graph passes placing recorded sound spec stages "
     "storage tokenizer transcript words",
-    "speech": "architecture fields ggml graph placing recorded sound spec stages storage tokenizer",
+    "speech": "architecture ctc fields ggml graph passes placing recorded sound spec stages "
+    "storage tokenizer transcript words",
     "architectures": "architecture nar speech storage",
     "transcription": "memory passes sound transcript",
     "model": "architectures ggml hub passes placing sound storage tokenizer transcript "

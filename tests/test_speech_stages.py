@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from granite_gguf.architectures import open_model_file
 from granite_gguf.arrays import AnyArray, Rows
-from granite_gguf.converters import convert
 from granite_gguf.ctc import collapse
 from granite_gguf.errors import InputError
-from granite_gguf.ggml import F16, F32, GGMLType, Runtime
-from granite_gguf.placing.kernel_choice import Precision
-from granite_gguf.placing.weights import ModelWeights
+from granite_gguf.ggml import F16, F32
 from granite_gguf.speech import language
-from granite_gguf.speech.architecture import derived
 from granite_gguf.speech.greedy import End
 from granite_gguf.speech.stages import SpeechStages
-from granite_gguf.tokenizer import load_tokenizer
 from tests.kernels import NAMES
 from tests.parity import assert_same_rows
 from tests.signals import synthetic_audio
@@ -39,8 +33,8 @@ from tests.speech import (
     SAMPLES,
     cases,
     features,
-    make,
     some,
+    stages_of,
 )
 
 SCALE = 8.0  # what transformers' class leaves out
@@ -48,37 +42,9 @@ CLOSE = {F32: 1e-5, F16: 2e-3}  # of logits that reach 1: float32 in another ord
 
 
 @pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("speech-stages")
-    return {layout: make(root / layout, layout) for layout in LAYOUTS}
-
-
-@pytest.fixture(scope="module")
-def files(checkpoints: dict[str, Path]) -> dict[str, Path]:
-    return {
-        layout: convert(directory, directory.with_suffix(".gguf"), outtype="f32").path
-        for layout, directory in checkpoints.items()
-    }
-
-
-@contextmanager
-def stages_of(
-    path: Path, kernels: str = "auto", cache: GGMLType = F32, precision: str = "exact"
-) -> Iterator[SpeechStages]:
-    file = open_model_file(path)
+def models(speech_files: dict[str, Path]) -> Iterator[dict[str, SpeechStages]]:
     with ExitStack() as stack:
-        runtime = stack.enter_context(Runtime("cpu", 1))
-        weights = ModelWeights(file, runtime, Precision(precision), derived, kernels=kernels)
-        stack.callback(weights.close)
-        model = SpeechStages(file, load_tokenizer(file), weights, runtime, cache)
-        stack.callback(model.close)
-        yield model
-
-
-@pytest.fixture(scope="module")
-def models(files: dict[str, Path]) -> Iterator[dict[str, SpeechStages]]:
-    with ExitStack() as stack:
-        yield {layout: stack.enter_context(stages_of(files[layout])) for layout in LAYOUTS}
+        yield {layout: stack.enter_context(stages_of(speech_files[layout])) for layout in LAYOUTS}
 
 
 @pytest.fixture(scope="module")
@@ -102,10 +68,10 @@ def prompt(model: SpeechStages, layout: str, n_samples: int) -> npt.NDArray[np.f
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_what_is_expected_is_what_transformers_computes(
-    layout: str, checkpoints: dict[str, Path], expected: dict[str, dict[str, AnyArray]]
+    layout: str, speech_checkpoints: dict[str, Path], expected: dict[str, dict[str, AnyArray]]
 ) -> None:
     pytest.importorskip("transformers.models.granite_speech_plus")
-    for name, array in cases(checkpoints[layout], layout):
+    for name, array in cases(speech_checkpoints[layout], layout):
         np.testing.assert_allclose(array, expected[layout][name], atol=2e-5, err_msg=name)
 
 
@@ -122,9 +88,9 @@ def test_every_stage(
 
 @pytest.mark.parametrize("kernels", NAMES)
 def test_every_kernel(
-    files: dict[str, Path], expected: dict[str, dict[str, AnyArray]], kernels: str
+    speech_files: dict[str, Path], expected: dict[str, dict[str, AnyArray]], kernels: str
 ) -> None:
-    with stages_of(files["plus"], kernels) as model:
+    with stages_of(speech_files["plus"], kernels) as model:
         check_stages(model, expected, "plus", 16_000)
 
 
@@ -154,8 +120,10 @@ def check_stages(
     assert said.tokens == tuple(wanted["said"]) and said.end is End.BUDGET
 
 
-def test_a_cache_of_f16(files: dict[str, Path], expected: dict[str, dict[str, AnyArray]]) -> None:
-    with stages_of(files["base"], cache=F16) as model:
+def test_a_cache_of_f16(
+    speech_files: dict[str, Path], expected: dict[str, dict[str, AnyArray]]
+) -> None:
+    with stages_of(speech_files["base"], cache=F16) as model:
         rows = prompt(model, "base", 16_000)
         logits = some(model.logits(rows, np.array(FORCED)), ROWS)
         (said,) = model.generate([rows], [SAID])
@@ -205,19 +173,19 @@ def test_the_draft_head_is_read_as_in_the_nar_model(base: SpeechStages) -> None:
         ]
     )
     labels = (pooled @ weight.T + bias).argmax(1)
-    tokens = base.run_hypothesis(encoded.final, encoded.blank)
+    tokens = base.read_hypothesis(base.run_hypothesis_head(encoded.final, encoded.blank).ids)
     assert tokens.tolist() == (collapse(labels, 0) - 1).tolist() != []
-    together = base.run_hypothesis(
+    together = base.run_hypothesis_head(
         Rows.of([encoded.final, encoded.final[:9]]), Rows.of([encoded.blank, encoded.blank[:9]])
     )
-    assert together[0].tolist() == tokens.tolist()
+    assert base.read_hypothesis(together.ids)[0].tolist() == tokens.tolist()
 
 
-def test_a_file_without_a_draft_head(files: dict[str, Path]) -> None:
-    with stages_of(files["plus"]) as model:
+def test_a_file_without_a_draft_head(speech_files: dict[str, Path]) -> None:
+    with stages_of(speech_files["plus"]) as model:
         encoded = model.run_encoder(features(320))
         with pytest.raises(InputError, match="has no BPE head"):
-            model.run_hypothesis(encoded.final, encoded.blank)
+            model.run_hypothesis_head(encoded.final, encoded.blank)
 
 
 def test_bad_input(base: SpeechStages) -> None:
@@ -229,21 +197,21 @@ def test_bad_input(base: SpeechStages) -> None:
         base.prompt(np.zeros((0, 64), np.float32), ("a", "b"))
 
 
-def test_a_closed_model(files: dict[str, Path]) -> None:
-    with stages_of(files["base"]) as model:
+def test_a_closed_model(speech_files: dict[str, Path]) -> None:
+    with stages_of(speech_files["base"]) as model:
         rows = prompt(model, "base", 320)
         model.close()
         with pytest.raises(InputError, match="is closed"):
             model.generate([rows], [1])
 
 
-def no_mask(positions: AnyArray, keys: int) -> AnyArray:
+def _no_mask(positions: AnyArray, keys: int) -> AnyArray:
     seen = np.arange(keys) <= positions.max()  # of the whole prompt, as a bidirectional model does
     return np.where(seen, 0.0, -np.inf).astype(np.float16)[None].repeat(len(positions), 0)
 
 
 MISTAKES: dict[str, Callable[[SpeechStages, pytest.MonkeyPatch], Any]] = {
-    "no causal mask": lambda _, patch: patch.setattr(language, "causal_mask", no_mask),
+    "no causal mask": lambda _, patch: patch.setattr(language, "causal_mask", _no_mask),
     "audio rows divided, as the NAR model's": lambda model, patch: patch.setattr(
         SpeechStages,
         "run_projector",

@@ -13,7 +13,7 @@ from granite_gguf.nar.decoding import best_probabilities, edited_probabilities
 from granite_gguf.stages import decoding
 from granite_gguf.stages.decoding import log_totals
 from granite_gguf.stages.shared import BPE_TOTALS
-from granite_gguf.words.times import split_words, time_words
+from granite_gguf.words.times import Heard, split_words, time_words
 from tests.signals import synthetic_audio
 
 
@@ -58,9 +58,9 @@ def test_capitals_and_punctuation_are_the_editors(models: dict[str, Model], layo
     said = logits - log_totals(logits)[:, None]
     tokens = tokenizer.encode("So, ASK really it now!")
     sure = np.linspace(0.5, 0.9, len(tokens)).astype(np.float32)
-    words = time_words(
-        h, tokenizer, tokens, sure, mel, np.ones(frames), lambda ids: said[:, ids], 0.02
-    )
+    blank = np.ones(frames, np.float32)
+    heard = Heard(mel, blank, h.pooling_window, h.blank_id, lambda ids: said[:, ids], 0.02)
+    words = time_words(h, tokenizer, tokens, sure, heard)
     assert [word.text for word in words] == ["So,", "ASK", "really", "it", "now!"]
     assert [word.aligned for word in words] == [True, True, False, True, True]
     starts = {word.text: word.start for word in words}

@@ -46,20 +46,23 @@ class Cue:
         start: when it appears, in milliseconds.
         end: when it goes; after ``start`` and not after the next one's start.
         lines: one or more.
+        speaker: who says it, where that is known.
     """
 
     start: int
     end: int
     lines: tuple[str, ...]
+    speaker: str | None = None
 
 
 USUAL = Shape()
 
 
-def cues(transcript: Transcript, shape: Shape = USUAL) -> list[Cue]:
+def cues(transcript: Transcript, shape: Shape = USUAL, *, named: bool = True) -> list[Cue]:
     """The subtitles of a transcript whose words were timed.
 
-    A subtitle ends where a sentence or a pause does, when it is full, or after seven seconds.
+    A subtitle ends where a sentence or a pause does, when it is full, after seven seconds, or where
+    somebody else speaks. Where ``named``, that one's name stands before the words.
 
     >>> from granite_gguf.transcript import Segment
     >>> said = "and so my fellow americans ask not what your country can do for you".split()
@@ -75,7 +78,8 @@ def cues(transcript: Transcript, shape: Shape = USUAL) -> list[Cue]:
     [('and so my fellow americans ask not what',), ('your country can do for you',)]
     """
     made: list[Cue] = []
-    for group in _groups(_short(transcript.words, shape.width), shape):
+    words = _named(transcript.words) if named else transcript.words
+    for group in _groups(_short(words, shape.width), shape):
         start = round(1000 * min(word.start for word in group))
         end = round(1000 * max(word.end for word in group))
         if made:
@@ -84,8 +88,17 @@ def cues(transcript: Transcript, shape: Shape = USUAL) -> list[Cue]:
                 made[-1] = replace(made[-1], end=start)
         lines = _lines([word.text for word in group], shape)
         assert lines is not None, "a group is what fits"
-        made.append(Cue(start, max(end, start + 1), lines))
+        made.append(Cue(start, max(end, start + 1), lines, group[0].speaker))
     return made
+
+
+def _named(words: Iterable[Word]) -> Iterator[Word]:
+    """The words, the first one of each speaker behind the name."""
+    speaker = None
+    for word in words:
+        changed = word.speaker not in (None, speaker)
+        yield replace(word, text=f"{word.speaker}: {word.text}") if changed else word
+        speaker = word.speaker
 
 
 def _short(words: Iterable[Word], width: int) -> Iterator[Word]:
@@ -120,7 +133,8 @@ def _ends(group: Sequence[Word], following: Word, shape: Shape) -> bool:
     """Whether a subtitle ends before the word that follows it."""
     texts = [word.text for word in group]
     return (
-        following.start - group[-1].end >= PAUSE
+        following.speaker != group[-1].speaker
+        or following.start - group[-1].end >= PAUSE
         or following.end - group[0].start > LONGEST
         or (texts[-1].endswith(SENTENCE_ENDS) and len(" ".join(texts)) > shape.width // 2)
         or _lines([*texts, following.text], shape) is None

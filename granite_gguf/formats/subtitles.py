@@ -22,14 +22,15 @@ def as_srt(_name: str, transcript: Transcript, shape: Shape = USUAL) -> str:
 
 
 def as_vtt(_name: str, transcript: Transcript, shape: Shape = USUAL) -> str:
-    """WebVTT; its three special characters are escaped."""
+    """WebVTT; its three special characters are escaped, and speakers have a tag of their own."""
     blocks = ["WEBVTT\n\n"]
-    for cue in cues(transcript, shape):
+    for cue in cues(transcript, shape, named=False):
         times = f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}"
         text = "\n".join(cue.lines)
         for character, escape in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
             text = text.replace(character, escape)
-        blocks.append(f"{times}\n{text}\n\n")
+        voice = "" if cue.speaker is None else f"<v {cue.speaker}>"
+        blocks.append(f"{times}\n{voice}{text}\n\n")
     return "".join(blocks)
 
 

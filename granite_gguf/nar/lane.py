@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from granite_gguf.errors import InputError
 from granite_gguf.ggml import Runtime
 from granite_gguf.nar.spec import HParams
 from granite_gguf.nar.stages import Stages
 from granite_gguf.nar.transcribe import longest_pass, one_pass
-from granite_gguf.passes import Options, PassLimits, Piece
+from granite_gguf.passes import (
+    ASKED_IN_WORDS,
+    PUNCTUATING,
+    TELLING_SPEAKERS,
+    TRANSLATING,
+    Options,
+    PassLimits,
+    Piece,
+)
 from granite_gguf.placing.weights import ModelWeights
 from granite_gguf.storage.model_file import ModelFile
 from granite_gguf.tokenizer import SpeechTokenizer
@@ -44,7 +53,23 @@ class NarLane:
         )
 
     def check(self, options: Options) -> None:
-        """All that there is to ask for can be done."""
+        """Refuse all that a model has to be asked for in words.
+
+        Raises:
+            InputError: it is asked for.
+        """
+        wish = options.wish
+        for asked, what, others in (
+            (wish.translate_to is not None, "translates nothing", TRANSLATING),
+            (wish.speakers, "tells no speakers", TELLING_SPEAKERS),
+            (wish.punctuation is not None, "is not asked for punctuation", PUNCTUATING),
+            (bool(wish.keywords), "takes no keywords", ASKED_IN_WORDS),
+            (wish.prompt is not None, "takes no prompt", ASKED_IN_WORDS),
+            (options.max_tokens is not None, "writes no tokens one by one", ASKED_IN_WORDS),
+            (not options.draft, "always begins with a draft", ASKED_IN_WORDS),
+        ):
+            if asked:
+                raise InputError(f"this model (NAR) {what}; {others} can do otherwise")
 
     def one_pass(self, pieces: Sequence[Piece], options: Options) -> list[Segment | None]:
         """As :func:`granite_gguf.nar.transcribe.one_pass` does it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
@@ -23,7 +23,6 @@ from granite_gguf.recorded.stages import (
     compare_best,
     compare_texts,
     layer_names,
-    unequal_rows,
 )
 from granite_gguf.stages.results import EncoderResult, TokenResult
 
@@ -80,12 +79,6 @@ def widths(h: HParams) -> dict[str, int]:
         Names.EDITING_LOGITS: d.vocab_size,
         **dict.fromkeys(layer_names(e), e.d_model),
     }
-
-
-def problems(_: HParams, recorded: Recorded) -> Iterator[str]:
-    """Outputs whose numbers of rows contradict one another."""
-    alike = ((Names.ENCODER_FINAL, Names.BLANK_PROB), (Names.EDITING_LOGITS, Names.TEXT_IDS))
-    return unequal_rows(recorded, alike)
 
 
 def record(model: Stages, samples: FloatArray) -> Recorded:
@@ -261,7 +254,10 @@ class IsolatedStages:
 NAR_PARITY = Parity(
     table=table,
     widths=widths,
-    problems=problems,
+    alike=(
+        (Names.ENCODER_FINAL, Names.BLANK_PROB),
+        (Names.EDITING_LOGITS, Names.TEXT_IDS),
+    ),
     record=record,
     run=IsolatedStages,
 )

@@ -7,17 +7,19 @@ samples → log-mel frames → encoder ┬→ first hypothesis → with slots �
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 
-from granite_gguf.arrays import FloatArray, IntArray, Rows
+from granite_gguf.arrays import FloatArray, Rows
 from granite_gguf.nar.decoding import edited_probabilities, edited_tokens, insert_slots
 from granite_gguf.nar.spec import HParams
 from granite_gguf.nar.stages import BEST_PROBABILITIES, Stages
 from granite_gguf.passes import Options, Piece, timed
 from granite_gguf.sound.features import frame_count
+from granite_gguf.stages.passing import silent_segment, sounding_features
 from granite_gguf.stages.shared import BPE_TOTALS, NO_TAPS
-from granite_gguf.transcript import Segment, Word
-from granite_gguf.words.times import time_words
+from granite_gguf.transcript import Segment
+from granite_gguf.words.times import Heard, time_words
 
 _LONG_SECONDS = 60.0  # from here on it is asked first whether there is memory for the editor
 
@@ -43,7 +45,7 @@ def one_pass(model: Stages, pieces: Sequence[Piece], options: Options) -> list[S
     """
     mels = [_features(model, piece) for piece in pieces]
     found = [
-        None if mel is None or len(mel) else _segment(model, piece, options)
+        None if mel is None or len(mel) else silent_segment(model, piece, options)
         for mel, piece in zip(mels, pieces, strict=True)
     ]
     sounding = {n: mel for n, mel in enumerate(mels) if mel is not None and len(mel)}
@@ -64,10 +66,7 @@ def _features(model: Stages, piece: Piece) -> FloatArray | None:
         return None
     if len(samples) > _LONG_SECONDS * h.front_end.sample_rate:
         model.check_room(frames)
-    with timed("features", [piece]):
-        mel = model.compute_mel(samples)
-    # Where nothing sounds nothing is said, whatever a model would make of it.
-    return mel if len(mel) and samples.min() != samples.max() else mel[:0]
+    return sounding_features(model, piece)
 
 
 def _transcribe(
@@ -75,7 +74,8 @@ def _transcribe(
 ) -> list[Segment | None]:
     """From log-mel frames ``(T, 160)`` of each piece, T at least 1, to its text."""
     found: list[Segment | None] = [None] * len(pieces)
-    editor, rate = model.hparams.editor, model.hparams.projector.downsample_rate
+    h = model.hparams
+    editor, rate = h.editor, h.projector.downsample_rate
     head_taps = frozenset({"pooled", BPE_TOTALS}) if options.word_times else NO_TAPS
     editor_taps = frozenset({BEST_PROBABILITIES}) if options.word_times else NO_TAPS
 
@@ -98,7 +98,7 @@ def _transcribe(
     for at, n in enumerate(fit):
         tokens = edited_tokens(editor, edited.ids[at])
         segment = replace(
-            _segment(model, pieces[n], options),
+            silent_segment(model, pieces[n], options),
             text=model.detokenize(tokens),
             hypothesis=model.detokenize(hypothesis[n]),
             token_ids=tuple(int(i) for i in tokens),
@@ -107,48 +107,16 @@ def _transcribe(
             with timed("words", [pieces[n]]):
                 best = edited.taps[BEST_PROBABILITIES][at]
                 sure = edited_probabilities(editor, edited.ids[at], best)
-                heard = _Heard(
-                    mel[n], encoded.blank[n], head.taps["pooled"][n], head.taps[BPE_TOTALS][n]
+                heard = Heard(
+                    mel[n],
+                    encoded.blank[n],
+                    h.hypothesis.pooling_window,
+                    h.hypothesis.blank_id,
+                    partial(model.bpe_posteriors, head.taps["pooled"][n], head.taps[BPE_TOTALS][n]),
+                    h.front_end.stride / h.front_end.sample_rate,
                 )
-                segment = replace(
-                    segment, words=_words(model, pieces[n].start, heard, tokens, sure)
-                )
+                words = time_words(h.hypothesis, model.tokenizer, tokens, sure, heard)
+                begin = pieces[n].start / h.front_end.sample_rate
+                segment = replace(segment, words=tuple(word.later(begin) for word in words))
         found[n] = segment
     return found
-
-
-def _segment(model: Stages, piece: Piece, options: Options) -> Segment:
-    """The segment of a piece in which nothing is said."""
-    rate = model.hparams.front_end.sample_rate
-    begin, end = piece.stretch
-    words: tuple[Word, ...] | None = () if options.word_times else None
-    return Segment(0, begin / rate, end / rate, "", "", timings=piece.timings, words=words)
-
-
-@dataclass(frozen=True)
-class _Heard:
-    """What tells where in a piece its words are: of each frame, and of each window."""
-
-    mel: FloatArray
-    blank: FloatArray
-    pooled: FloatArray
-    totals: FloatArray
-
-
-def _words(
-    model: Stages, start: int, heard: _Heard, tokens: IntArray, sure: FloatArray
-) -> tuple[Word, ...]:
-    """The words of tokens of a piece, with their times in the recording."""
-    front = model.hparams.front_end
-    words = time_words(
-        model.hparams.hypothesis,
-        model.tokenizer,
-        tokens,
-        sure,
-        heard.mel,
-        heard.blank,
-        lambda ids: model.bpe_posteriors(heard.pooled, heard.totals, ids),
-        front.stride / front.sample_rate,
-    )
-    begin = start / front.sample_rate
-    return tuple(replace(w, start=begin + w.start, end=begin + w.end) for w in words)

@@ -107,6 +107,11 @@ class Source:
         return isinstance(self.audio, np.ndarray)
 
     @property
+    def name(self) -> str:
+        """What messages call it: a file's path and a colon, or nothing."""
+        return f"{self.audio}: " if isinstance(self.audio, (str, PathLike)) else ""
+
+    @property
     def is_at_hand(self) -> bool:
         """Whether reading it waits for nobody, as reading a pipe may."""
         if isinstance(self.audio, (str, PathLike)):

@@ -6,9 +6,9 @@ Wish → instruction → text before the audio, text behind it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from granite_gguf.errors import InputError
+from granite_gguf.passes import PUNCTUATING, TELLING_SPEAKERS, TRANSLATING, Wish
 from granite_gguf.speech.spec import HParams
 
 AUDIO = "<|audio|>"
@@ -39,34 +39,6 @@ _SYSTEMS = {
     "plus": _SYSTEM.format("December 19, 2024"),
     "3.x": _SYSTEM.format("April 9, 2025"),
 }
-
-_PLUS, _BASE, _PUNCTUATING = (
-    "granite-speech-4.1-2b-plus",
-    "granite-speech-4.1-2b, granite-4.0-1b-speech or granite-speech-3.3",
-    "granite-speech-4.1-2b",
-)
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What is wanted of a recording.
-
-    Attributes:
-        translate_to: the language, by code or English name; by default it is transcribed.
-        punctuation: whether to write with punctuation and capitals; by default as the model's
-            card does.
-        keywords: names and terms that are probably said.
-        prompt: an instruction in place of all others.
-        speakers: whether to tell who speaks.
-        word_times: whether the model is to tell when each word ends.
-    """
-
-    translate_to: str | None = None
-    punctuation: bool | None = None
-    keywords: Sequence[str] = ()
-    prompt: str | None = None
-    speakers: bool = False
-    word_times: bool = False
 
 
 def language_name(wanted: str) -> str:
@@ -150,7 +122,7 @@ def _given(wish: Wish, prompt: str) -> str:
 
 def _tagged(h: HParams, wish: Wish) -> str:
     what = "speakers" if wish.speakers else "the times of words"
-    _require(h.family == "plus", h, f"does not tell {what}", _PLUS)
+    _require(h.family == "plus", h, f"does not tell {what}", TELLING_SPEAKERS)
     if wish.speakers and wish.word_times:
         raise InputError("speakers and times of words have no common mode: ask for one of them")
     if wish.translate_to is not None or wish.punctuation or wish.keywords:
@@ -159,12 +131,12 @@ def _tagged(h: HParams, wish: Wish) -> str:
 
 
 def _translation(h: HParams, wish: Wish) -> str:
-    _require(h.family != "plus", h, "does not translate", _BASE)
+    _require(h.family != "plus", h, "does not translate", TRANSLATING)
     name = language_name(wish.translate_to or "")
     keywords = _listed(wish.keywords)
     if not _punctuates(h):
-        _require(not wish.punctuation, h, "is not asked for punctuation", _PUNCTUATING)
-        _require(not keywords, h, "takes no keywords with a translation", _PUNCTUATING)
+        _require(not wish.punctuation, h, "is not asked for punctuation", PUNCTUATING)
+        _require(not keywords, h, "takes no keywords with a translation", PUNCTUATING)
         return f"can you translate the speech into {name}?"
     if wish.punctuation:
         _refuse_both(keywords)
@@ -175,7 +147,7 @@ def _translation(h: HParams, wish: Wish) -> str:
 def _transcription(h: HParams, wish: Wish) -> str:
     keywords = _listed(wish.keywords)
     if wish.punctuation:
-        _require(_punctuates(h), h, "is not asked for punctuation", _PUNCTUATING)
+        _require(_punctuates(h), h, "is not asked for punctuation", PUNCTUATING)
         _refuse_both(keywords)
         return PUNCTUATED
     if keywords:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 TOKENS_OF_A_SHORT_RECORDING = 200
 _SHORT_SECONDS = 30.0
+_TAGGED = 5  # a word's tag is some five tokens; the card's own limits have this ratio
 
 _LONGEST_PERIOD = 40  # tokens
 _FEWEST_ROUNDS = 4
@@ -27,13 +28,17 @@ class Loop:
     period: int
 
 
-def token_budget(seconds: float) -> int:
+def token_budget(seconds: float, *, tagged: bool = False) -> int:
     """The most tokens that a recording of some seconds is given.
 
-    >>> token_budget(11.0), token_budget(60.0)
-    (200, 400)
+    Args:
+        seconds: how long it is.
+        tagged: whether a tag follows each word.
+
+    >>> token_budget(11.0), token_budget(60.0), token_budget(60.0, tagged=True)
+    (200, 400, 2000)
     """
-    share = max(1.0, seconds / _SHORT_SECONDS)
+    share = max(1.0, seconds / _SHORT_SECONDS) * (_TAGGED if tagged else 1)
     return math.ceil(TOKENS_OF_A_SHORT_RECORDING * share)
 
 

@@ -12,7 +12,16 @@ from functools import partial
 
 import numpy as np
 
-from granite_gguf.arrays import Batch, FloatArray, IntArray, Rows, checked_rows, in_kind, matrix
+from granite_gguf.arrays import (
+    Batch,
+    FloatArray,
+    IntArray,
+    Rows,
+    as_rows,
+    checked_rows,
+    in_kind,
+    matrix,
+)
 from granite_gguf.errors import InputError
 from granite_gguf.ggml import F16, GGMLType, Runtime
 from granite_gguf.placing.finite import check_results
@@ -62,11 +71,6 @@ class SpeechStages(SharedStages[HParams]):
         )
 
     @property
-    def cache_type(self) -> GGMLType:
-        """What keys and values are kept as."""
-        return self._language.cache_type
-
-    @property
     def _bpe_head(self) -> Draft:
         return self.hparams.draft
 
@@ -75,14 +79,10 @@ class SpeechStages(SharedStages[HParams]):
             super().close()
             self._language.close()
 
-    def run_hypothesis(self, final: Batch, blank: Batch) -> Batch:
-        """Token ids ``(n,)`` that the BPE head hears, where the file has one."""
-        if not self._bpe_head.bpe_vocab:
-            raise InputError(f"{self._file.path}: has no BPE head, which makes a first hypothesis")
-        ids = self.run_hypothesis_head(final, blank).ids
-        if isinstance(ids, Rows):
-            return ids.each(partial(hypothesis_tokens, self._bpe_head))
-        return hypothesis_tokens(self._bpe_head, ids)
+    def read_hypothesis(self, ids: Batch) -> Batch:
+        """Token ids ``(n,)`` of the first hypothesis, from the best ids of the BPE head."""
+        tokens = as_rows(ids).each(partial(hypothesis_tokens, self._bpe_head))
+        return in_kind(ids, tokens)
 
     def run_projector(self, captured: Batch) -> Batch:
         """Audio rows ``(3 * ceil(T / 15), 2048)`` of encoder output ``(T, 1024)``, T at least 1.
@@ -110,23 +110,9 @@ class SpeechStages(SharedStages[HParams]):
 
     def prompt(self, audio: FloatArray, around: tuple[str, str]) -> FloatArray:
         """The rows ``(n, 2048)`` of a prompt: audio rows with text before them and behind."""
-        return self.prompt_rows(self.prompt_ids(len(audio), around), audio)
-
-    def prompt_ids(self, audio_rows: int, around: tuple[str, str]) -> IntArray:
-        """Ids ``(n,)`` of text around so many audio tokens."""
-        before, behind = (self.tokenize(text) for text in around)
-        audio = np.full(audio_rows, self.hparams.llm.audio_token_index, np.int64)
-        return np.concatenate([before, audio, behind])
-
-    def prompt_rows(self, ids: IntArray, audio: FloatArray) -> FloatArray:
-        """The rows ``(n, 2048)`` of prompt ids ``(n,)``: audio rows in place of audio tokens."""
-        llm = self.hparams.llm
-        checked_rows("audio", audio, llm.d_model)
-        places = ids == llm.audio_token_index
-        if places.sum() != len(audio):
-            raise InputError(f"{len(audio)} audio rows for {places.sum()} audio tokens in a prompt")
-        rows = np.array(self.embed(ids))
-        rows[places] = audio
+        checked_rows("audio", audio, self.hparams.llm.d_model)
+        before, behind = (self.embed(self.tokenize(text)) for text in around)
+        rows: FloatArray = np.concatenate([before, audio, behind])
         return rows
 
     def generate(

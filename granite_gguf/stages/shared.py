@@ -124,7 +124,7 @@ class SharedStages(ABC, Generic[H]):
     def run_encoder(self, mel: Batch, taps: frozenset[str] = NO_TAPS) -> EncoderResult[Batch]:
         """Encode log-mel frames ``(T, 160)``, T at least 1.
 
-        ``taps`` may name ``encoder_layer_K``, for each K from 0 on, and ``encoder_logits``.
+        ``taps`` may name ``encoder_layer_K`` for each captured K and ``encoder_logits``.
         """
         e, frames = self.hparams.encoder, checked_rows("mel", mel, self.hparams.encoder.input_dim)
         out = self._run(
@@ -151,6 +151,8 @@ class SharedStages(ABC, Generic[H]):
             taps: may name ``pooled``, ``bpe_logits``, and :data:`BPE_TOTALS`.
         """
         e, h = self.hparams.encoder, self._bpe_head
+        if not h.bpe_vocab:
+            raise InputError(f"{self._file.path}: has no BPE head, which makes a first hypothesis")
         states, silence = checked_rows("final", final, e.d_model), as_rows(blank)
         if silence.counts != states.counts or silence.array.ndim != 1:
             raise InputError(

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypedDict
 
-from granite_gguf.errors import InputTypeError
-from granite_gguf.passes import Options, Vad
+from granite_gguf.errors import InputError, InputTypeError
+from granite_gguf.passes import Draft, Options, Task, Vad, Wish
 from granite_gguf.sound.reading import Selection
 from granite_gguf.sound.sndfile import RawFormat
+
+_INTO = "en"  # the language that most can be translated into
 
 
 class TranscribeOptions(TypedDict, total=False):
     """What :meth:`granite_gguf.Model.transcribe` and its siblings take; each may be left out.
+
+    From ``task`` on, all is for autoregressive models, as far as each can do it; where one cannot,
+    the error names one that can.
 
     Attributes:
         sample_rate: the rate of samples given as an array, in Hz; the model's by default.
@@ -25,6 +31,16 @@ class TranscribeOptions(TypedDict, total=False):
         word_times: whether to time the words and tell their probabilities.
         vad: ``energy`` leaves out silence at both ends and in long pauses, by its level beside
             that of the recording; ``off`` leaves it in.
+        task: ``transcribe``, or ``translate`` with an autoregressive model.
+        to: the language to translate into, as a code or by its English name; English by default.
+        punctuation: whether to write punctuation and capitals; by default as the model's card does.
+        keywords: names and terms that are probably said.
+        prompt: an instruction in place of all others.
+        speakers: whether to tell who speaks.
+        max_tokens: the most tokens of a pass's text; by default 200, and for longer pieces 200
+            every 30 s.
+        draft: ``auto`` takes the encoder's hypothesis as a draft, which changes no text and makes
+            it faster; ``off`` does without.
     """
 
     sample_rate: float | None
@@ -34,6 +50,14 @@ class TranscribeOptions(TypedDict, total=False):
     chunk_seconds: float | None
     word_times: bool
     vad: str
+    task: str
+    to: str | None
+    punctuation: bool | None
+    keywords: Sequence[str]
+    prompt: str | None
+    speakers: bool
+    max_tokens: int | None
+    draft: str
 
 
 class Divided(NamedTuple):
@@ -42,6 +66,37 @@ class Divided(NamedTuple):
     sample_rate: float | None
     take: Selection
     options: Options
+
+
+_WISHED = ("task", "to", "punctuation", "keywords", "prompt", "speakers")
+
+
+def wish_of(
+    *,
+    task: str = Task.TRANSCRIBE,
+    to: str | None = None,
+    punctuation: bool | None = None,
+    keywords: Sequence[str] = (),
+    prompt: str | None = None,
+    speakers: bool = False,
+) -> Wish:
+    """What is wanted, from options as a caller names them.
+
+    Raises:
+        InputError: they contradict each other, or a value is none that is known.
+    """
+    translating = Task.of(task) is Task.TRANSLATE
+    if to is not None and not translating:
+        raise InputError(f"to is {to!r} without the task 'translate', to which it belongs")
+    if isinstance(keywords, str):
+        raise InputTypeError("keywords are one string, expected several strings")
+    return Wish(
+        translate_to=(to or _INTO) if translating else None,
+        punctuation=punctuation,
+        keywords=tuple(keywords),
+        prompt=prompt,
+        speakers=speakers,
+    )
 
 
 def divide(given: dict[str, Any]) -> Divided:
@@ -59,4 +114,9 @@ def divide(given: dict[str, Any]) -> Divided:
     rate = given.pop("sample_rate", None)
     if "vad" in given:
         given["vad"] = Vad.of(given["vad"])
+    if "draft" in given:
+        given["draft"] = Draft.of(given["draft"]) is Draft.AUTO
+    asked = {name: given.pop(name) for name in _WISHED if name in given}
+    if asked:
+        given["wish"] = wish_of(**asked)
     return Divided(rate, Selection(**take), Options(**given))

@@ -9,11 +9,12 @@ does not fit, because much is said in it, is cut again.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 
-from granite_gguf.errors import AudioError, InputError
+from granite_gguf.errors import AudioError, AudioWarning, InputError
 from granite_gguf.passes import Options, PassLimits, Piece, Stop, Vad
 from granite_gguf.sound.pieces import chunks, spoken
 from granite_gguf.sound.reading import AudioStream
@@ -76,6 +77,8 @@ def transcribe_source(
             piece = replace(piece, timings=timings, stop=stop)
             longest = _longest_piece(scheduler.limits, options)
             for segment in _transcribe_piece(scheduler, piece, longest, options):
+                for remark in segment.remarks:
+                    warnings.warn(f"{source.name}{remark}", AudioWarning, stacklevel=2)
                 yield replace(segment, index=index)
                 index += 1
 

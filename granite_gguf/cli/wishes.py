@@ -1,0 +1,77 @@
+"""What ``transcribe`` asks an autoregressive model for, besides the words as they are said."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from granite_gguf import passes
+from granite_gguf.errors import InputError
+
+_wish = partial(typer.Option, rich_help_panel="Autoregressive models", show_default=False)
+
+Task = Annotated[
+    passes.Task, _wish(metavar="TASK", help="'transcribe' (default), or 'translate' what is said.")
+]
+To = Annotated[
+    str | None,
+    _wish("--to", metavar="LANGUAGE", help="Translate into this one: a code or an English name."),
+]
+Punctuation = Annotated[
+    bool | None,
+    _wish(
+        "--punctuation/--no-punctuation",
+        help="Write punctuation and capitals; otherwise as the model's card does.",
+    ),
+]
+Keywords = Annotated[
+    str | None, _wish(metavar="A,B", help="Names and terms that are probably said.")
+]
+KeywordsFile = Annotated[
+    Path | None, _wish(metavar="FILE", help="The same from a text file, one on each line.")
+]
+Prompt = Annotated[
+    str | None, _wish(metavar="TEXT", help="Ask by this instruction in place of all others.")
+]
+Speakers = Annotated[bool, _wish("--speakers", help="Tell who speaks.")]
+MaxTokens = Annotated[
+    int | None,
+    _wish(
+        min=1,
+        metavar="N",
+        help="The most tokens of a pass's text; by default 200, more for more than 30 s.",
+    ),
+]
+Draft = Annotated[
+    passes.Draft,
+    _wish(
+        metavar="USE",
+        help="'auto' (default) checks the encoder's hypothesis many tokens at a time, which "
+        "changes no text and is faster; 'off' writes token by token.",
+    ),
+]
+
+
+def all_keywords(named: str | None, file: Path | None) -> tuple[str, ...]:
+    """The keywords of both options.
+
+    Raises:
+        InputError: one is empty, or the file cannot be read.
+    """
+    found = [word.strip() for word in named.split(",")] if named is not None else []
+    if file is not None:
+        try:
+            text = file.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+            raise InputError(f"{file}: the keywords cannot be read: {reason}") from error
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        if not lines:
+            raise InputError(f"{file}: has no keywords; expected one on each line")
+        found += lines
+    if not all(found):
+        raise InputError(f"--keywords {named!r}: one of them is empty")
+    return tuple(found)

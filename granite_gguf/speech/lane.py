@@ -1,0 +1,64 @@
+"""The passes of the autoregressive model on one runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from granite_gguf.ggml import Runtime
+from granite_gguf.passes import Options, PassLimits, Piece
+from granite_gguf.placing.weights import ModelWeights
+from granite_gguf.speech import characters
+from granite_gguf.speech.spec import HParams
+from granite_gguf.speech.stages import SpeechStages
+from granite_gguf.speech.transcribe import TAGGED_SECONDS, Manner, one_pass
+from granite_gguf.storage.model_file import ModelFile
+from granite_gguf.tokenizer import SpeechTokenizer
+from granite_gguf.transcript import Segment
+
+# Seconds that fit, that are left in one piece, and of a piece of what is longer. The base models
+# were trained with short recordings; their publisher's own program cuts at 30 s and never goes
+# beyond 120. The card of the plus model names 9 minutes, and 5 where it times words.
+_SECONDS = {
+    "base": (120.0, 30.0, 30.0),
+    "3.x": (120.0, 30.0, 30.0),
+    "plus": (540.0, TAGGED_SECONDS, 120.0),
+}
+
+
+class SpeechLane:
+    """Passes of all stages. Arguments are those of :class:`SpeechStages`."""
+
+    def __init__(
+        self,
+        file: ModelFile[HParams],
+        tokenizer: SpeechTokenizer,
+        weights: ModelWeights,
+        runtime: Runtime,
+    ) -> None:
+        self.stages = SpeechStages(file, tokenizer, weights, runtime)
+        rate = file.hparams.front_end.sample_rate
+        most, whole, piece = (int(rate * seconds) for seconds in _SECONDS[file.hparams.family])
+        self.limits = PassLimits(
+            sample_rate=rate,
+            most=most,
+            whole=whole,
+            piece=piece,
+            room=f"the {most // rate} s that the model can be given",
+        )
+
+    def check(self, options: Options) -> None:
+        """Refuse what the model cannot do, and name what can.
+
+        Raises:
+            InputError: it is asked for.
+        """
+        file = self.stages.file
+        Manner.of(file.hparams, characters.labels_of(file), options)
+
+    def one_pass(self, pieces: Sequence[Piece], options: Options) -> list[Segment | None]:
+        """As :func:`granite_gguf.speech.transcribe.one_pass` does it."""
+        return one_pass(self.stages, pieces, options)
+
+    def close(self) -> None:
+        """Wait for what is being computed, and compute nothing more."""
+        self.stages.close()

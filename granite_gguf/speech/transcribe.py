@@ -1,0 +1,262 @@
+"""One pass of the autoregressive model: what is said in pieces of audio, by whom, and when.
+
+samples → log-mel frames → encoder ┬→ hypothesis → draft ───────────────┐
+                                   └→ projector → audio rows in a prompt ┴→ language model
+                                                                         → text, tags read off
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from granite_gguf.arrays import FloatArray, IntArray, Rows
+from granite_gguf.errors import InputError
+from granite_gguf.passes import NOTHING_ELSE, Options, Piece, timed
+from granite_gguf.speech import characters
+from granite_gguf.speech.asking import around_audio, instruction, language_name
+from granite_gguf.speech.greedy import End, Said
+from granite_gguf.speech.loops import token_budget
+from granite_gguf.speech.reading import Answer, even_words, placed_words, tagged_words
+from granite_gguf.speech.spec import HParams
+from granite_gguf.speech.stages import SpeechStages
+from granite_gguf.stages.passing import silent_segment, sounding_features
+from granite_gguf.stages.results import EncoderResult, TokenResult
+from granite_gguf.stages.shared import BPE_TOTALS, NO_TAPS
+from granite_gguf.transcript import Decoding, Segment, Word
+from granite_gguf.words.times import Heard, Spellings, character_spellings, token_spellings
+
+TAGGED_SECONDS = 300.0  # the longest audio whose words a plus model times, by its card
+_LOGITS = "encoder_logits"
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a model is asked for what options want.
+
+    Attributes:
+        around: the prompt's text before the audio and behind it.
+        tagged: whether the model itself is to tell when words end.
+        speakers: whether it is to tell who speaks.
+        translated_to: the language, if it is to translate.
+        drafted: whether what is heard is a draft of the text.
+    """
+
+    around: tuple[str, str]
+    tagged: bool
+    speakers: bool
+    translated_to: str | None
+    drafted: bool
+
+    @classmethod
+    def of(cls, h: HParams, known: Mapping[str, int], options: Options) -> Manner:
+        """The manner of a model with such numbers and known labels of characters.
+
+        Raises:
+            InputError: the model cannot do it; it tells what can.
+        """
+        wish = options.wish
+        if options.max_tokens is not None and options.max_tokens < 1:
+            raise InputError(f"max_tokens is {options.max_tokens}, expected 1 or more")
+        tagged = options.word_times and h.family == "plus" and wish == NOTHING_ELSE
+        if tagged:
+            wish = replace(wish, word_times=True)
+        translated = None if wish.translate_to is None else language_name(wish.translate_to)
+        words = instruction(h, wish)
+        heard = bool(h.draft.bpe_vocab or known)
+        if options.word_times and not (tagged or translated or heard):
+            raise InputError(
+                "this file does not tell the characters of its encoder's head, without which words "
+                "have no times; the file of a released model does, and one of "
+                "granite-speech-4.1-2b with its draft head"
+            )
+        return cls(
+            around_audio(h, words),
+            tagged,
+            wish.speakers,
+            translated,
+            # A tag after every word leaves nothing to follow, nor does another language.
+            options.draft and not tagged and translated is None,
+        )
+
+
+def one_pass(
+    model: SpeechStages, pieces: Sequence[Piece], options: Options
+) -> list[Segment | None]:
+    """All stages on pieces of one or several recordings, together.
+
+    Each gets what it would get alone; seconds are shared out by its length.
+
+    Returns:
+        A segment of index 0 for each piece, or None where it is too long for what is asked.
+
+    Raises:
+        InputError: the model cannot do what is asked.
+    """
+    known = characters.labels_of(model.file)
+    manner = Manner.of(model.hparams, known, options)
+    rate = model.hparams.front_end.sample_rate
+    found: list[Segment | None] = [None] * len(pieces)
+    sounding = {}
+    for n, piece in enumerate(pieces):
+        if manner.tagged and len(piece.samples) > TAGGED_SECONDS * rate:
+            continue
+        mel = sounding_features(model, piece)
+        found[n] = _silent(model, manner, piece, options)
+        if len(mel):
+            sounding[n] = mel
+    if sounding:
+        together = [pieces[n] for n in sounding]
+        segments = _Pass(model, known, manner, options, together).run(list(sounding.values()))
+        for n, segment in zip(sounding, segments, strict=True):
+            found[n] = segment
+    return found
+
+
+def _silent(model: SpeechStages, manner: Manner, piece: Piece, options: Options) -> Segment:
+    """The segment of a piece in which nothing is said."""
+    return replace(
+        silent_segment(model, piece, options),
+        turns=() if manner.speakers else None,
+        translated_to=manner.translated_to,
+    )
+
+
+@dataclass
+class _Pass:
+    """Pieces that sound, on their way through the stages."""
+
+    model: SpeechStages
+    known: Mapping[str, int]
+    manner: Manner
+    options: Options
+    pieces: Sequence[Piece]
+
+    def run(self, mels: Sequence[FloatArray]) -> list[Segment]:
+        """Their segments."""
+        model, pieces, manner = self.model, self.pieces, self.manner
+        mel = Rows.of(mels)
+        taps = frozenset({_LOGITS}) if self._by_characters else NO_TAPS
+        with timed("encoder", pieces):
+            encoded = model.run_encoder(mel, taps)
+        with timed("hypothesis", pieces):
+            head = None if self._by_characters else self._bpe(encoded)
+            hypotheses = [self._hypothesis(n, encoded, head) for n in range(len(pieces))]
+        with timed("projector", pieces):
+            audio = model.run_projector(encoded.captured)
+        with timed("language model", pieces):
+            prompts = [model.prompt(part, manner.around) for part in audio]
+            budgets = [self._budget(piece) for piece in pieces]
+            drafts = [draft if manner.drafted else None for _, draft in hypotheses]
+            said = model.generate(prompts, budgets, drafts, lambda n: pieces[n].stop.asked())
+        segments = []
+        for n, (piece, text) in enumerate(zip(pieces, said, strict=True)):
+            answer = Answer(model.tokenizer, text)
+            segment = replace(
+                _silent(model, manner, piece, self.options),
+                text=answer.shown(tagged=manner.tagged),
+                hypothesis=hypotheses[n][0],
+                token_ids=text.tokens,
+                decoding=Decoding(text.steps, text.guessed, text.accepted),
+                remarks=tuple(self._remarks(piece, text, len(prompts[n]))),
+            )
+            if manner.speakers:
+                segment = replace(segment, turns=answer.turns())
+            if self.options.word_times:
+                with timed("words", [piece]):
+                    words = self._words(n, answer, mel, encoded, head)
+                segment = replace(segment, words=words)
+            segments.append(segment)
+        return segments
+
+    @property
+    def _by_characters(self) -> bool:
+        return not self.model.hparams.draft.bpe_vocab
+
+    def _bpe(self, encoded: EncoderResult[Rows]) -> TokenResult[Rows]:
+        timed_by_it = self.options.word_times and not self.manner.tagged
+        taps = frozenset({"pooled", BPE_TOTALS}) if timed_by_it else NO_TAPS
+        return self.model.run_hypothesis_head(encoded.final, encoded.blank, taps)
+
+    def _hypothesis(
+        self, n: int, encoded: EncoderResult[Rows], head: TokenResult[Rows] | None
+    ) -> tuple[str, IntArray | None]:
+        """What the encoder hears in a piece, and a draft of the answer."""
+        model = self.model
+        if head is not None:
+            tokens = model.read_hypothesis(head.ids[n])
+            return model.detokenize(tokens).strip(), tokens
+        text = characters.text_of(self.known, encoded.taps[_LOGITS][n])
+        # Behind the colon of the base models' prompts a word begins with a space, as in a text.
+        lead = " " if self.model.hparams.family == "base" else ""
+        return text, model.tokenize(lead + text) if text else None
+
+    def _seconds(self, piece: Piece) -> float:
+        return len(piece.samples) / self.model.hparams.front_end.sample_rate
+
+    def _budget(self, piece: Piece) -> int:
+        if self.options.max_tokens is not None:
+            return self.options.max_tokens
+        return token_budget(self._seconds(piece), tagged=self.manner.tagged)
+
+    def _remarks(self, piece: Piece, said: Said, rows: int) -> list[str]:
+        """What a person should know of a text."""
+        front, found = self.model.hparams.front_end, []
+        begin, end = (at / front.sample_rate for at in piece.stretch)
+        where = f"from {begin:.1f} to {end:.1f} s"
+        if said.end is End.LOOP:
+            found.append(
+                f"{where} the model repeats itself without end; its text is cut there, and lacks "
+                "what is said behind"
+            )
+        if said.end is End.BUDGET:
+            found.append(
+                f"{where} the text is cut after {len(said.tokens)} tokens; --max-tokens allows more"
+            )
+        positions = self.model.hparams.llm.max_positions
+        if rows + len(said.tokens) > positions:
+            found.append(
+                f"{where} prompt and text have {rows + len(said.tokens)} positions, and the model "
+                f"names {positions}: shorter pieces may be understood better"
+            )
+        if self.manner.speakers and piece.start:
+            found.append(f"{where} speakers are counted anew: the model tells them within a piece")
+        return found
+
+    def _words(
+        self,
+        n: int,
+        answer: Answer,
+        mel: Rows,
+        encoded: EncoderResult[Rows],
+        head: TokenResult[Rows] | None,
+    ) -> tuple[Word, ...]:
+        """The words of a text, timed in the recording."""
+        h, piece = self.model.hparams, self.pieces[n]
+        frame = h.front_end.stride / h.front_end.sample_rate
+        if self.manner.tagged:
+            words = tagged_words(answer, self._seconds(piece))
+        elif self.manner.translated_to is not None:
+            words = even_words(answer, self._seconds(piece))
+        elif head is None:
+            posteriors = characters.log_posteriors(self.known, encoded.taps[_LOGITS][n])
+            heard = Heard(
+                mel[n], encoded.blank[n], 1, characters.BLANK, lambda ids: posteriors[:, ids], frame
+            )
+            words = placed_words(answer, self._spelt_in_characters, heard)
+        else:
+            of_ids = partial(
+                self.model.bpe_posteriors, head.taps["pooled"][n], head.taps[BPE_TOTALS][n]
+            )
+            window, blank_id = h.draft.pooling_window, h.draft.blank_id
+            heard = Heard(mel[n], encoded.blank[n], window, blank_id, of_ids, frame)
+            words = placed_words(answer, self._spelt_in_tokens, heard)
+        begin = piece.start / h.front_end.sample_rate
+        return tuple(word.later(begin) for word in words)
+
+    def _spelt_in_characters(self, text: str, _: IntArray) -> Spellings:
+        return character_spellings(self.known, text)
+
+    def _spelt_in_tokens(self, text: str, tokens: IntArray) -> Spellings:
+        return token_spellings(self.model.hparams.draft, self.model.tokenizer, text, tokens)
