@@ -205,13 +205,13 @@ def test_a_closed_model(speech_files: dict[str, Path]) -> None:
             model.generate([rows], [1])
 
 
-def _no_mask(positions: AnyArray, keys: int) -> AnyArray:
+def no_mask(positions: AnyArray, keys: int) -> AnyArray:
     seen = np.arange(keys) <= positions.max()  # of the whole prompt, as a bidirectional model does
     return np.where(seen, 0.0, -np.inf).astype(np.float16)[None].repeat(len(positions), 0)
 
 
 MISTAKES: dict[str, Callable[[SpeechStages, pytest.MonkeyPatch], Any]] = {
-    "no causal mask": lambda _, patch: patch.setattr(language, "causal_mask", _no_mask),
+    "no causal mask": lambda _, patch: patch.setattr(language, "causal_mask", no_mask),
     "audio rows divided, as the NAR model's": lambda model, patch: patch.setattr(
         SpeechStages,
         "run_projector",

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import time
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from granite_gguf import passes
 from granite_gguf.architectures import open_model_file
 from granite_gguf.cli.console import counting_progress, print_note
 from granite_gguf.cli.model_names import local_model
-from granite_gguf.cli.options import MODEL_HELP, MODEL_VARIABLE, Kernels, Precision
+from granite_gguf.cli.options import ChunkSeconds, Kernels, ModelOrDemo, Precision, Vad, WordTimes
 from granite_gguf.demo import DEMO_MODEL, DEMO_NOTE
 from granite_gguf.ggml import default_threads
-from granite_gguf.passes import Options, Vad
+from granite_gguf.passes import Options
 from granite_gguf.placing import kernel_choice
 from granite_gguf.transcription.recordings import check_options
 
 if TYPE_CHECKING:
     from granite_gguf.bulk.run import Summary
+
+_machines = partial(typer.Option, rich_help_panel="Machines", show_default=False)
 
 _SHOWN = 10  # reasons of failures
 
@@ -52,75 +56,44 @@ def bulk(
         ),
     ],
     *,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "-m",
-            "--model",
-            help=f"{MODEL_HELP} By default this package's small demonstration model. On a cluster "
-            "a file must be where every machine finds it.",
-            envvar=MODEL_VARIABLE,
-            show_default=False,
-        ),
-    ] = None,
+    model: ModelOrDemo = None,
     form: Annotated[
         Form, typer.Option("-f", "--output-format", help="What is written.")
     ] = Form.PARQUET,
     actors: Annotated[
         int | None,
-        typer.Option(
+        _machines(
             min=1,
             metavar="N",
             help="Processes that transcribe; by default as many as there are CPUs for.",
-            rich_help_panel="Machines",
-            show_default=False,
         ),
     ] = None,
     cpus: Annotated[
         int | None,
-        typer.Option(
+        _machines(
             min=1,
             metavar="N",
             help="CPUs of each, which are its threads; by default 4, or all of a smaller machine.",
-            rich_help_panel="Machines",
-            show_default=False,
         ),
     ] = None,
     gpus: Annotated[
         float,
-        typer.Option(
-            min=0,
-            metavar="N",
-            help="GPUs of each, or the share of one.",
-            rich_help_panel="Machines",
-        ),
+        _machines(min=0, metavar="N", help="GPUs of each, or the share of one.", show_default=True),
     ] = 0,
     block: Annotated[
         int | None,
-        typer.Option(
+        _machines(
             min=1,
             metavar="N",
             help="Recordings of a block, which becomes a file; by default 16 to 500.",
-            rich_help_panel="Machines",
-            show_default=False,
         ),
     ] = None,
     retry_failed: Annotated[
-        bool,
-        typer.Option("--retry-failed", help="Also do again what failed in an earlier run."),
+        bool, typer.Option("--retry-failed", help="Also do again what failed in an earlier run.")
     ] = False,
-    word_times: Annotated[
-        bool, typer.Option("--word-times", help="Add each word's times and probability.")
-    ] = False,
-    chunk_seconds: Annotated[
-        float | None,
-        typer.Option(
-            metavar="S", help="Cut audio longer than this at a pause.", show_default=False
-        ),
-    ] = None,
-    vad: Annotated[
-        Vad, typer.Option(help="'energy' leaves out long silence, 'off' leaves it in.")
-    ] = Vad.ENERGY,
+    word_times: WordTimes = False,
+    chunk_seconds: ChunkSeconds = None,
+    vad: Vad = passes.Vad.ENERGY,
     precision: Precision = kernel_choice.Precision.EXACT,
     kernels: Kernels = kernel_choice.AUTO,
 ) -> None:
@@ -129,7 +102,8 @@ def bulk(
     Ray is started on this machine, or used where RAY_ADDRESS names a cluster.
     The same command goes on after an interruption. A recording that fails has
     the reason in its row and stops nothing; the exit code is then 1. Needs the
-    extra `ray`.
+    extra `ray`. On a cluster a model's file must be where every machine finds
+    it.
     """
     # Extras, and long to import.
     from granite_gguf.bulk.inputs import find_rows  # noqa: PLC0415

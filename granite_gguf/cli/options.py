@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from granite_gguf import passes
 from granite_gguf.placing import kernel_choice
 
 INPUT, OUTPUT, COMPUTATION = "Input", "Output", "Computation"
@@ -79,6 +80,42 @@ LowMemory = Annotated[
         "--low-memory",
         help="Keep one stage's weights in memory at a time; a little slower.",
         rich_help_panel=COMPUTATION,
+    ),
+]
+ChunkSeconds = Annotated[
+    float | None,
+    typer.Option(
+        metavar="S",
+        help="Cut audio longer than this at a pause. Otherwise what fits in one pass is one "
+        "(NAR about four minutes, autoregressive 30 s, plus five minutes), and longer audio is cut "
+        "every 60 s, 30 s or two minutes.",
+        rich_help_panel=INPUT,
+        show_default=False,
+    ),
+]
+Vad = Annotated[
+    passes.Vad,
+    typer.Option(
+        help="'energy' leaves out silence at the ends and in long pauses, 'off' leaves it in.",
+        rich_help_panel=INPUT,
+    ),
+]
+WordTimes = Annotated[
+    bool,
+    typer.Option(
+        "--word-times",
+        help="Add each word's times and probability, where the format has them.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+ModelOrDemo = Annotated[
+    str | None,
+    typer.Option(
+        "-m",
+        "--model",
+        help=f"{MODEL_HELP} By default this package's small demonstration model.",
+        envvar=MODEL_VARIABLE,
+        show_default=False,
     ),
 ]
 Model = Annotated[str, typer.Option("-m", "--model", help=MODEL_HELP, envvar=MODEL_VARIABLE)]

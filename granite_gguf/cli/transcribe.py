@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from granite_gguf import passes
 from granite_gguf.cli import wishes
 from granite_gguf.cli.console import kernel_lines, print_note
 from granite_gguf.cli.inputs import Recording, find_recordings, parse_shard, raw_format_of
@@ -18,22 +19,24 @@ from granite_gguf.cli.leaving import leave
 from granite_gguf.cli.model_names import local_model
 from granite_gguf.cli.options import (
     INPUT,
-    MODEL_HELP,
-    MODEL_VARIABLE,
     OUTPUT,
+    ChunkSeconds,
     Device,
     Force,
     Kernels,
     LowMemory,
+    ModelOrDemo,
     Precision,
     Threads,
+    Vad,
+    WordTimes,
 )
 from granite_gguf.cli.outputs import DEFAULT_TEMPLATE, Existing, plan_targets
 from granite_gguf.demo import DEMO_MODEL, DEMO_NOTE
 from granite_gguf.errors import InputError
 from granite_gguf.formats import FORMATS, Shape
 from granite_gguf.model import Model, load
-from granite_gguf.passes import Draft, Options, Task, Vad
+from granite_gguf.passes import Options
 from granite_gguf.placing import kernel_choice
 from granite_gguf.sound.reading import Selection
 from granite_gguf.sound.sndfile import RAW_FORMATS
@@ -59,16 +62,7 @@ def transcribe(
         ),
     ] = None,
     *,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "-m",
-            "--model",
-            help=f"{MODEL_HELP} By default this package's small demonstration model.",
-            envvar=MODEL_VARIABLE,
-            show_default=False,
-        ),
-    ] = None,
+    model: ModelOrDemo = None,
     batch: Annotated[
         Path | None,
         _input(
@@ -103,22 +97,8 @@ def transcribe(
     raw_channels: Annotated[
         int | None, _input(metavar="N", help="How many channels of them take turns; 1 by default.")
     ] = None,
-    vad: Annotated[
-        Vad,
-        _input(
-            help="'energy' leaves out silence at the ends and in long pauses, 'off' leaves it in.",
-            show_default=True,
-        ),
-    ] = Vad.ENERGY,
-    chunk_seconds: Annotated[
-        float | None,
-        _input(
-            metavar="S",
-            help="Cut audio longer than this at a pause. Otherwise what fits in one pass is one "
-            "(NAR about four minutes, autoregressive 30 s, plus five minutes), and longer audio is "
-            "cut every 60 s, 30 s or two minutes.",
-        ),
-    ] = None,
+    vad: Vad = passes.Vad.ENERGY,
+    chunk_seconds: ChunkSeconds = None,
     output_format: Annotated[
         list[FormatName] | None,
         _output(
@@ -129,9 +109,7 @@ def transcribe(
         ),
     ] = None,
     as_json: Annotated[bool, _output("--json", help="The same as -f jsonl.")] = False,
-    word_times: Annotated[
-        bool, _output("--word-times", help="Add each word's times and probability to JSON.")
-    ] = False,
+    word_times: WordTimes = False,
     max_line_width: Annotated[
         int | None,
         _output(metavar="N", help=f"Characters of a line of subtitles; {Shape.width} by default."),
@@ -169,7 +147,7 @@ def transcribe(
     ] = None,
     quiet: Annotated[bool, _output("-q", "--quiet", help="Only errors on stderr.")] = False,
     verbose: Annotated[bool, _output("-v", "--verbose", help="Tell times of each file.")] = False,
-    task: wishes.Task = Task.TRANSCRIBE,
+    task: wishes.Task = passes.Task.TRANSCRIBE,
     to: wishes.To = None,
     punctuation: wishes.Punctuation = None,
     keywords: wishes.Keywords = None,
@@ -177,7 +155,7 @@ def transcribe(
     prompt: wishes.Prompt = None,
     speakers: wishes.Speakers = False,
     max_tokens: wishes.MaxTokens = None,
-    draft: wishes.Draft = Draft.AUTO,
+    draft: wishes.Draft = passes.Draft.AUTO,
     threads: Threads = None,
     device: Device = "auto",
     kernels: Kernels = kernel_choice.AUTO,
@@ -221,7 +199,7 @@ def transcribe(
         prompt=prompt,
         speakers=speakers,
     )
-    options = Options(chunk_seconds, timed, vad, wish, max_tokens, draft is Draft.AUTO)
+    options = Options(chunk_seconds, timed, vad, wish, max_tokens, draft is passes.Draft.AUTO)
     take = Selection(channel, track, raw_format_of(raw_rate, raw_format, raw_channels))
     shape = _shape(max_line_width, max_lines, formats)
     chosen = parse_shard(shard).of(range(len(recordings))) if shard else range(len(recordings))

@@ -68,7 +68,8 @@ def build_encoder(graph: Graph, w: Weights, e: Encoder, lengths: Sequence[int]) 
 
     Input: ``mel`` ``[input_dim, T]``, one recording after another. Outputs: ``captured``
     ``[captures * D, T]``, ``final`` ``[D, T]`` and ``blank`` ``[1, T]``, the blank's probability.
-    Taps: ``encoder_layer_K`` and ``encoder_logits``, the character head on the final state.
+    Taps: ``encoder_layer_K``, from 0, the embedded input, on; and ``encoder_logits``, the character
+    head on the final state.
     """
     x = linear(w, "enc.input", graph.input("mel", [e.input_dim, sum(lengths)]))
     captures = {0: x}
@@ -80,9 +81,9 @@ def build_encoder(graph: Graph, w: Weights, e: Encoder, lengths: Sequence[int]) 
             x = x + linear(w, "enc.ctc_mid", posterior)
             if not e.capture_before_feedback:
                 captures[n] = x
-    captured = [graph.tap(f"encoder_layer_{k}", captures[k]) for k in e.captured_blocks]
+    captures = {k: graph.tap(f"encoder_layer_{k}", state) for k, state in captures.items()}
     graph.tap("encoder_logits", linear(w, "enc.ctc_out", x))
-    graph.output("captured", concat(captured, 0))
+    graph.output("captured", concat([captures[k] for k in e.captured_blocks], 0))
     graph.output("final", x)
     graph.output("blank", posterior.columns(0, 1))
 

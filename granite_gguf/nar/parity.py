@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import numpy as np
@@ -23,6 +23,7 @@ from granite_gguf.recorded.stages import (
     compare_best,
     compare_texts,
     layer_names,
+    unequal_rows,
 )
 from granite_gguf.stages.results import EncoderResult, TokenResult
 
@@ -79,6 +80,12 @@ def widths(h: HParams) -> dict[str, int]:
         Names.EDITING_LOGITS: d.vocab_size,
         **dict.fromkeys(layer_names(e), e.d_model),
     }
+
+
+def problems(_: HParams, recorded: Recorded) -> Iterator[str]:
+    """Outputs whose numbers of rows contradict one another."""
+    alike = ((Names.ENCODER_FINAL, Names.BLANK_PROB), (Names.EDITING_LOGITS, Names.TEXT_IDS))
+    return unequal_rows(recorded, alike)
 
 
 def record(model: Stages, samples: FloatArray) -> Recorded:
@@ -254,10 +261,7 @@ class IsolatedStages:
 NAR_PARITY = Parity(
     table=table,
     widths=widths,
-    alike=(
-        (Names.ENCODER_FINAL, Names.BLANK_PROB),
-        (Names.EDITING_LOGITS, Names.TEXT_IDS),
-    ),
+    problems=problems,
     record=record,
     run=IsolatedStages,
 )

@@ -15,7 +15,7 @@ from granite_gguf.model import Model
 from granite_gguf.parity.comparison import Comparison, judge
 from granite_gguf.parity.stages import check_fits, choose_stages, resolve_thresholds
 from granite_gguf.parity.thresholds import file_precision
-from granite_gguf.recorded.outputs import Names, Recorded
+from granite_gguf.recorded.outputs import Names, Precision, Recorded
 from granite_gguf.recorded.stages import IsolatedStages, StageSpec
 
 # The same recording through another decoder or resampler is far above, another one far below.
@@ -57,7 +57,7 @@ def record(model: Model, samples: FloatArray) -> Recorded:
         AudioError: the audio is shorter than one frame, or too long for one pass.
     """
     recorded = architecture_of(model.file).parity.record(model, samples)
-    return replace(recorded, precision=file_precision(model.file))
+    return replace(recorded, precision=_precision(model))
 
 
 def diff_model(
@@ -85,7 +85,7 @@ def diff_model(
     parity = architecture_of(model.file).parity
     table = parity.table(model.hparams, recorded)
     chosen = choose_stages(table, recorded, stages)
-    both = (file_precision(model.file), recorded.precision)
+    both = (_precision(model), recorded.precision)
     limits = resolve_thresholds(table, chosen, thresholds or {}, both)
     check_audio(recorded, samples)
     check_fits(model.file, parity, recorded)
@@ -100,6 +100,11 @@ def diff_model(
         )
         for stage in chosen
     ]
+
+
+def _precision(model: Model) -> Precision:
+    besides = architecture_of(model.file).parity.besides(model)
+    return file_precision(model.file, besides)
 
 
 def check_audio(recorded: Recorded, samples: FloatArray) -> None:

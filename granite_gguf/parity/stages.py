@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from granite_gguf.errors import ComparisonError, InputError
@@ -107,16 +107,8 @@ def check_fits(file: ModelFile[Any], parity: Parity[Any], recorded: Recorded) ->
         for name, ids in recorded.ids.items()
         if len(ids) and not 0 <= ids.min() <= ids.max() < vocabulary
     ]
-    problems.extend(_row_problems(parity, recorded))
+    problems.extend(parity.problems(file.hparams, recorded))
     if problems:
         raise ComparisonError(
             f"{recorded.source}: is of another model or damaged: {'; '.join(problems)}"
         )
-
-
-def _row_problems(parity: Parity[Any], recorded: Recorded) -> Iterator[str]:
-    """Outputs of the reference that should have as many rows as one another, and have not."""
-    rows = recorded.rows()
-    for a, b in parity.alike:
-        if a in rows and b in rows and rows[a] != rows[b]:
-            yield f"{a} has {rows[a]} rows, {b} {rows[b]}"

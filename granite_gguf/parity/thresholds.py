@@ -9,6 +9,7 @@ Q5, Q3_K and Q2_K are interpolated, none is from the released weights.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from granite_gguf.ggml.types import GGMLType
@@ -87,15 +88,15 @@ def coarsest(types: list[GGMLType]) -> GGMLType:
     return min(types, key=MIN_COSINE.__getitem__, default=GGMLType.F32)
 
 
-def file_precision(file: ModelFile[Any]) -> Precision:
-    """What each part's matrices are stored as, the coarsest type counting."""
+def file_precision(file: ModelFile[Any], besides: Mapping[str, GGMLType]) -> Precision:
+    """What each part's matrices are stored as, the coarsest type counting, and what is besides."""
     types: dict[str, list[GGMLType]] = {}
     for name, spec in file.specs.items():
         if spec.role.is_matrix:
             drafting = spec.trait is Trait.HEAD and spec.stage is Stage.ENCODER
             part = "hypothesis" if drafting else spec.stage.value
             types.setdefault(part, []).append(file.info(name).type)
-    return Precision({part: coarsest(found) for part, found in types.items()})
+    return Precision({part: coarsest(found) for part, found in types.items()} | dict(besides))
 
 
 def _combined(parts: tuple[str, ...], both: tuple[Precision, Precision]) -> GGMLType:

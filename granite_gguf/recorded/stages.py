@@ -6,13 +6,15 @@ a model, Recorded ─→ run ─→ Computed of a stage of numbers, Outcome of o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, Generic, Protocol
 
 import numpy as np
 
 from granite_gguf.arrays import AnyArray, FloatArray, IntArray
+from granite_gguf.ggml.types import GGMLType
 from granite_gguf.recorded.outputs import Names, Recorded
 from granite_gguf.spec.format import H
 from granite_gguf.spec.hparams import Encoder
@@ -92,16 +94,18 @@ class Parity(Generic[H]):
     Attributes:
         table: the stages of a model, in the order of the data, for a reference.
         widths: of a model's outputs, by name.
-        alike: outputs that have as many rows as one another.
+        problems: what else of a reference cannot be such a model's.
         record: every output of mono samples ``(n,)``, by what runs a model's stages.
         run: the stages of a model, by what runs them, for a reference of mono samples ``(n,)``.
+        besides: what is held besides the file's weights, and in which type.
     """
 
     table: Callable[[H, Recorded], Sequence[StageSpec]]
     widths: Callable[[H], Mapping[str, int]]
-    alike: tuple[tuple[str, str], ...]
+    problems: Callable[[H, Recorded], Iterable[str]]
     record: Callable[[Any, FloatArray], Recorded]
     run: Callable[[Any, Recorded, FloatArray, Transcribe], IsolatedStages]
+    besides: Callable[[Any], Mapping[str, GGMLType]] = lambda _: {}
 
 
 def layer_names(e: Encoder) -> list[str]:
@@ -109,10 +113,28 @@ def layer_names(e: Encoder) -> list[str]:
     return [f"{Names.ENCODER_LAYER}{k}" for k in dict.fromkeys(e.captured_blocks)]
 
 
+def unequal_rows(recorded: Recorded, alike: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Pairs of outputs that should have as many rows as one another, and have not."""
+    rows = recorded.rows()
+    for a, b in alike:
+        if a in rows and b in rows and rows[a] != rows[b]:
+            yield f"{a} has {rows[a]} rows, {b} {rows[b]}"
+
+
 def compare_texts(text: str, expected: str) -> Outcome:
     """1 - edit distance / length."""
     notes = () if text == expected else (f"{text!r}, the reference's {expected!r}",)
     return Outcome(len(expected), agreement(text, expected), notes)
+
+
+def compare_ids(ids: Sequence[int], expected: Sequence[int]) -> Outcome:
+    """1 - edit distance / length."""
+    notes: tuple[str, ...] = ()
+    if list(ids) != list(expected):
+        pairs = enumerate(zip_longest(ids, expected, fillvalue="none"))
+        first, (found, wanted) = next((n, pair) for n, pair in pairs if pair[0] != pair[1])
+        notes = (f"id {first} is {found}, the reference's {wanted}",)
+    return Outcome(len(expected), agreement(list(ids), list(expected)), notes)
 
 
 def compare_best(ids: IntArray, expected: IntArray) -> Outcome:

@@ -56,7 +56,7 @@ class Language(Closing):
         cache_type: GGMLType = F16,
     ) -> None:
         self._runtime, self._weights, self._embed = runtime, weights, embed
-        self._numbers, self._check, self._cache_type = numbers, check, cache_type
+        self._numbers, self._check, self.cache_type = numbers, check, cache_type
         self._stack = ExitStack()
         self._caches: list[list[Cache]] = []
         self._capacity = 0
@@ -175,8 +175,8 @@ class Language(Closing):
             self._caches.append(
                 [
                     Cache(
-                        state.add(f"keys.{n}.{layer}", [width, length], self._cache_type),
-                        state.add(f"values.{n}.{layer}", [width, length], self._cache_type),
+                        state.add(f"keys.{n}.{layer}", [width, length], self.cache_type),
+                        state.add(f"values.{n}.{layer}", [width, length], self.cache_type),
                     )
                     for layer in range(g.n_layers)
                 ]

@@ -71,6 +71,11 @@ class SpeechStages(SharedStages[HParams]):
         )
 
     @property
+    def cache_type(self) -> GGMLType:
+        """What keys and values are kept as."""
+        return self._language.cache_type
+
+    @property
     def _bpe_head(self) -> Draft:
         return self.hparams.draft
 
@@ -110,9 +115,23 @@ class SpeechStages(SharedStages[HParams]):
 
     def prompt(self, audio: FloatArray, around: tuple[str, str]) -> FloatArray:
         """The rows ``(n, 2048)`` of a prompt: audio rows with text before them and behind."""
-        checked_rows("audio", audio, self.hparams.llm.d_model)
-        before, behind = (self.embed(self.tokenize(text)) for text in around)
-        rows: FloatArray = np.concatenate([before, audio, behind])
+        return self.prompt_rows(self.prompt_ids(len(audio), around), audio)
+
+    def prompt_ids(self, audio_rows: int, around: tuple[str, str]) -> IntArray:
+        """Ids ``(n,)`` of text around so many audio tokens."""
+        before, behind = (self.tokenize(text) for text in around)
+        audio = np.full(audio_rows, self.hparams.llm.audio_token_index, np.int64)
+        return np.concatenate([before, audio, behind])
+
+    def prompt_rows(self, ids: IntArray, audio: FloatArray) -> FloatArray:
+        """The rows ``(n, 2048)`` of prompt ids ``(n,)``: audio rows in place of audio tokens."""
+        llm = self.hparams.llm
+        checked_rows("audio", audio, llm.d_model)
+        places = ids == llm.audio_token_index
+        if places.sum() != len(audio):
+            raise InputError(f"{len(audio)} audio rows for {places.sum()} audio tokens in a prompt")
+        rows = np.array(self.embed(ids))
+        rows[places] = audio
         return rows
 
     def generate(

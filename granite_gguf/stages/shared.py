@@ -124,7 +124,7 @@ class SharedStages(ABC, Generic[H]):
     def run_encoder(self, mel: Batch, taps: frozenset[str] = NO_TAPS) -> EncoderResult[Batch]:
         """Encode log-mel frames ``(T, 160)``, T at least 1.
 
-        ``taps`` may name ``encoder_layer_K`` for each captured K and ``encoder_logits``.
+        ``taps`` may name ``encoder_layer_K``, for each K from 0 on, and ``encoder_logits``.
         """
         e, frames = self.hparams.encoder, checked_rows("mel", mel, self.hparams.encoder.input_dim)
         out = self._run(

@@ -1,0 +1,363 @@
+"""`diff` of the autoregressive model: against PyTorch's files, and a fault at its own stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+
+from granite_gguf import ComparisonError
+from granite_gguf.arrays import AnyArray, FloatArray
+from granite_gguf.converters import convert
+from granite_gguf.ggml import F16, F32, GGMLType
+from granite_gguf.parity import Recorded, diff_model, read_reference, record, write_reference
+from granite_gguf.speech import language, parity, qformer
+from granite_gguf.speech.language import Language
+from granite_gguf.speech.spec import FrontEnd
+from granite_gguf.speech.stages import SpeechStages
+from tests.gguf_editing import rewrite
+from tests.signals import synthetic_audio
+from tests.speech import AUDIO_SEED, LAYOUTS, make
+from tests.speech_references import SAMPLES, reference_path, torch_reference
+from tests.test_speech_convert import edited
+from tests.test_speech_stages import no_mask, stages_of
+
+LAYERS = [f"encoder_layer_{k}" for k in range(5)]
+ENCODER = {*LAYERS, "encoder_output", "encoder_logits"}
+STEPS = {"step_logits"}
+LANGUAGE = {"prefill_logits", *STEPS}
+# Best ids may survive a fault or not, and what runs end to end may show any.
+TOLERATED = {"step_logits_top1", "generated_ids", "transcribe"}
+ALL = {*ENCODER, *LANGUAGE, *TOLERATED, "mel_spectrogram", "projector_output"}
+
+FLOAT, STRING = gguf.GGUFValueType.FLOAT32, gguf.GGUFValueType.STRING
+BOOL = gguf.GGUFValueType.BOOL
+
+
+@pytest.fixture(scope="module")
+def samples() -> FloatArray:
+    return synthetic_audio(SAMPLES, AUDIO_SEED)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("speech-diff")
+    return {layout: make(root / layout, layout) for layout in LAYOUTS}
+
+
+@pytest.fixture(scope="module")
+def files(checkpoints: dict[str, Path]) -> dict[str, Path]:
+    return {
+        layout: convert(directory, directory.with_suffix(".gguf"), outtype="f32").path
+        for layout, directory in checkpoints.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def references() -> dict[str, Recorded]:
+    """Of PyTorch, as they are committed."""
+    return {layout: read_reference(reference_path(layout)) for layout in LAYOUTS}
+
+
+@pytest.fixture(scope="module")
+def models(files: dict[str, Path]) -> Iterator[dict[str, Any]]:
+    with ExitStack() as stack:
+        yield {layout: stack.enter_context(stages_of(files[layout])) for layout in LAYOUTS}
+
+
+def failing(model: Any, recorded: Recorded, samples: FloatArray) -> set[str]:
+    return {stage.name for stage in diff_model(model, recorded, samples) if not stage.passed}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_committed_files_are_what_pytorch_computes(
+    layout: str, checkpoints: dict[str, Path], references: dict[str, Recorded]
+) -> None:
+    pytest.importorskip("torch")
+    computed, expected = torch_reference(checkpoints[layout]), references[layout]
+    assert computed.arrays.keys() == expected.arrays.keys()
+    for name, array in computed.arrays.items():
+        np.testing.assert_allclose(array, expected.arrays[name], atol=2e-5, err_msg=name)
+    for name, ids in computed.ids.items():
+        assert ids.tolist() == expected.ids[name].tolist(), name
+    assert computed.texts == expected.texts
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_stage_is_pytorchs(
+    layout: str, models: dict[str, Any], references: dict[str, Recorded], samples: FloatArray
+) -> None:
+    results = diff_model(models[layout], references[layout], samples)
+    assert {stage.name for stage in results} == ALL
+    assert all(stage.passed and not stage.notes for stage in results), results
+    limits = {stage.name: stage.threshold for stage in results}
+    assert limits["step_logits"] == limits["encoder_output"] == 0.999999
+    assert limits["generated_ids"] == 1.0
+
+
+@pytest.mark.parametrize("outtype", ["f32", "f16", "bf16"])
+def test_the_rounding_of_a_type_is_no_fault(
+    outtype: str,
+    checkpoints: dict[str, Path],
+    references: dict[str, Recorded],
+    samples: FloatArray,
+    tmp_path: Path,
+) -> None:
+    """Nor that of a cache in F16. What a tiny random model says turns on near ties."""
+    path = convert(checkpoints["lora"], tmp_path / "rounded.gguf", outtype=outtype).path
+    with stages_of(path, cache=F16) as model:
+        assert failing(model, references["lora"], samples) <= TOLERATED
+
+
+# Faults in files
+
+
+def key(name: str, value: Any, kind: gguf.GGUFValueType) -> dict[str, Any]:
+    return {"replace": {f"granite_speech.{name}": (value, kind)}}
+
+
+def flip(tensor: str) -> dict[str, Any]:
+    """Turns the sign of a tensor's largest number."""
+
+    def edit(name: str, array: AnyArray) -> AnyArray:
+        if name == tensor:
+            array = array.copy()
+            array.reshape(-1)[np.abs(array).argmax()] *= -1
+        return array
+
+    return {"edit": edit}
+
+
+FAULTS: dict[str, tuple[str, dict[str, Any], set[str]]] = {
+    "mel filter": ("base", flip("audio.mel_filters"), {"mel_spectrogram"}),
+    "encoder input": ("base", flip("enc.input.weight"), ENCODER),
+    "encoder block 3": ("plus", flip("enc.blk.2.ff1_up.weight"), ENCODER - set(LAYERS[:3])),
+    "a capture early": ("plus", key("proj.cat_layers", "2", STRING), {"encoder_output"}),
+    "a capture late": ("plus", key("proj.cat_layers", "4", STRING), {"encoder_output"}),
+    "projector query": ("base", flip("proj.query"), {"projector_output"}),
+    "layer norm epsilon": (
+        "base",
+        key("proj.layer_norm_eps", 1e-2, FLOAT),
+        {"projector_output"},
+    ),
+    "embedding multiplier": ("base", key("llm.embedding_multiplier", 1.0, FLOAT), LANGUAGE),
+    "attention scale": ("base", key("llm.attention_multiplier", 0.25, FLOAT), LANGUAGE),
+    "rotary base": ("base", key("llm.rope_theta", 100.0, FLOAT), LANGUAGE),
+    "logits undivided": ("plus", key("llm.apply_logits_scaling", False, BOOL), LANGUAGE),
+    "language model weight": ("lora", flip("blk.1.ffn_down.weight"), LANGUAGE),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_in_a_file(
+    fault: str,
+    files: dict[str, Path],
+    references: dict[str, Recorded],
+    samples: FloatArray,
+    tmp_path: Path,
+) -> None:
+    layout, changes, expected = FAULTS[fault]
+    with stages_of(rewrite(files[layout], tmp_path / "faulty.gguf", **changes)) as model:
+        found = failing(model, references[layout], samples)
+    assert expected <= found <= expected | TOLERATED
+
+
+def test_an_adapter_left_out(
+    checkpoints: dict[str, Path],
+    references: dict[str, Recorded],
+    samples: FloatArray,
+    tmp_path: Path,
+) -> None:
+    bare = edited(checkpoints["lora"], tmp_path / "bare", has_lora_adapter=False)
+    with stages_of(convert(bare, tmp_path / "bare.gguf", outtype="f32").path) as model:
+        found = failing(model, references["lora"], samples)
+    assert LANGUAGE <= found <= LANGUAGE | TOLERATED
+
+
+def test_the_projectors_own_epsilon(
+    files: dict[str, Path], samples: FloatArray, tmp_path: Path
+) -> None:
+    """1e-5 in place of 1e-12 shows where there is little that it is added to."""
+
+    def edit(name: str, array: AnyArray) -> AnyArray:
+        return array * np.float32(1e-3) if name == "proj.query" else array
+
+    quiet = rewrite(files["base"], tmp_path / "quiet.gguf", edit=edit)
+    with stages_of(quiet) as model:
+        recorded = record(model, samples)
+    changes = key("proj.layer_norm_eps", 1e-5, FLOAT)
+    with stages_of(rewrite(quiet, tmp_path / "faulty.gguf", **changes)) as model:
+        found = failing(model, recorded, samples)
+    assert {"projector_output"} <= found <= {"projector_output", "transcribe"}
+
+
+# Faults in the code
+
+
+def _unscaled(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = SpeechStages.prompt_rows
+    monkeypatch.setattr(
+        SpeechStages,
+        "prompt_rows",
+        lambda self, ids, audio: rows(self, ids, audio / np.float32(12)),
+    )
+
+
+def _queries_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    norm = qformer.layer_norm
+    monkeypatch.setattr(
+        qformer,
+        "layer_norm",
+        lambda w, name, x, eps: x if name == "proj.ln" else norm(w, name, x, eps),
+    )
+
+
+def _positions_of_steps(by: int) -> Callable[[pytest.MonkeyPatch], None]:
+    """What is said stands that much later than behind what was before it."""
+    inputs = language._inputs
+
+    def fault(monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(
+            language,
+            "_inputs",
+            lambda recordings, starts, rows: inputs(
+                recordings, [start + by * (start > 0) for start in starts], rows
+            ),
+        )
+
+    return fault
+
+
+def _cut_before_the_maximum(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FrontEnd, "cut_after_maximum", False)
+
+
+CODE_FAULTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], set[str]]] = {
+    "frames of the other front end": (_cut_before_the_maximum, {"mel_spectrogram"}),
+    "queries not normalised": (_queries_as_they_are, {"projector_output"}),
+    "audio rows unscaled": (_unscaled, LANGUAGE),
+    "no causal mask": (
+        lambda monkeypatch: monkeypatch.setattr(language, "causal_mask", no_mask),
+        LANGUAGE,
+    ),
+    "a position late": (_positions_of_steps(1), STEPS),
+    "a position early": (_positions_of_steps(-1), STEPS),
+}
+
+
+@pytest.mark.parametrize("fault", CODE_FAULTS)
+def test_a_fault_in_the_code(
+    fault: str,
+    models: dict[str, Any],
+    references: dict[str, Recorded],
+    samples: FloatArray,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put_in, expected = CODE_FAULTS[fault]
+    put_in(monkeypatch)
+    found = failing(models["base"], references["base"], samples)
+    assert expected <= found <= expected | TOLERATED
+
+
+def test_a_cache_of_another_recording(
+    files: dict[str, Path],
+    references: dict[str, Recorded],
+    samples: FloatArray,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Steps behind a longer prompt of before, whose keys and values are still there."""
+    with stages_of(files["base"]) as model:
+        longer = model.embed(np.arange(200))
+        model.logits(longer, np.array([], np.int64))
+        begin = Language._begin
+
+        def stale(self: Language, prompts: Any, budgets: Any) -> FloatArray:
+            logits = begin(self, prompts, budgets)
+            self._lengths = [len(longer)] * len(prompts)
+            return logits
+
+        monkeypatch.setattr(Language, "_begin", stale)
+        found = failing(model, references["base"], samples)
+    assert found >= STEPS and found <= STEPS | TOLERATED
+
+
+# What can be compared, and what cannot
+
+
+@pytest.mark.parametrize("cache", [F32, F16], ids=["F32", "F16"])
+def test_a_model_against_itself(
+    cache: GGMLType, files: dict[str, Path], samples: FloatArray, tmp_path: Path
+) -> None:
+    with stages_of(files["plus"], cache=cache) as model:
+        recorded = record(model, samples)
+        assert recorded.precision.of("cache") is cache
+        path = tmp_path / "ref.gguf"
+        write_reference(path, recorded, backend="test", model_dir="tiny", about={})
+        results = diff_model(model, read_reference(path), samples)
+    assert {stage.name for stage in results} == ALL
+    assert all(stage.passed and not stage.notes for stage in results)
+    assert len(recorded.ids["generated_ids"]) == 1  # which it repeats
+
+
+@pytest.mark.parametrize("count", [257, 320, 5000])
+def test_short_audio(count: int, models: dict[str, Any]) -> None:
+    samples = synthetic_audio(count, seed=1)
+    assert not failing(models["base"], record(models["base"], samples), samples)
+
+
+def test_layers_are_left_out_where_there_are_none(
+    models: dict[str, Any], references: dict[str, Recorded], samples: FloatArray
+) -> None:
+    recorded = references["base"]
+    optional = {*LAYERS, "encoder_logits"}
+    arrays = {name: a for name, a in recorded.arrays.items() if name not in optional}
+    results = diff_model(models["base"], replace(recorded, arrays=arrays), samples)
+    assert {stage.name for stage in results} == ALL - optional
+    only = diff_model(models["base"], recorded, samples, stages=["encoder_layers"])
+    assert [stage.name for stage in only] == LAYERS
+
+
+def test_ids_of_another_text(
+    models: dict[str, Any], references: dict[str, Recorded], samples: FloatArray
+) -> None:
+    recorded = references["base"]
+    said = recorded.ids["generated_ids"].copy()
+    said[-1] += 1
+    other = replace(recorded, ids={**recorded.ids, "generated_ids": said})
+    (result,) = diff_model(models["base"], other, samples, stages=["generated_ids"])
+    assert not result.passed and result.agreement == pytest.approx(7 / 8)
+    assert result.notes == (f"id 7 is {said[-1] - 1}, the reference's {said[-1]}",)
+
+
+def test_texts_are_cut_alike(models: dict[str, Any]) -> None:
+    """At the end of the text, and behind the first round of a loop, as this package does it."""
+    eos = models["base"].hparams.llm.eos_token_id
+    for ids, kept in (([5, 6, eos, 7], [5, 6]), ([9, 1, 2] + [1, 2] * 20, [9, 1, 2]), ([3], [3])):
+        recorded = Recorded("x", "granite_speech", {}, {"generated_ids": np.array(ids)})
+        isolated = parity.IsolatedStages(models["base"], recorded, np.zeros(0), lambda _: "")
+        assert isolated._expected == kept
+
+
+def test_what_cannot_be_compared(
+    models: dict[str, Any], references: dict[str, Recorded], samples: FloatArray
+) -> None:
+    base = references["base"]
+    edits = replace(base, architecture="granite_nle")
+    with pytest.raises(ComparisonError, match="is of a model of granite_nle"):
+        diff_model(models["base"], edits, samples)
+    with pytest.raises(ComparisonError, match="encoder_output is 128 wide, the model's 64"):
+        diff_model(models["base"], references["plus"], samples)
+    fewer = replace(
+        base, arrays={**base.arrays, "projector_output": base.arrays["projector_output"][:3]}
+    )
+    with pytest.raises(ComparisonError, match="6 audio tokens, projector_output has 3 rows"):
+        diff_model(models["base"], fewer, samples)
+    lacking = replace(base, ids={})
+    with pytest.raises(ComparisonError, match="has no prompt_ids, generated_ids, which"):
+        diff_model(models["base"], lacking, samples)
