@@ -97,6 +97,11 @@ class SpeechReference:
             return self.model.encoder.hear(self._tensor(mel)[None])
 
     @torch.inference_mode()
+    def encoder_output(self, heard: Heard) -> Floats:
+        """The encoder's states -> what the projector reads (T, captures * D)."""
+        return _numpy(self.model.encoder_output(heard.states)[0])
+
+    @torch.inference_mode()
     def project(self, encoder_output: NDArray[Any]) -> Floats:
         """What the encoder gives (T, captures * D), T > 0 -> audio rows (A, llm_dim)."""
         with self._loaded("projector"):
@@ -130,7 +135,7 @@ class SpeechReference:
         if not len(mel):
             return self._empty(mel)
         heard = self.encode(mel)
-        output = _numpy(self.model.encoder_output(heard.states)[0])
+        output = self.encoder_output(heard)
         projected = self.project(output)
         prompt = self.prompt(instruction, len(projected))
         said, logits = self.write(prompt, projected, most)
