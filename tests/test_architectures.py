@@ -22,12 +22,11 @@ from tests.signals import synthetic_audio
 ROOT = Path(__file__).resolve().parent.parent
 OURS, OTHER = "granite_nle", "granite_other"
 
-# What may know the non-autoregressive model's numbers and stages: its own rooms, the two lists of
-# architectures, what drives its stages, and what times them one by one.
+# What may know the non-autoregressive model's numbers and stages: its own rooms, and the two lists
+# of architectures.
 KNOWING = (
     *("granite_gguf/nar/", "converters/nar/"),
     *("granite_gguf/architectures.py", "converters/configs.py"),
-    *("granite_gguf/model.py", "granite_gguf/transcription/", "granite_gguf/bench/"),
 )
 
 

@@ -46,7 +46,7 @@ ROOMS = {
     "transcription",
     "converters": "architectures fields ggml hub nar sound spec speech storage",
     "quantize": "architectures ggml model sound spec storage",
-    "bench": "ggml memory model nar placing",
+    "bench": "ggml memory model placing",
     "places": "",
     "ray": "model passes places transcript",
     "bulk": "places ray sound",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -16,14 +17,16 @@ from granite_gguf.errors import InputError
 from granite_gguf.ggml import ProductShape, Runtime
 from granite_gguf.memory import peak_resident
 from granite_gguf.model import Model, load
-from granite_gguf.nar import decoding
+
+_WITHOUT_PRODUCTS = frozenset({"audio", "features"})  # stages that multiply no weights
 
 
 @dataclass(frozen=True)
 class StageSeconds:
     """Seconds of a stage over several runs, and the least that its products need.
 
-    ``floor`` is None where it was not measured; ``ratio`` is ``minimum / floor``.
+    ``floor`` is None where it was not measured, or depends on what is said; ``ratio`` is
+    ``minimum / floor``.
     """
 
     minimum: float
@@ -49,7 +52,8 @@ class Measurement:
         peak_memory: resident bytes at the highest, after loading and all runs; 0 where the system
             does not tell.
         file_size: bytes.
-        text_rows: rows of the editor, the slots included; None where there were several passes.
+        text_rows: rows of the editor, the slots included; None where there were several passes, or
+            nothing is edited.
         repeats: runs that were timed, after one that was not.
     """
 
@@ -130,7 +134,8 @@ def measure(
             finally:
                 runtime.close()
             floors = {stage: floor.seconds for stage, floor in found.items()}
-            floors["whole"] = sum(floors.values())
+            if runs[0].timings.keys() - _WITHOUT_PRODUCTS <= floors.keys():
+                floors["whole"] = sum(floors.values())
         seconds = {stage: [run.timings[stage] for run in runs] for stage in runs[0].timings}
         seconds["whole"] = [sum(run.timings.values()) for run in runs]
         return Measurement(
@@ -157,19 +162,19 @@ def _stage(spent: list[float], floor: float | None) -> StageSeconds:
 
 def _products(
     model: Model, audio: str | Path | FloatArray
-) -> tuple[dict[str, Counter[ProductShape]], int]:
-    """The matrix products of each stage, and the editor's rows."""
-    mel = model.compute_mel(model.load_audio(audio))
-    if not len(mel):
-        raise InputError("the audio is shorter than one frame of 20 ms: there is nothing to time")
+) -> tuple[dict[str, Counter[ProductShape]], int | None]:
+    """The matrix products of each stage, and how many rows of text are edited."""
     counted: dict[str, Counter[ProductShape]] = {}
-    with model.observe_products() as counted["encoder"]:
-        encoded = model.run_encoder(mel)
-    with model.observe_products() as counted["hypothesis"]:
-        tokens = model.run_hypothesis(encoded.final, encoded.blank)
-    with model.observe_products() as counted["projector"]:
-        audio_tokens = model.run_projector(encoded.captured)
-    text = decoding.insert_slots(model.hparams.editor, tokens)
-    with model.observe_products() as counted["editor"]:
-        model.run_editor(audio_tokens, text)
-    return counted, len(text)
+    running = model.stages.in_turn(model.load_audio(audio))
+    with ExitStack() as watching:
+        while True:
+            try:
+                stage = next(running)
+            except StopIteration as over:
+                if counted:
+                    return counted, over.value
+                raise InputError(
+                    "the audio is shorter than one frame of 20 ms: there is nothing to time"
+                ) from None
+            watching.close()
+            counted[stage] = watching.enter_context(model.observe_products())

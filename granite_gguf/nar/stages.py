@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import numpy as np
 
 from granite_gguf.arrays import (
@@ -9,6 +11,7 @@ from granite_gguf.arrays import (
     Batch,
     FloatArray,
     Rows,
+    Samples,
     as_rows,
     checked_rows,
     in_kind,
@@ -143,3 +146,24 @@ class Stages(SharedStages[HParams]):
             shortest = EditorRows(tokens, max(1, e.min_edit_length))
             build_editor(graph, self._weights, e, [shortest])
             self._runtime.check_room(graph)
+
+    def in_turn(self, samples: Samples) -> Generator[str, None, int | None]:
+        """Run a pass of mono samples ``(n,)``; yields each stage's name before it runs.
+
+        Returns:
+            How many rows of text are edited, the slots included; None where there is no frame.
+        """
+        mel = self.compute_mel(samples)
+        if not len(mel):
+            return None
+        yield "encoder"
+        encoded = self.run_encoder(mel)
+        yield "hypothesis"
+        text = decoding.insert_slots(
+            self.hparams.editor, self.run_hypothesis(encoded.final, encoded.blank)
+        )
+        yield "projector"
+        audio_tokens = self.run_projector(encoded.captured)
+        yield "editor"
+        self.run_editor(audio_tokens, text)
+        return len(text)

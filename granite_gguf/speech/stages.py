@@ -6,7 +6,7 @@ text before and behind the audio ───────┴→ prompt rows → lan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -17,6 +17,7 @@ from granite_gguf.arrays import (
     FloatArray,
     IntArray,
     Rows,
+    Samples,
     as_rows,
     checked_rows,
     in_kind,
@@ -170,3 +171,17 @@ class SpeechStages(SharedStages[HParams]):
             found = self._language.logits(prompt, tokens.tolist())
         self._weights.let_go(Stage.LANGUAGE)
         return found
+
+    def in_turn(self, samples: Samples) -> Generator[str, None, int | None]:
+        """Run what of a pass of mono samples ``(n,)`` is as much whatever is said.
+
+        Yields each stage's name before it runs; returns None, as no text is edited.
+        """
+        mel = self.compute_mel(samples)
+        if not len(mel):
+            return None
+        yield "encoder"
+        encoded = self.run_encoder(mel)
+        yield "projector"
+        self.run_projector(encoded.captured)
+        return None

@@ -10,7 +10,7 @@ what it would get alone.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +26,7 @@ from granite_gguf.arrays import (
     FloatArray,
     IntArray,
     Rows,
+    Samples,
     as_rows,
     checked_rows,
     in_kind,
@@ -102,6 +103,14 @@ class SharedStages(ABC, Generic[H]):
     @abstractmethod
     def _bpe_head(self) -> BpeHead:
         """The numbers of the head that makes a first hypothesis."""
+
+    @abstractmethod
+    def in_turn(self, samples: Samples) -> Generator[str, None, int | None]:
+        """Run a pass of mono samples ``(n,)``, at least one frame of them.
+
+        Yields the name of each stage before it runs, of those whose work depends on nothing but
+        the audio; returns how many rows of text are edited, where they are.
+        """
 
     def close(self) -> None:
         """Wait for what is being computed, and compute nothing more."""
