@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from granite_gguf.architectures import ARCHITECTURES
 from granite_gguf.demo import DEMO_MODEL, DEMO_SAMPLES
 from granite_gguf.errors import HubError
 from granite_gguf.hub.names import HubFile, HubName, choose_file, parse_name
+from granite_gguf.hub.published import PUBLISHED as KNOWN
 from tests.fake_hub import COMMIT, FakeHub, serving
 
 REPOSITORY = "someone/speech-GGUF"
@@ -307,6 +309,7 @@ MIXED = [HubFile(f"x-{kind}.gguf", 1) for kind in ("BF16", "F16", "Q4_K_M", "Q5_
         (MIXED[:1], None, "x-BF16.gguf"),
         ([*MIXED[:1], HubFile("imatrix.gguf", 1), HubFile("a.md", 1)], None, "x-BF16.gguf"),
         ([HubFile("sub/x-Q8_0.gguf", 1), *MIXED], "Q8_0", "sub/x-Q8_0.gguf"),
+        ([HubFile("mmproj-model-f16.gguf", 1), *MIXED], "F16", "x-F16.gguf"),
     ],
 )
 def test_the_file_a_type_means(files: list[HubFile], selector: str | None, chosen: str) -> None:
@@ -328,6 +331,19 @@ def test_types_that_mean_no_file(files: list[HubFile], selector: str | None, say
     with pytest.raises(HubError) as caught:
         choose_file(HubName("a/b", selector), files, "a/b")
     assert says in str(caught.value)
+
+
+def test_published_names_are_told_apart() -> None:
+    """Each is what `-m` takes for one file, of a repository whose files are all read in one way."""
+    names = [one.name for one in KNOWN]
+    assert len(set(names)) == len(names) > 40
+    dialects: dict[str, set[str]] = {}
+    for one in KNOWN:
+        assert parse_name(one.name) == HubName(one.repository, one.selector)
+        dialects.setdefault(one.repository, set()).add(one.architecture)
+    assert all(len(found) == 1 for found in dialects.values())
+    read = {d.architecture for a in ARCHITECTURES for d in a.dialects}
+    assert set().union(*dialects.values()) == read
 
 
 def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

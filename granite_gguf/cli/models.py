@@ -15,7 +15,7 @@ from granite_gguf.cli.console import print_result, stdout
 from granite_gguf.cli.options import AsJson
 from granite_gguf.errors import HubError, ModelFileError, printable
 from granite_gguf.hub.names import AUTO, HubFile, HubName, Snapshot, choose_file, is_gguf
-from granite_gguf.hub.published import PUBLISHED, Published
+from granite_gguf.hub.published import PUBLISHED, RECOMMENDED_REPOSITORY, Published
 from granite_gguf.sizes import megabytes
 from granite_gguf.storage.container import open_container
 from granite_gguf.storage.keys import Keys
@@ -97,7 +97,8 @@ def _print_published(cached: list[Snapshot]) -> None:
         table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
         for one in files:
             size = "" if one.gigabytes is None else f"{one.gigabytes} GB"
-            remarks = [f"recommended ({AUTO})"] if one.recommended else []
+            auto = f" ({AUTO})" if repository == RECOMMENDED_REPOSITORY else ""
+            remarks = [f"recommended{auto}"] if one.recommended else []
             remarks += ["cached"] if any(_files_of(one, cached)) else []
             table.add_row(f"  :{one.selector}", size, one.description, ", ".join(remarks))
         stdout.print(table)

@@ -166,7 +166,8 @@ def _matches(wanted: str, models: Sequence[HubFile]) -> list[HubFile]:
 
 
 def _is_model(file: HubFile) -> bool:
-    return is_gguf(file.name) and "imatrix" not in file.name.lower()
+    beside = ("imatrix", "mmproj")  # an importance matrix, the audio part of a pair
+    return is_gguf(file.name) and not any(part in file.name.lower() for part in beside)
 
 
 def _listing(name: HubName, files: Sequence[HubFile]) -> str:
