@@ -18,6 +18,7 @@ from granite_gguf.spec.format import Format
 from granite_gguf.spec.hparams import HParams
 from granite_gguf.spec.tensors import TensorSpec
 from granite_gguf.storage.container import MetadataValue
+from granite_gguf.storage.model_file import ModelFile
 
 
 class Layout(Enum):
@@ -84,19 +85,21 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class ConfigReader:
-    """Reads the configurations of one architecture's checkpoints.
+    """Reads what files of one architecture are converted from.
 
     Attributes:
         format: what a file of the architecture holds.
         expected: what its ``model_type`` is.
         recognise: the layout of a ``config.json``, or None where it is of another model.
         read: the configuration of a directory with that ``config.json`` and layout.
+        settled: a GGUF file with what it leaves open and can be known, if it was written elsewhere.
     """
 
     format: Format[Any]
     expected: str
     recognise: Callable[[JsonFields], Layout | None]
     read: Callable[[Path, JsonFields, Layout], CheckpointConfig]
+    settled: Callable[[ModelFile[Any]], ModelFile[Any]] = lambda file: file
 
 
 def read_json(path: Path) -> JsonFields:

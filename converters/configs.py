@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from granite_gguf.converters.checkpoint import CheckpointConfig, read_json
 from granite_gguf.converters.nar.layouts import NAR_CONFIG
 from granite_gguf.converters.speech.layouts import SPEECH_CONFIG
 from granite_gguf.errors import CheckpointError, brief
+from granite_gguf.storage.model_file import ModelFile
 
 READERS = (NAR_CONFIG, SPEECH_CONFIG)
 
@@ -33,3 +35,8 @@ def read_config(directory: Path) -> CheckpointConfig:
         f"{path}: model_type is {brief(root.find('model_type'))}, which is no checkpoint of "
         f"{' or '.join(titles)}. Expected model_type {' or '.join(expected)}"
     )
+
+
+def settled(file: ModelFile[Any]) -> ModelFile[Any]:
+    """A GGUF file that was written elsewhere, with what it leaves open and can be known."""
+    return next(r for r in READERS if r.format is file.format).settled(file)

@@ -18,15 +18,14 @@ import numpy.typing as npt
 from granite_gguf.architectures import open_model_file
 from granite_gguf.arrays import AnyArray
 from granite_gguf.converters.checkpoint import Layout
+from granite_gguf.converters.configs import settled
 from granite_gguf.converters.convert import Conversion
 from granite_gguf.converters.dtypes import SOURCE_TYPES, OutType, convert_values, output_type
 from granite_gguf.converters.safetensors_source import PART_BYTES
-from granite_gguf.converters.speech.settled import settled
 from granite_gguf.errors import InputError, ModelFileError, UnsupportedModelError
 from granite_gguf.files import Progress, silent
 from granite_gguf.ggml.types import GGMLType, row_bytes
 from granite_gguf.spec.tensors import TensorSpec
-from granite_gguf.speech.spec import SPEECH
 from granite_gguf.storage.container import MetadataValue
 from granite_gguf.storage.file_names import split_type
 from granite_gguf.storage.keys import Keys
@@ -98,8 +97,7 @@ def convert_gguf(
     policy = None if outtype is None else OutType(outtype)
     if policy is not None:
         _check_floats(file)
-    if file.format is SPEECH:
-        file = settled(file)
+    file = settled(file)
     parameters = sum(prod(spec.shape) for spec in file.specs.values())
     metadata = _metadata(file, policy, parameters, revision)
     sources = [_tensor_source(file, spec, policy) for spec in file.specs.values()]

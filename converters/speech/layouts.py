@@ -23,6 +23,7 @@ from granite_gguf.converters.safetensors_source import read_tensors
 from granite_gguf.converters.speech.adapter import read_adapter
 from granite_gguf.converters.speech.names import DRAFT_PREFIX, checkpoint_key
 from granite_gguf.converters.speech.prompts import prompt
+from granite_gguf.converters.speech.settled import settled
 from granite_gguf.errors import CheckpointError, brief
 from granite_gguf.fields import JsonFields, read_stage
 from granite_gguf.speech.spec import (
@@ -87,7 +88,9 @@ def _read(directory: Path, root: JsonFields, layout: Layout) -> CheckpointConfig
     )
 
 
-SPEECH_CONFIG = ConfigReader(SPEECH, "'granite_speech' or 'granite_speech_plus'", _recognise, _read)
+SPEECH_CONFIG = ConfigReader(
+    SPEECH, "'granite_speech' or 'granite_speech_plus'", _recognise, _read, settled
+)
 
 
 def _name(directory: Path, root: JsonFields) -> str:
