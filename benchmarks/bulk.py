@@ -116,40 +116,64 @@ def plain(listed: Path, out: Path) -> None:
 
 
 class Watch(threading.Thread):
-    """Looks at Ray's processes while they run: the mapped model, and the object store."""
+    """Looks, once a second, at the processes that a marked command started.
 
-    def __init__(self) -> None:
+    Attributes:
+        cpu: seconds of processor time by process.
+        names: what each of them is.
+        mapped: Rss and Pss in kB of the model in those that had it, when most had.
+        store: most bytes of an object store in use.
+    """
+
+    def __init__(self, mark: str) -> None:
         super().__init__(daemon=True)
+        self.mark = f"{MARK}={mark}".encode()
         self.ended = threading.Event()
-        self.mapped: list[tuple[int, int, int]] = []  # processes, Rss, Pss in kB
-        self.store = 0  # most bytes in use
+        self.cpu: dict[int, float] = {}
+        self.names: dict[int, str] = {}
+        self.mapped: list[tuple[int, int]] = []
+        self.store = 0
 
     def run(self) -> None:
-        while not self.ended.wait(0.5):
-            maps = [m for m in map(_mapped, Path("/proc").glob("[0-9]*/smaps")) if m is not None]
-            if maps:
-                self.mapped.append((len(maps), sum(m[0] for m in maps), sum(m[1] for m in maps)))
-            self.store = max(self.store, *map(_shared, Path("/proc").glob("[0-9]*/smaps")), 0)
+        while not self.ended.wait(1.0):
+            maps = []
+            for process in Path("/proc").glob("[0-9]*"):
+                try:
+                    self._look(process, maps)
+                except OSError:  # it has ended
+                    continue
+            if len(maps) >= len(self.mapped):
+                self.mapped = maps
+
+    def _look(self, process: Path, maps: list[tuple[int, int]]) -> None:
+        pid = int(process.name)
+        environment = (process / "environ").read_bytes().split(b"\0")
+        if pid not in self.names and self.mark not in environment:
+            return
+        command = (process / "comm").read_text().strip()
+        self.names[pid] = command
+        fields = (process / "stat").read_text().rpartition(")")[2].split()
+        self.cpu[pid] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        if "MapWorker" in command and (sizes := _sizes(process / "smaps", DEMO_MODEL.name)):
+            maps.append(sizes)
+        if "raylet" in self.names[pid] and (sizes := _sizes(process / "smaps", "plasma")):
+            self.store = max(self.store, sizes[0] << 10)
+
+    def by_name(self) -> dict[str, float]:
+        """Seconds of processor time by what the processes are."""
+        found: dict[str, float] = {}
+        for pid, seconds in self.cpu.items():
+            found[self.names[pid]] = found.get(self.names[pid], 0.0) + seconds
+        return found
 
 
-def _mapped(smaps: Path) -> tuple[int, int] | None:
-    """Rss and Pss in kB of the model in a process, or None."""
-    return _sizes(smaps, DEMO_MODEL.name)
-
-
-def _shared(smaps: Path) -> int:
-    """Bytes of an object store that a process has touched."""
-    found = _sizes(smaps, "/dev/shm/plasma")
-    return found[0] << 10 if found else 0
+MARK = "GRANITE_GGUF_BENCHMARK"
 
 
 def _sizes(smaps: Path, name: str) -> tuple[int, int] | None:
-    try:
-        lines = smaps.read_text().splitlines()
-    except OSError:  # it has ended
-        return None
+    """Rss and Pss in kB of what is mapped from a file of that name, or None."""
     found, within = {"Rss:": 0, "Pss:": 0}, False
-    for line in lines:
+    for line in smaps.read_text().splitlines():
         first, *rest = line.split()
         if "-" in first:
             within = name in line
@@ -160,9 +184,8 @@ def _sizes(smaps: Path, name: str) -> tuple[int, int] | None:
 
 def overhead(clips: int, seconds: float, repeats: int) -> None:
     """Print what a run over a list takes in both ways."""
-    spent: dict[tuple[str, int], list[float]] = {}
-    watch = Watch()
-    watch.start()
+    spent: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    watch = None
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         lists = {}
@@ -178,24 +201,36 @@ def overhead(clips: int, seconds: float, repeats: int) -> None:
         for turn in range(repeats):
             for count, listed in lists.items():
                 for way, work in ways.items():
+                    os.environ[MARK] = out = f"{way}-{count}-{turn}"
+                    watched = Watch(out)
+                    watched.start()
                     started = time.perf_counter()
-                    work(listed, folder / f"{way}-{count}-{turn}")
-                    spent.setdefault((way, count), []).append(time.perf_counter() - started)
-                    print(way, count, f"{spent[way, count][-1]:.1f} s", flush=True)
-    watch.ended.set()
-    middle = {key: median(values) for key, values in spent.items()}
-    work_of = {way: middle[way, 3 * clips] - middle[way, clips] for way in ways}
-    print(f"| | {clips} clips, s | {3 * clips} clips, s | difference, s |\n|---|---:|---:|---:|")
-    for way in ways:
-        few, many = middle[way, clips], middle[way, 3 * clips]
-        print(f"| {way} | {few:.1f} | {many:.1f} | {work_of[way]:.1f} |")
-    print(f"\noverhead {work_of['bulk'] / work_of['plain'] - 1:+.1%} without the start")
-    for count in (1, 2):
-        found = [m for m in watch.mapped if m[0] == count]
-        if found:
-            _, rss, pss = max(found, key=lambda m: m[2])
-            print(f"model in {count} processes: Rss {rss} kB in all, Pss {pss} kB in all")
-    print(f"object store: at most {watch.store / 1e6:.1f} MB touched")
+                    work(listed, folder / out)
+                    wall = time.perf_counter() - started
+                    watched.ended.set()
+                    watched.join()
+                    cpu = sum(watched.cpu.values())
+                    spent.setdefault((way, count), []).append((wall, cpu))
+                    print(f"{out}: {wall:.1f} s, {cpu:.1f} s of processors", flush=True)
+                    if way == "bulk":
+                        watch = watched
+    print("| | clips | s | s of processors |\n|---|---:|---:|---:|")
+    middle = {}
+    for (way, count), values in spent.items():
+        middle[way, count] = tuple(map(median, zip(*values, strict=True)))
+        print(f"| {way} | {count} | {middle[way, count][0]:.1f} | {middle[way, count][1]:.1f} |")
+    for place, what in enumerate(("seconds", "seconds of processors")):
+        many, few = (
+            {way: middle[way, count][place] for way in ways} for count in (3 * clips, clips)
+        )
+        ratio = (many["bulk"] - few["bulk"]) / (many["plain"] - few["plain"])
+        print(f"{what} without the start: {ratio - 1:+.1%}")
+    assert watch is not None
+    for what, used in sorted(watch.by_name().items(), key=lambda item: -item[1])[:8]:
+        print(f"{what}: {used:.1f} s of processors")
+    for rss, pss in watch.mapped:
+        print(f"the model in an actor: Rss {rss} kB, Pss {pss} kB")
+    print(f"object store: at most {watch.store / 1e6:.1f} MB in use")
 
 
 def main() -> None:
