@@ -19,20 +19,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from granite_gguf.errors import GraniteError, InputError, brief
 from granite_gguf.model import load
-from granite_gguf.passes import Vad
 from granite_gguf.places import file_system, import_extra, is_address, reaching
+from granite_gguf.placing.kernel_choice import AUTO, Precision
 from granite_gguf.transcript import Transcript
+from granite_gguf.transcription.options import TranscribeOptions, divide
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 pa = import_extra("pyarrow")
 
-_SEGMENT = pa.struct({"start": pa.float64(), "end": pa.float64(), "text": pa.string()})
+_TURN = pa.struct({"speaker": pa.string(), "text": pa.string()})
+_SEGMENT = pa.struct(
+    {"start": pa.float64(), "end": pa.float64(), "text": pa.string(), "turns": pa.list_(_TURN),
+     "remarks": pa.list_(pa.string())}
+)  # fmt: skip
 _WORD = pa.struct(
     {"word": pa.string(), "start": pa.float64(), "end": pa.float64(),
-     "probability": pa.float64(), "aligned": pa.bool_()}
+     "probability": pa.float64(), "aligned": pa.bool_(), "speaker": pa.string()}
 )  # fmt: skip
 RESULTS = pa.schema(
     {"text": pa.string(), "segments": pa.list_(_SEGMENT), "words": pa.list_(_WORD),
@@ -54,14 +62,14 @@ class Transcriber:
     Args:
         model: as in :func:`granite_gguf.load`.
         threads: CPU threads; by default the actor's CPUs, elsewhere all there are.
-        device: as in :func:`granite_gguf.load`.
-        chunk_seconds: as in :meth:`granite_gguf.Model.transcribe`, like the next two.
-        word_times: whether to time the words.
-        vad: what leaves out silence.
-        loading: further options of :func:`granite_gguf.load`.
+        device: as in :func:`granite_gguf.load`, like the next three.
+        precision: as there.
+        low_memory: as there.
+        kernels: as there.
+        options: as of :meth:`granite_gguf.Model.transcribe`.
 
     Raises:
-        GraniteError: the model cannot be loaded.
+        GraniteError: the model cannot be loaded, or cannot do what is asked for.
     """
 
     def __init__(
@@ -70,18 +78,24 @@ class Transcriber:
         *,
         threads: int | None = None,
         device: str = "auto",
-        chunk_seconds: float | None = None,
-        word_times: bool = False,
-        vad: str = Vad.ENERGY,
-        **loading: Any,
+        precision: str = Precision.EXACT,
+        low_memory: bool = False,
+        kernels: str = AUTO,
+        **options: Unpack[TranscribeOptions],
     ) -> None:
         cpus, gpus = _share()
         if device == "auto" and gpus == 0:
             device = "cpu"
-        self.model = load(model, threads=threads or cpus, device=device, **loading)
-        self._options: dict[str, Any] = {
-            "chunk_seconds": chunk_seconds, "word_times": word_times, "vad": vad
-        }  # fmt: skip
+        self.model = load(
+            model,
+            threads=threads or cpus,
+            device=device,
+            precision=precision,
+            low_memory=low_memory,
+            kernels=kernels,
+        )
+        self.model.check(divide({**options}).options)
+        self._options = options
 
     def __call__(self, batch: Mapping[str, Any]) -> Any:
         """Transcribe a batch.

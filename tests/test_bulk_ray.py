@@ -31,6 +31,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_told(tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-c", WITHOUT, "bulk", str(tmp_path), "-o", str(tmp_path / "out")],
@@ -38,4 +39,17 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
     )  # fmt: skip
     assert run.returncode == 2
     assert "needs it: pip install 'granite-gguf[ray]'" in run.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_what_the_model_cannot_do_is_told_before_ray_is_started(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    run = subprocess.run(
+        [sys.executable, "-m", "granite_gguf", "bulk", str(tmp_path), "-o", str(tmp_path / "out"),
+         "--keywords", "Granite"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 2
+    assert "takes no keywords" in run.stderr
     assert not (tmp_path / "out").exists()

@@ -48,7 +48,7 @@ ROOMS = {
     "quantize": "architectures ggml model sound spec storage",
     "bench": "ggml memory model placing",
     "places": "",
-    "ray": "model passes places transcript",
+    "ray": "model places placing transcript transcription",
     "bulk": "places ray sound",
     "parity": "architectures ggml model recorded spec storage",
     "reference": "recorded",

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from granite_gguf import passes
-from granite_gguf.architectures import open_model_file
+from granite_gguf.cli import wishes
 from granite_gguf.cli.console import counting_progress, print_note
 from granite_gguf.cli.model_names import local_model
 from granite_gguf.cli.options import ChunkSeconds, Kernels, ModelOrDemo, Precision, Vad, WordTimes
 from granite_gguf.demo import DEMO_MODEL, DEMO_NOTE
 from granite_gguf.ggml import default_threads
-from granite_gguf.passes import Options
+from granite_gguf.model import load
 from granite_gguf.placing import kernel_choice
-from granite_gguf.transcription.recordings import check_options
+from granite_gguf.transcription.options import TranscribeOptions, divide
 
 if TYPE_CHECKING:
     from granite_gguf.bulk.run import Summary
@@ -94,6 +94,15 @@ def bulk(
     word_times: WordTimes = False,
     chunk_seconds: ChunkSeconds = None,
     vad: Vad = passes.Vad.ENERGY,
+    task: wishes.Task = passes.Task.TRANSCRIBE,
+    to: wishes.To = None,
+    punctuation: wishes.Punctuation = None,
+    keywords: wishes.Keywords = None,
+    keywords_file: wishes.KeywordsFile = None,
+    prompt: wishes.Prompt = None,
+    speakers: wishes.Speakers = False,
+    max_tokens: wishes.MaxTokens = None,
+    draft: wishes.Draft = passes.Draft.AUTO,
     precision: Precision = kernel_choice.Precision.EXACT,
     kernels: Kernels = kernel_choice.AUTO,
 ) -> None:
@@ -120,17 +129,25 @@ def bulk(
         print_note(DEMO_NOTE)
     elif Path(model).exists():
         model = str(Path(model).absolute())
-    # Seen here, before many find out.
-    file = open_model_file(DEMO_MODEL if model is None else local_model(model))
-    check_options(file.hparams, Options(chunk_seconds, word_times, vad))
-    rows = find_rows(recordings)
-    settings = {
-        "model": model or DEMO_MODEL.name,
-        "word_times": word_times,
+    options: TranscribeOptions = {
         "chunk_seconds": chunk_seconds,
-        "vad": str(vad),
-        "precision": str(precision.value),
+        "word_times": word_times,
+        "vad": vad.value,
+        "task": task.value,
+        "to": to,
+        "punctuation": punctuation,
+        "keywords": wishes.all_keywords(keywords, keywords_file),
+        "prompt": prompt,
+        "speakers": speakers,
+        "max_tokens": max_tokens,
+        "draft": draft.value,
     }
+    # What is wrong with these is seen here, before many find out.
+    file = DEMO_MODEL if model is None else local_model(model)
+    with load(file, threads=1, device="cpu") as loaded:
+        loaded.check(divide({**options}).options)
+    rows = find_rows(recordings)
+    settings = {"model": model or DEMO_MODEL.name, "precision": precision.value, **options}
     results = Output.open(output, form.value, settings)
     left = without(rows, results.settle(retry=retry_failed))
     if left.num_rows < rows.num_rows:
@@ -138,14 +155,14 @@ def bulk(
         print_note(f"{done} of {rows.num_rows} recordings are done already")
     if not left.num_rows:
         return
-    options = {**settings, "model": model, "kernels": kernels}
+    loading = {"model": model, "precision": precision.value, "kernels": kernels, **options}
     summary = Summary()
     started = time.perf_counter()
     with ray_running(default_threads()):
         chosen = choose_actors(actors, cpus, gpus)
         print_note(f"{chosen.count} actors with {chosen.cpus} CPUs each")
         with counting_progress("bulk", left.num_rows) as progress:
-            for told in transcribe_rows(left, results, options, chosen, block):
+            for told in transcribe_rows(left, results, loading, chosen, block):
                 summary.add(told)
                 progress(summary.done + summary.failed)
         results.settle()
