@@ -217,7 +217,9 @@ class Model(Closing):
                 "file: load the model where it is to be used"
             )
         # The demonstration model lies elsewhere where the package is installed elsewhere.
-        return _reload, (None if path == DEMO_MODEL else path, self._asked)
+        beside = self.file.container.beside
+        more = {} if beside is None else {"mmproj": beside.path.absolute()}
+        return _reload, (None if path == DEMO_MODEL else path, {**self._asked, **more})
 
     # The whole pipeline
 
@@ -369,6 +371,10 @@ class Model(Closing):
             yield counted
 
 
+def _local(path: str | PathLike[str]) -> Path:
+    return find_model(path) if isinstance(path, str) else Path(path)
+
+
 def _reload(path: Path | None, options: dict[str, Any]) -> Model:
     return load(path, **options)
 
@@ -376,6 +382,7 @@ def _reload(path: Path | None, options: dict[str, Any]) -> Model:
 def load(
     path: str | PathLike[str] | None = None,
     *,
+    mmproj: str | PathLike[str] | None = None,
     threads: int | None = None,
     device: str = "auto",
     precision: str = Precision.EXACT,
@@ -391,6 +398,8 @@ def load(
             cache the first time. :func:`granite_gguf.hub.find_model` tells the forms, and reports
             progress. Without one, the demonstration model of this package, which knows a few
             hundred English words.
+        mmproj: the file with encoder and projector, where the model is the language model of a
+            pair for llama.cpp; in the same forms.
         threads: CPU threads; by default as many as the process may run on.
         device: ``auto`` (a GPU where this build of ggml has one), ``cpu`` or a device's name.
         precision: ``exact`` multiplies with the file's own types; ``fast`` may round further where
@@ -408,11 +417,11 @@ def load(
         DeviceError: no such device, or no room on it.
         InputError: ``threads`` or ``precision`` is out of range, or there are no such kernels.
     """
-    if path is None:
-        path = DEMO_MODEL
-    file = find_model(path) if isinstance(path, str) else Path(path)
     return Model(
-        open_model_file(file),
+        open_model_file(
+            _local(DEMO_MODEL if path is None else path),
+            None if mmproj is None else _local(mmproj),
+        ),
         threads=threads,
         device=device,
         precision=precision,

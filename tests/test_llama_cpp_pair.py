@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import pickle
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from granite_gguf import ModelFileError, UnsupportedModelError
+from granite_gguf import Model, ModelFileError, UnsupportedModelError, load
 from granite_gguf.architectures import open_model_file
 from granite_gguf.converters import convert, convert_gguf
+from granite_gguf.demo import DEMO_SAMPLES
 from granite_gguf.errors import InputError
 from granite_gguf.quantize import quantize
 from granite_gguf.tokenizer import load_tokenizer
 from tests.commands import run
 from tests.gguf_reading import decoded, fields
+from tests.signals import synthetic_audio
 from tests.support.dialect_file import GGML, Kind, read_safetensors, write_dialect_file
 from tests.support.make_speech_checkpoint import make_speech_checkpoint
 from tests.support.speech_files import llama_cpp_audio, llama_cpp_audio_type, llama_cpp_text
@@ -201,6 +204,40 @@ def test_types_and_bytes_stay(write: Callable[..., Pair], tmp_path: Path) -> Non
     )
 
 
+@pytest.mark.filterwarnings("ignore:.*the text is cut after")
+@pytest.mark.parametrize("layout", NAMES)
+def test_a_pair_runs_as_the_file_made_of_it(
+    layout: str, ours: dict[str, Path], write: Callable[..., Pair], tmp_path: Path
+) -> None:
+    """Bit for bit, read from two files or from one; and as the checkpoint's up to rounding."""
+    matrices: Types = lambda name: (  # noqa: E731
+        GGML.F16 if name.startswith("blk.") and "norm" not in name else GGML.F32
+    )
+    text, mmproj = write(layout, audio_types=llama_cpp_audio_type, text_types=matrices)
+    made = convert_gguf(text, tmp_path / "m.gguf", mmproj=mmproj).path
+    audio = synthetic_audio(24_000, seed=3)
+    with load(text, mmproj=mmproj) as pair, load(made) as one, load(ours[layout]) as own:
+        found = [list(_stages(model, audio)) for model in (pair, one, own)]
+        for a, b in zip(found[0], found[1], strict=True):
+            np.testing.assert_array_equal(a, b)
+        for a, b in zip(found[0], found[2], strict=True):
+            assert np.abs(a - b).max() < 0.02 * np.abs(b).max()
+        options: dict[str, Any] = {"prompt": "write", "max_tokens": 8}
+        said = [model.transcribe(audio, **options).text for model in (pair, one)]
+        copied = pickle.loads(pickle.dumps(pair))
+        with copied:
+            said.append(copied.transcribe(audio, **options).text)
+        assert said[0] and len(set(said)) == 1
+
+
+def _stages(model: Model, audio: np.ndarray) -> Iterator[np.ndarray]:
+    encoded = model.run_encoder(model.compute_mel(audio))
+    yield encoded.captured
+    rows = model.run_projector(encoded.captured)
+    yield rows
+    yield model.logits(model.prompt(rows, ("USER: ", "write it")), np.array([65, 66]))
+
+
 def test_other_types_and_quantization(
     ours: dict[str, Path], write: Callable[..., Pair], tmp_path: Path
 ) -> None:
@@ -282,6 +319,11 @@ def test_the_command(ours: dict[str, Path], write: Callable[..., Pair], tmp_path
         shown["hparams"]["encoder"]
         == json.loads(run("inspect", output, "--json").stdout)["hparams"]["encoder"]
     )
+    said = run(
+        *("transcribe", "-m", text, "--mmproj", mmproj, DEMO_SAMPLES[0]),
+        *("--prompt", "write", "--max-tokens", "4"),
+    )
+    assert said.returncode == 0 and said.stdout.strip(), said.stderr
     refused = run("convert", text)
     assert refused.returncode == 2 and "--mmproj" in refused.stderr
     refused = run("convert", tmp_path, tmp_path / "x.gguf", "--mmproj", mmproj)

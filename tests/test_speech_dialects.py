@@ -12,13 +12,14 @@ import gguf
 import numpy as np
 import pytest
 
-from granite_gguf import ModelFileError, UnsupportedModelError
+from granite_gguf import ModelFileError, UnsupportedModelError, load
 from granite_gguf.architectures import open_model_file
 from granite_gguf.converters import convert, convert_gguf
 from granite_gguf.quantize import Scope, quantize
 from granite_gguf.tokenizer import load_tokenizer
 from tests.gguf_editing import rewrite
 from tests.gguf_reading import decoded, fields
+from tests.signals import synthetic_audio
 from tests.support.checkpoint.speech import SPEECH_SIZES
 from tests.support.dialect_file import GGML, Kind, write_dialect_file
 from tests.support.make_speech_checkpoint import ADAPTER, make_speech_checkpoint
@@ -325,6 +326,27 @@ def test_transcribe_cpp_files(
     assert found["tokenizer.ggml.pre"] == {"base": "dbrx", "plus": "gpt-2"}[layout]
     assert found["granite_speech.source.architecture"] == "granite_speech"
     assert found["granite_speech.source.variant"] == NAMES[layout]
+
+
+def test_files_from_elsewhere_run_as_our_own(
+    ours: dict[str, Path], crispasr: Written, transcribe_cpp: Written
+) -> None:
+    """Bit for bit, with the same filterbank."""
+    filters = decoded(ours["base"])["audio.mel_filters"]
+    found = []
+    for path in (
+        ours["base"],
+        crispasr("base", types=lambda _: GGML.F32, tensors={"audio.mel_filters": filters}),
+        transcribe_cpp(tensors={"frontend.mel_filterbank": np.ascontiguousarray(filters.T)}),
+    ):
+        with load(path) as model:
+            encoded = model.run_encoder(model.compute_mel(synthetic_audio(24_000, seed=3)))
+            rows = model.run_projector(encoded.captured)
+            logits = model.logits(model.prompt(rows, ("USER: ", "write it")), np.array([65, 66]))
+            found.append((encoded.captured, rows, logits))
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 def test_both_dialects_are_told_apart_by_their_keys(

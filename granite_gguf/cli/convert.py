@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from granite_gguf.cli.console import print_note, writing_progress
+from granite_gguf.cli.model_names import local_mmproj
 from granite_gguf.cli.options import Force, Mmproj
 from granite_gguf.converters import Conversion, OutType, convert_gguf
 from granite_gguf.converters import convert as convert_checkpoint
@@ -99,7 +100,7 @@ def _from_checkpoint(
 def _from_gguf(
     source: Path,
     path: Path | None,
-    mmproj: Path | None,
+    mmproj: str | None,
     outtype: OutType | None,
     revision: str | None,
     *,
@@ -109,7 +110,7 @@ def _from_gguf(
         result = convert_gguf(
             source,
             path,
-            mmproj=mmproj,
+            mmproj=local_mmproj(mmproj),
             outtype=outtype,
             revision=revision,
             force=force,

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from granite_gguf.architectures import open_model_file
 from granite_gguf.cli.console import print_result, stdout
-from granite_gguf.cli.model_names import local_model
+from granite_gguf.cli.model_names import local_mmproj, local_model
 from granite_gguf.cli.options import MODEL_HELP, AsJson, Mmproj
 from granite_gguf.errors import printable
 from granite_gguf.sizes import megabytes
@@ -34,7 +34,7 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Show a file's metadata, hyper-parameters, and sizes by stage and type."""
-    model = open_model_file(local_model(file), mmproj)
+    model = open_model_file(local_model(file), local_mmproj(mmproj))
     if as_json:
         print_result(json.dumps(_as_dict(model), ensure_ascii=False, indent=2))
         return

@@ -8,6 +8,11 @@ from granite_gguf.cli.console import print_note, writing_progress
 from granite_gguf.hub import find_model, parse_name
 
 
+def local_mmproj(name: str | None, *, quiet: bool = False) -> Path | None:
+    """The audio part of a pair, where there is one, as :func:`local_model` finds a model."""
+    return None if name is None else local_model(name, quiet=quiet)
+
+
 def local_model(name: str, *, quiet: bool = False) -> Path:
     """The file of a model, downloaded where needed.
 

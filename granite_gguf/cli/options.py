@@ -5,7 +5,6 @@ A default stands where a command takes the option: ``threads: Threads = None``.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,12 +21,12 @@ MODEL_HELP = (
 MODEL_VARIABLE = "GRANITE_GGUF_MODEL"
 
 Mmproj = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--mmproj",
         metavar="FILE",
         help="The file with encoder and projector, where the model is the language model of a "
-        "pair for llama.cpp.",
+        "pair for llama.cpp; or REPO/ID:FILE.gguf.",
         rich_help_panel=INPUT,
         show_default=False,
     ),

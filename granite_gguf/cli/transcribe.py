@@ -16,7 +16,7 @@ from granite_gguf.cli.console import kernel_lines, print_note
 from granite_gguf.cli.inputs import Recording, find_recordings, parse_shard, raw_format_of
 from granite_gguf.cli.job import Job, check_failures_file, write_failures
 from granite_gguf.cli.leaving import leave
-from granite_gguf.cli.model_names import local_model
+from granite_gguf.cli.model_names import local_mmproj, local_model
 from granite_gguf.cli.options import (
     INPUT,
     OUTPUT,
@@ -25,6 +25,7 @@ from granite_gguf.cli.options import (
     Force,
     Kernels,
     LowMemory,
+    Mmproj,
     ModelOrDemo,
     Precision,
     Threads,
@@ -63,6 +64,7 @@ def transcribe(
     ] = None,
     *,
     model: ModelOrDemo = None,
+    mmproj: Mmproj = None,
     batch: Annotated[
         Path | None,
         _input(
@@ -216,6 +218,7 @@ def transcribe(
     if chosen:
         loading = partial(
             load,
+            mmproj=local_mmproj(mmproj, quiet=quiet),
             threads=threads,
             device=device,
             kernels=kernels,
