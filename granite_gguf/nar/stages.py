@@ -22,7 +22,6 @@ from granite_gguf.nar import decoding
 from granite_gguf.nar.editor import EditorRows, build_editor, build_editor_head
 from granite_gguf.nar.projector import build_projector
 from granite_gguf.nar.spec import HParams, Hypothesis
-from granite_gguf.placing.finite import check_results
 from granite_gguf.spec.tensors import TOKEN_EMBEDDING, Stage
 from granite_gguf.stages.decoding import hypothesis_tokens
 from granite_gguf.stages.results import TokenResult
@@ -58,15 +57,14 @@ class Stages(SharedStages[HParams]):
         """Everything the projector makes of ``(T, captures * D)``: ``(3 * ceil(T / 15), 2048)``."""
         p = self.hparams.projector
         states = checked_rows("captured", captured, p.num_encoder_layers * p.encoder_dim)
-        out = self._run(
+        out = self._run_stage(
+            Stage.PROJECTOR,
             NO_TAPS,
             lambda graph: build_projector(graph, self._weights, p, states.counts),
             {"captured": states.array},
         )
-        self._weights.let_go(Stage.PROJECTOR)
-        check_results(self._file, "projector", *out.values())
         counts = tuple(-(-count // p.block_size) * p.n_queries for count in states.counts)
-        return in_kind(captured, Rows(matrix(out["projected"]), counts))
+        return in_kind(captured, Rows(out["projected"], counts))
 
     def scale_audio_tokens(self, projected: FloatArray, frames: int) -> FloatArray:
         """The audio tokens ``(T // 5, 2048)`` of the projector's windows, for ``frames`` T.

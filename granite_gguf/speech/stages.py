@@ -21,7 +21,6 @@ from granite_gguf.arrays import (
     as_rows,
     checked_rows,
     in_kind,
-    matrix,
 )
 from granite_gguf.errors import InputError
 from granite_gguf.ggml import F16, GGMLType, Runtime
@@ -97,15 +96,14 @@ class SpeechStages(SharedStages[HParams]):
         """
         p = self.hparams.projector
         states = checked_rows("captured", captured, p.encoder_hidden_size)
-        out = self._run(
+        out = self._run_stage(
+            Stage.PROJECTOR,
             NO_TAPS,
             lambda graph: build_qformer(graph, self._weights, p, states.counts),
             {"encoded": states.array},
         )
-        self._weights.let_go(Stage.PROJECTOR)
-        check_results(self._file, "projector", *out.values())
         counts = tuple(audio_rows(p, count) for count in states.counts)
-        return in_kind(captured, Rows(matrix(out["projected"]), counts))
+        return in_kind(captured, Rows(out["projected"], counts))
 
     def embed(self, ids: IntArray) -> FloatArray:
         """The rows ``(n, 2048)`` of token ids ``(n,)``, before they are multiplied."""

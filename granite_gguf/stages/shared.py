@@ -136,14 +136,12 @@ class SharedStages(ABC, Generic[H]):
         ``taps`` may name ``encoder_layer_K``, for each K from 0 on, and ``encoder_logits``.
         """
         e, frames = self.hparams.encoder, checked_rows("mel", mel, self.hparams.encoder.input_dim)
-        out = self._run(
+        out = self._run_stage(
+            Stage.ENCODER,
             taps,
             lambda graph: build_encoder(graph, self._weights, e, frames.counts),
             {"mel": frames.array},
         )
-        self._weights.let_go(Stage.ENCODER)
-        check_results(self._file, "encoder", *out.values())
-        out = {name: matrix(array) for name, array in out.items()}
         out["blank"] = out["blank"][:, 0]
         found = {name: in_kind(mel, frames.like(array)) for name, array in out.items()}
         captured, final, blank = (found.pop(name) for name in ("captured", "final", "blank"))
@@ -234,6 +232,19 @@ class SharedStages(ABC, Generic[H]):
             read_off = out.pop(head.logits)
             parts.append({**{name: matrix(array) for name, array in out.items()}, **read_off})
         return {name: Rows.of([part[name] for part in parts]).array for name in parts[0]}
+
+    def _run_stage(
+        self,
+        stage: Stage,
+        taps: frozenset[str],
+        build: Callable[[Graph], None],
+        inputs: Mapping[str, AnyArray],
+    ) -> dict[str, AnyArray]:
+        """The outputs ``(rows, width)`` of a graph of a stage's weights, all of them finite."""
+        out = self._run(taps, build, inputs)
+        self._weights.let_go(stage)
+        check_results(self._file, stage.value, *out.values())
+        return {name: matrix(array) for name, array in out.items()}
 
     def _run(
         self,
