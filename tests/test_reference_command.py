@@ -221,3 +221,5 @@ def test_a_model_that_writes(checkpoints: dict[str, Path], tmp_path: Path) -> No
     assert best.tolist() == recorded.ids["generated_ids"].tolist()
     edits = run("reference", checkpoints["nle"], audio, "-o", tmp_path / "nle.gguf", *asked)
     assert_refused(edits, 2, "is given no prompt")
+    upstream = run("reference", tmp_path / "plus", audio, "-o", tmp_path / "x.gguf", "--upstream")
+    assert_refused(upstream, 2, "leave it out")

@@ -11,16 +11,19 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+import soundfile
 
 from granite_gguf import ComparisonError
 from granite_gguf.arrays import AnyArray, FloatArray
 from granite_gguf.converters import convert
 from granite_gguf.ggml import F16, F32, GGMLType
 from granite_gguf.parity import Recorded, diff_model, read_reference, record, write_reference
+from granite_gguf.sound import features
 from granite_gguf.speech import language, parity, qformer
 from granite_gguf.speech.language import Language
 from granite_gguf.speech.spec import FrontEnd
 from granite_gguf.speech.stages import SpeechStages
+from tests.commands import assert_refused, run
 from tests.gguf_editing import rewrite
 from tests.signals import synthetic_audio
 from tests.speech import AUDIO_SEED, LAYOUTS, make
@@ -138,6 +141,11 @@ FAULTS: dict[str, tuple[str, dict[str, Any], set[str]]] = {
     "mel filter": ("base", flip("audio.mel_filters"), {"mel_spectrogram"}),
     "encoder input": ("base", flip("enc.input.weight"), ENCODER),
     "encoder block 3": ("plus", flip("enc.blk.2.ff1_up.weight"), ENCODER - set(LAYERS[:3])),
+    "self-conditioning early": (
+        "base",
+        key("enc.self_conditioning_layer", 1, gguf.GGUFValueType.UINT32),
+        ENCODER - {LAYERS[0]},
+    ),
     "a capture early": ("plus", key("proj.cat_layers", "2", STRING), {"encoder_output"}),
     "a capture late": ("plus", key("proj.cat_layers", "4", STRING), {"encoder_output"}),
     "projector query": ("base", flip("proj.query"), {"projector_output"}),
@@ -200,13 +208,17 @@ def test_the_projectors_own_epsilon(
 # Faults in the code
 
 
-def _unscaled(monkeypatch: pytest.MonkeyPatch) -> None:
+def _audio_rows_times(factor: float) -> Callable[[pytest.MonkeyPatch], None]:
     rows = SpeechStages.prompt_rows
-    monkeypatch.setattr(
-        SpeechStages,
-        "prompt_rows",
-        lambda self, ids, audio: rows(self, ids, audio / np.float32(12)),
-    )
+
+    def fault(monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(
+            SpeechStages,
+            "prompt_rows",
+            lambda self, ids, audio: rows(self, ids, audio * np.float32(factor)),
+        )
+
+    return fault
 
 
 def _queries_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,6 +228,17 @@ def _queries_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
         "layer_norm",
         lambda w, name, x, eps: x if name == "proj.ln" else norm(w, name, x, eps),
     )
+
+
+def _norm_behind_the_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    linear = qformer.linear
+
+    def normed(w: Any, name: str, x: Any, *more: Any) -> Any:
+        if name == "proj.linear":
+            x = qformer.layer_norm(w, "proj.ln", x, 1e-12)
+        return linear(w, name, x, *more)
+
+    monkeypatch.setattr(qformer, "linear", normed)
 
 
 def _positions_of_steps(by: int) -> Callable[[pytest.MonkeyPatch], None]:
@@ -234,14 +257,22 @@ def _positions_of_steps(by: int) -> Callable[[pytest.MonkeyPatch], None]:
     return fault
 
 
+def _zeros_at_the_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    pad = np.pad
+    monkeypatch.setattr(features.np, "pad", lambda x, width, mode: pad(x, width))
+
+
 def _cut_before_the_maximum(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FrontEnd, "cut_after_maximum", False)
 
 
 CODE_FAULTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], set[str]]] = {
     "frames of the other front end": (_cut_before_the_maximum, {"mel_spectrogram"}),
+    "zeros at the ends": (_zeros_at_the_ends, {"mel_spectrogram"}),
+    "a norm behind the queries' layers": (_norm_behind_the_layers, {"projector_output"}),
     "queries not normalised": (_queries_as_they_are, {"projector_output"}),
-    "audio rows unscaled": (_unscaled, LANGUAGE),
+    "audio rows unscaled": (_audio_rows_times(1 / 12), LANGUAGE),
+    "audio rows scaled twice": (_audio_rows_times(12), LANGUAGE),
     "no causal mask": (
         lambda monkeypatch: monkeypatch.setattr(language, "causal_mask", no_mask),
         LANGUAGE,
@@ -265,6 +296,25 @@ def test_a_fault_in_the_code(
     assert expected <= found <= expected | TOLERATED
 
 
+def test_as_many_audio_rows_as_the_other_model_has(
+    models: dict[str, Any],
+    references: dict[str, Recorded],
+    samples: FloatArray,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """T // 5 of them, which is another shape, and not what the prompt has room for."""
+    run = SpeechStages.run_projector
+    monkeypatch.setattr(
+        SpeechStages, "run_projector", lambda self, states: run(self, states)[: len(states) // 5]
+    )
+    results = diff_model(models["base"], references["base"], samples)
+    notes = {stage.name: stage.notes for stage in results if not stage.passed}
+    assert notes == {
+        "projector_output": ("the shape is 3 x 64, the reference's 6 x 64",),
+        "transcribe": ("3 audio rows, the reference's prompt has 6",),
+    }
+
+
 def test_a_cache_of_another_recording(
     files: dict[str, Path],
     references: dict[str, Recorded],
@@ -285,6 +335,22 @@ def test_a_cache_of_another_recording(
         monkeypatch.setattr(Language, "_begin", stale)
         found = failing(model, references["base"], samples)
     assert found >= STEPS and found <= STEPS | TOLERATED
+
+
+# The command
+
+
+@pytest.mark.slow
+def test_command(files: dict[str, Path], samples: FloatArray, tmp_path: Path) -> None:
+    wav, reference = tmp_path / "speech.wav", reference_path("plus")
+    soundfile.write(wav, samples, 16_000, subtype="FLOAT")
+    result = run("diff", files["plus"], reference, wav)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.splitlines()[-1] == "all 14 stages pass"
+    bad = rewrite(files["plus"], tmp_path / "bad.gguf", **flip("proj.query"))
+    result = run("diff", files["plus"], bad, files["plus"], wav, "--markdown")
+    assert result.returncode == 1 and "the first is projector_output" in result.stdout
+    assert_refused(run("diff", files["base"], reference, wav), 2, "encoder_output is 128 wide")
 
 
 # What can be compared, and what cannot

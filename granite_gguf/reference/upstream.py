@@ -28,6 +28,7 @@ from granite_gguf.reference import decoding
 from granite_gguf.reference.checkpoint import load_tokenizer
 from granite_gguf.reference.config import CheckpointError, ModelConfig
 from granite_gguf.reference.dtypes import TORCH_DTYPES
+from granite_gguf.reference.families import writes
 from granite_gguf.reference.layouts import read_config
 from granite_gguf.reference.recording import ARCHITECTURE
 
@@ -108,7 +109,13 @@ def record_upstream(
         granite_gguf.errors.CheckpointError: the model cannot be loaded or run, or a stage's
             module is missing or never called.
         granite_gguf.errors.MissingExtraError: transformers is not installed.
+        granite_gguf.errors.InputError: the model writes token by token.
     """
+    if writes(directory):
+        raise errors.InputError(
+            f"{directory}: --upstream records models that edit a hypothesis; leave it out: of the "
+            "others this package computes what transformers' own classes do, as its tests show"
+        )
     try:
         config = read_config(directory)
     except CheckpointError as error:
