@@ -17,7 +17,7 @@ from granite_gguf.spec.tensors import TensorSpec
 class OutType(Enum):
     """A policy for the types of a converted file."""
 
-    F16 = "f16"  # the editor's matrices; encoder and projector are sensitive and small: F32
+    F16 = "f16"  # the language model's matrices; encoder and projector are sensitive: F32
     BF16 = "bf16"  # every matrix: loses nothing of a checkpoint in bfloat16
     F32 = "f32"  # everything
 

@@ -1,7 +1,7 @@
 """Which tensors a quantization touches, and why.
 
-    default        editor            the type asked for; encoder and projector stay as they are
-    --enc-f16 ...  encoder, projector  every matrix to F16, BF16 or Q8_0; the editor as by default
+    default        language model    the type asked for; encoder and projector stay as they are
+    --enc-f16 ...  encoder, projector  every matrix to F16, BF16 or Q8_0; the rest as by default
     --quant-all    all stages        every matrix to the type asked for, fragile ones to more bits
 
 Small tensors that many others depend on (``Trait.SENSITIVE``) are never quantized, and vectors
@@ -42,7 +42,7 @@ FRAGILE: dict[Trait | Role | Stage, tuple[GGMLType, str]] = {
     Role.POINTWISE: (GGMLType.Q8_0, "a quarter of the encoder, 70 % of its error in Q4_K"),
     Trait.HEAD: (GGMLType.Q8_0, "says the hypothesis: no later layer evens it out"),
     Stage.PROJECTOR: (GGMLType.Q8_0, "all audio passes it: the largest error per byte"),
-    Role.EMBEDDING: (GGMLType.Q6_K, "half of the editor's error in Q4_K"),
+    Role.EMBEDDING: (GGMLType.Q6_K, "with a language model's head, half of its error in Q4_K"),
 }
 """Matrices that get at least a type when everything is quantized, with the reason.
 
@@ -114,7 +114,8 @@ def _everywhere(base: GGMLType, spec: TensorSpec) -> GGMLType:
         return base
     if spec.trait is Trait.SENSITIVE:
         return F16
-    for kind in (spec.trait, spec.role, spec.stage):
+    kinds = (Role.EMBEDDING,) if _of_tokens(spec) else (spec.trait, spec.role, spec.stage)
+    for kind in kinds:
         least, _ = FRAGILE.get(kind, (base, ""))
         if bits_per_weight(base) < bits_per_weight(least):
             return least
@@ -123,13 +124,18 @@ def _everywhere(base: GGMLType, spec: TensorSpec) -> GGMLType:
 
 def _language_type(quant: QuantType, hparams: HParams, spec: TensorSpec) -> GGMLType:
     """The type of a language model's matrix."""
-    if spec.role is Role.EMBEDDING:
+    if _of_tokens(spec):
         return quant.higher
     if quant.mixed and spec.trait is Trait.CARRYING:
         assert spec.layer is not None
         if higher_layer(spec.layer, hparams.language.n_layers):
             return quant.higher
     return quant.base
+
+
+def _of_tokens(spec: TensorSpec) -> bool:
+    """Whether it is the embedding of a language model, or its head, which may be another matrix."""
+    return spec.role is Role.EMBEDDING or (spec.stage.is_language and spec.trait is Trait.HEAD)
 
 
 def _fit(kind: GGMLType, spec: TensorSpec) -> Choice:

@@ -188,7 +188,7 @@ def quantize(
     Args:
         source: a GGUF file of the model, best in F32, F16 or BF16.
         output: the file to write; by default beside the source, named after the type.
-        quant: the type for the editor, and with ``Scope.ALL`` for all stages.
+        quant: the type for the language model, and with ``Scope.ALL`` for all stages.
         scope: what becomes of encoder and projector.
         overrides: types by name, which decide before the policy.
         imatrix: an importance matrix to weigh the columns with.

@@ -1,4 +1,4 @@
-"""The names users give to quantizations, and what each means for the editor's tensors."""
+"""The names users give to quantizations, and what each means for the language model's tensors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class QuantType:
         name: as users write it, lower case.
         base: of most matrices.
         file_type: the value of ``general.file_type``.
-        higher: of the embedding, and in a mixture of the matrices that it singles out.
+        higher: of the embedding and the head, and in a mixture of the matrices that it singles out.
         mixed: whether attention values and FFN down matrices of some layers are ``higher``.
     """
 

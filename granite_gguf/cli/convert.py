@@ -41,7 +41,7 @@ def convert(
     outtype: Annotated[
         OutType | None,
         typer.Option(
-            help="f16 (of checkpoints the default): the editor's matrices F16, encoder and "
+            help="f16 (of checkpoints the default): the language model's matrices F16, encoder and "
             "projector F32. bf16: every matrix BF16, which loses nothing of a bfloat16 checkpoint. "
             "f32: everything F32. Without it, the tensors of a GGUF file keep their types."
         ),

@@ -94,8 +94,8 @@ def quantize(
 ) -> None:
     """Quantize a model.
 
-    By default the editor's matrices become Q4_K, while encoder and projector
-    stay as they are.
+    By default the language model's matrices become Q4_K, while encoder and
+    projector stay as they are.
     """
     output, name = _output_and_type(arguments or [])
     scope = _scope(

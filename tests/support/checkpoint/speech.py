@@ -95,6 +95,12 @@ def _like(size: ModelSize, projector: QFormerSize, rank: int = LORA_RANK) -> Spe
 _TINY = _like(TINY, QFormerSize(hidden=64, heads=4, ffn=128), rank=4)
 _SMALL = _like(SMALL, QFormerSize(hidden=256, heads=4, ffn=512))
 _FULL = _like(FULL, QFormerSize(hidden=1024, heads=16, ffn=4096))
+# The language model's real widths and vocabulary in a fifth of its layers, behind a small encoder.
+_WIDE = replace(
+    _SMALL,
+    language=EditorSize(layers=8, hidden=2048, heads=16, kv_heads=4, ffn=4096),
+    vocabulary=_FULL.vocabulary,
+)
 _FULL_3_2B = replace(
     _FULL,
     encoder=replace(_FULL.encoder, characters=256),
@@ -110,6 +116,7 @@ SPEECH_SIZES: Mapping[str, SpeechSize] = MappingProxyType(
     {
         "tiny": _TINY,
         "small": _SMALL,
+        "wide": _WIDE,
         "full": _FULL,
         "full-3.3-2b": _FULL_3_2B,
         "full-3.3-8b": _FULL_3_8B,
