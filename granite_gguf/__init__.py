@@ -26,6 +26,7 @@ from granite_gguf.errors import (
     ModelFileError,
     OutOfMemoryError,
     OutputError,
+    TooLongError,
     UnsupportedModelError,
 )
 from granite_gguf.evaluation.figures import Evaluation
@@ -65,6 +66,7 @@ __all__ = [
     "Segment",
     "StageResult",
     "TokenResult",
+    "TooLongError",
     "TranscribeOptions",
     "Transcript",
     "UnsupportedModelError",

@@ -2,6 +2,7 @@
 
     GraniteError
     ├── AudioError              an audio file or array that cannot be transcribed
+    │   └── TooLongError            one that is longer than was allowed
     ├── ModelFileError          a GGUF file that cannot be read or run
     │   └── UnsupportedModelError   a valid GGUF file of another architecture
     ├── CheckpointError         a Hugging Face checkpoint that cannot be converted
@@ -59,6 +60,10 @@ class GraniteError(Exception):
 
 class AudioError(GraniteError):
     """An audio file or array that cannot be transcribed."""
+
+
+class TooLongError(AudioError):
+    """A recording that is longer than the caller allowed."""
 
 
 class ModelFileError(GraniteError):

@@ -153,6 +153,11 @@ class Model(Closing):
         return self._runtime.threads
 
     @property
+    def passes(self) -> dict[int, int]:
+        """How many passes were computed so far, by how many pieces went through each together."""
+        return dict(self._scheduler.passes)
+
+    @property
     def stages(self) -> Any:
         """The stages of a pass, one by one: each takes and gives numpy arrays.
 

@@ -171,8 +171,8 @@ class Transcript:
             for stage, seconds in part.timings.items():
                 timings[stage] = timings.get(stage, 0.0) + seconds
         return cls(
-            text=_join([part.text for part in parts]),
-            hypothesis=_join([part.hypothesis for part in parts]),
+            text=joined([part.text for part in parts]),
+            hypothesis=joined([part.hypothesis for part in parts]),
             duration=parts[-1].end if parts else 0.0,
             timings=timings,
             token_ids=tuple(token for part in parts for token in part.token_ids),
@@ -216,11 +216,11 @@ class Transcript:
         }
 
 
-def _join(texts: list[str]) -> str:
+def joined(texts: Iterable[str]) -> str:
     """Texts with one space between them, unless a side of the joint brings its own."""
-    joined = ""
+    whole = ""
     for text in texts:
-        if joined and text and not joined[-1].isspace() and not text[0].isspace():
-            joined += " "
-        joined += text
-    return joined
+        if whole and text and not whole[-1].isspace() and not text[0].isspace():
+            whole += " "
+        whole += text
+    return whole

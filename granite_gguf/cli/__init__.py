@@ -28,6 +28,7 @@ from granite_gguf.cli import (
     models,
     quantize,
     reference,
+    serve,
     transcribe,
 )
 from granite_gguf.cli.console import print_error, print_note, print_result
@@ -73,6 +74,7 @@ def _root(
 
 app.command("transcribe")(transcribe.transcribe)
 app.command("bulk")(bulk.bulk)
+app.command("serve")(serve.serve)
 app.command("convert")(convert.convert)
 app.command("quantize")(quantize.quantize)
 app.command("imatrix")(imatrix.imatrix)

@@ -79,7 +79,7 @@ def cues(transcript: Transcript, shape: Shape = USUAL, *, named: bool = True) ->
     """
     made: list[Cue] = []
     words = _named(transcript.words) if named else transcript.words
-    for group in _groups(_short(words, shape.width), shape):
+    for group in phrases(words, shape):
         start = round(1000 * min(word.start for word in group))
         end = round(1000 * max(word.end for word in group))
         if made:
@@ -99,6 +99,11 @@ def _named(words: Iterable[Word]) -> Iterator[Word]:
         changed = word.speaker not in (None, speaker)
         yield replace(word, text=f"{word.speaker}: {word.text}") if changed else word
         speaker = word.speaker
+
+
+def phrases(words: Iterable[Word], shape: Shape = USUAL) -> Iterator[list[Word]]:
+    """The words of each subtitle of a shape, those that no line can hold cut into parts."""
+    return _groups(_short(words, shape.width), shape)
 
 
 def _short(words: Iterable[Word], width: int) -> Iterator[Word]:

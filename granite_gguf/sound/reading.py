@@ -22,7 +22,7 @@ import numpy as np
 
 from granite_gguf import memory
 from granite_gguf.arrays import Samples
-from granite_gguf.errors import AudioError
+from granite_gguf.errors import AudioError, TooLongError
 from granite_gguf.sound import ffmpeg
 from granite_gguf.sound.conversion import converted
 from granite_gguf.sound.decoded import Decoded
@@ -51,11 +51,22 @@ class Selection:
         channel: the channel, 1 the first; by default the mean of all.
         track: the audio track of a container, 1 the first; by default the first.
         raw: how to read samples that no header describes; None where there is a header.
+        max_seconds: the longest recording that is taken; by default any.
     """
 
     channel: int | None = None
     track: int | None = None
     raw: RawFormat | None = None
+    max_seconds: float | None = None
+
+    def check_length(self, name: str, seconds: float) -> None:
+        """Refuse a recording that is longer than what is taken.
+
+        Raises:
+            TooLongError: it is.
+        """
+        if self.max_seconds is not None and seconds > self.max_seconds:
+            raise TooLongError(f"{name}: is longer than {self.max_seconds:g} s, the most allowed")
 
 
 ALL = Selection()
@@ -90,7 +101,7 @@ def open_audio(
 
     Raises:
         AudioError: the file is missing, is no audio, is damaged, has no such channel or track, or
-            holds values that are not finite.
+            holds values that are not finite; as TooLongError, it is longer than what is taken.
     """
     with ExitStack() as stack:
         name, file = _open(stack, source)
@@ -99,7 +110,10 @@ def open_audio(
         else:
             duration, streams = _from_pipe(stack, name, file, take)
         live = not file.seekable()
-        yield AudioStream(duration, converted(name, streams, sample_rate, take.channel), live)
+        # What a header says may be true, and need not: both are looked at.
+        take.check_length(name, duration or 0.0)
+        blocks = converted(name, streams, sample_rate, take.channel)
+        yield AudioStream(duration, _counted(name, blocks, sample_rate, take), live)
 
 
 def read_audio(
@@ -178,6 +192,17 @@ def _open(stack: ExitStack, source: str | PathLike[str] | BinaryIO) -> tuple[str
         raise AudioError(f"{path}: is a directory, expected an audio file") from None
     except OSError as error:
         raise AudioError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _counted(
+    name: str, blocks: Iterator[Samples], sample_rate: int, take: Selection
+) -> Iterator[Samples]:
+    """The same blocks, as far as the recording may go."""
+    count = 0
+    for block in blocks:
+        count += len(block)
+        take.check_length(name, count / sample_rate)
+        yield block
 
 
 def _from_file(

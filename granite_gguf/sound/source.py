@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from io import BytesIO, TextIOBase
 from os import PathLike
 from pathlib import Path
+from tempfile import SpooledTemporaryFile
 from typing import Any, BinaryIO, Protocol, cast
 
 import numpy as np
@@ -41,6 +42,8 @@ AudioInput = (
     | Mapping[str, Any]
 )
 """A recording, in any of the forms that :meth:`Source.of` takes."""
+
+_AT_HAND = (BytesIO, SpooledTemporaryFile)  # file objects that wait for nobody
 
 _ACCEPTED = (
     "a file's path, a file object opened for bytes, a file's contents as bytes, samples as a numpy "
@@ -116,7 +119,7 @@ class Source:
         """Whether reading it waits for nobody, as reading a pipe may."""
         if isinstance(self.audio, (str, PathLike)):
             return not Path(self.audio).exists() or Path(self.audio).is_file()
-        return isinstance(self.audio, (np.ndarray, BytesIO))
+        return isinstance(self.audio, (np.ndarray, *_AT_HAND))
 
     def seconds(self, rate: float) -> float | None:
         """How long it is, where that is known; a pipe or an open file is not asked.
@@ -127,9 +130,9 @@ class Source:
             return len(self.audio) / (self.sample_rate or rate) if self.audio.ndim else None
         if not self.is_at_hand:
             return None
-        start = self.audio.tell() if isinstance(self.audio, BytesIO) else 0
+        start = self.audio.tell() if isinstance(self.audio, _AT_HAND) else 0
         seconds = reading.duration_of(self.audio, self.take)
-        if isinstance(self.audio, BytesIO):
+        if isinstance(self.audio, _AT_HAND):
             self.audio.seek(start)
         return seconds
 
@@ -151,6 +154,7 @@ class Source:
         """Its mono samples at a rate in Hz, block by block; errors are those of :meth:`load`."""
         if isinstance(self.audio, np.ndarray):
             samples = self.load(rate)
+            self.take.check_length("the array", len(samples) / rate)
             yield AudioStream(len(samples) / rate, iter([samples]))
             return
         self._refuse_rate()

@@ -30,11 +30,27 @@ class Job:
         self._segments: list[Segment] = []
         self._error: BaseException | None = None
         self._done = False
+        self._tell: Callable[[], None] = _nothing
 
     @property
     def done(self) -> bool:
         """Whether it is over, well or not."""
         return self._done
+
+    @property
+    def finished(self) -> tuple[Segment, ...]:
+        """The segments that are finished so far; it waits for none."""
+        with self._changed:
+            return tuple(self._segments)
+
+    def listen(self, tell: Callable[[], None]) -> None:
+        """Have something called at once, after each segment and at the end, from any thread.
+
+        It is to be quick, and takes the place of an earlier one.
+        """
+        with self._changed:
+            self._tell = tell
+        tell()
 
     def cancel(self) -> None:
         """Let go of it: it stops before its next pass, between tokens where it makes tokens."""
@@ -84,11 +100,17 @@ class Job:
                 with self._changed:
                     self._segments.append(segment)
                     self._changed.notify_all()
+                self._tell()
         except BaseException as raised:  # carried over to whoever asks
             error = raised
         with self._changed:
             self._error, self._done = error, True
             self._changed.notify_all()
+        self._tell()
+
+
+def _nothing() -> None:
+    """Nobody listens."""
 
 
 class Jobs:

@@ -25,6 +25,8 @@ class TranscribeOptions(TypedDict, total=False):
             where they cancel out, with an AudioWarning.
         track: the audio track of a container, 1 the first; by default the first.
         raw: how to read a file, a pipe or bytes without a header.
+        max_seconds: the longest recording that is taken; a longer one is a TooLongError as soon as
+            that is seen, and is decoded no further.
         chunk_seconds: the longest stretch of audio for one pass, from 5 to what the model can take
             (408 the released one). By default a recording that fits in one pass is one, and longer
             ones are cut at pauses into pieces of at most 60 s.
@@ -47,6 +49,7 @@ class TranscribeOptions(TypedDict, total=False):
     channel: int | None
     track: int | None
     raw: RawFormat | None
+    max_seconds: float | None
     chunk_seconds: float | None
     word_times: bool
     vad: str
@@ -110,7 +113,8 @@ def divide(given: dict[str, Any]) -> Divided:
     if unknown:
         known = ", ".join(TranscribeOptions.__annotations__)
         raise InputTypeError(f"there is no option {min(unknown)!r}; expected some of {known}")
-    take = {name: given.pop(name) for name in ("channel", "track", "raw") if name in given}
+    of_reading = ("channel", "track", "raw", "max_seconds")
+    take = {name: given.pop(name) for name in of_reading if name in given}
     rate = given.pop("sample_rate", None)
     if "vad" in given:
         given["vad"] = Vad.of(given["vad"])

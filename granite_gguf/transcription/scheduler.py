@@ -14,7 +14,7 @@ with all others.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,11 +38,15 @@ class Scheduler:
         count: how many turns there are, each with its share of the threads.
         new_lane: makes the lane of a number with such a share, when it is first wanted; where
             there is only one turn the whole lane takes it.
+
+    Attributes:
+        passes: how many passes were computed, by how many pieces went through each.
     """
 
     def __init__(self, whole: Lane, count: int, new_lane: Callable[[int], Lane]) -> None:
         self._whole, self._count, self._new_lane = whole, count, new_lane
         self._lanes: list[Lane] = []
+        self.passes: Counter[int] = Counter()
         self._closed = False
         self.after_fork()
         tell_after_fork(self)
@@ -146,6 +150,8 @@ class Scheduler:
             for of in wish.together:
                 of.single = True
         else:
+            with self._changed:
+                self.passes[len(asked)] += 1
             for of, segment in zip(wish.together, segments, strict=True):
                 of.found, of.done = segment, True
 

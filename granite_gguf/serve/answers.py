@@ -1,0 +1,98 @@
+"""A transcript as OpenAI's clients expect it."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from math import ceil, log
+from typing import Any
+
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from granite_gguf.formats import FORMATS
+from granite_gguf.formats.cues import Shape, phrases
+from granite_gguf.serve.faults import told
+from granite_gguf.serve.form import Fields
+from granite_gguf.transcript import Segment, Transcript, Word, joined
+
+_UNKNOWN_LANGUAGE = "und"  # ISO 639 for a language that is not determined
+_PHRASE = Shape(width=84, lines=1)
+_LEAST = 1e-10  # a probability whose logarithm there is
+
+
+def answer(fields: Fields, transcript: Transcript, granularities: Sequence[str]) -> Response:
+    """In the form that was asked for."""
+    form, text = fields.response_format, transcript.text.strip()
+    if form == "text":
+        return PlainTextResponse(text + "\n")
+    if form in ("srt", "vtt"):
+        kind = "text/vtt" if form == "vtt" else "application/x-subrip"
+        return Response(
+            FORMATS[form].render("", transcript, Shape()), media_type=f"{kind}; charset=utf-8"
+        )
+    if form == "verbose_json":
+        return JSONResponse(_verbose(fields, transcript, granularities))
+    return JSONResponse({"text": text, "usage": _usage(transcript.duration)})
+
+
+async def events(segments: AsyncIterator[Segment]) -> AsyncIterator[str]:
+    """Server-sent events: what each segment adds, then the whole."""
+    texts: list[str] = []
+    said, end = "", 0.0
+    try:
+        async for segment in segments:
+            texts.append(segment.text)
+            whole = joined(texts).strip()
+            if whole != said:
+                yield _event({"type": "transcript.text.delta", "delta": whole[len(said) :]})
+            said, end = whole, segment.end
+    except Exception as error:
+        yield _event({"type": "error", **told(error).body()})
+        return
+    yield _event({"type": "transcript.text.done", "text": said, "usage": _usage(end)})
+
+
+def _event(values: dict[str, Any]) -> str:
+    return f"data: {json.dumps(values, ensure_ascii=False)}\n\n"
+
+
+def _usage(seconds: float) -> dict[str, Any]:
+    return {"type": "duration", "seconds": ceil(seconds)}
+
+
+def _verbose(
+    fields: Fields, transcript: Transcript, granularities: Sequence[str]
+) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "task": "transcribe",
+        "language": fields.language or _UNKNOWN_LANGUAGE,
+        "duration": transcript.duration,
+        "text": transcript.text.strip(),
+        "usage": _usage(transcript.duration),
+    }
+    if not granularities or "segment" in granularities:
+        values["segments"] = list(_segments(transcript.words))
+    if "word" in granularities:
+        values["words"] = [word.to_dict() for word in transcript.words]
+    return values
+
+
+def _segments(words: Sequence[Word]) -> Iterator[dict[str, Any]]:
+    """A segment for what could be a subtitle; a pass of the model may be minutes."""
+    for number, group in enumerate(phrases(words, _PHRASE)):
+        text = " ".join(word.text for word in group)
+        start, end = min(word.start for word in group), max(word.end for word in group)
+        spoken = text.encode()
+        yield {
+            "id": number,
+            "seek": round(100 * start),
+            "start": round(start, 3),
+            "end": round(end, 3),
+            "text": text,
+            "tokens": [],
+            "temperature": 0.0,
+            "avg_logprob": sum(log(max(w.probability, _LEAST)) for w in group) / len(group),
+            "compression_ratio": len(spoken) / len(zlib.compress(spoken)),
+            "no_speech_prob": 0.0,
+        }
