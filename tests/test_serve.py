@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,13 +13,15 @@ import pytest
 import soundfile
 
 import granite_gguf
-from granite_gguf import Transcript
+from granite_gguf import Segment, Transcript, Word
 from granite_gguf.demo import DEMO_MODEL, DEMO_SAMPLES
 from granite_gguf.formats import FORMATS, Shape
 
 openai = pytest.importorskip("openai")
 pytest.importorskip("fastapi")
 
+from granite_gguf.serve.answers import answer  # noqa: E402
+from granite_gguf.serve.form import Inference, Transcription, Translation, read  # noqa: E402
 from tests.serving import error_of, metric, post, serving  # noqa: E402
 
 SAMPLE = DEMO_SAMPLES[1]
@@ -133,7 +136,7 @@ def test_whisper_cpp(address: str, expected: Transcript) -> None:
     assert response.json()["text"] == expected.text.strip()
     assert response.headers["Granite-Note"] == "temperature_inc: there is one attempt"
     response = post(address, SAMPLE.read_bytes(), "/inference", translate="true")
-    assert error_of(response)["param"] == "translate"
+    assert "translates nothing" in error_of(response)["message"]
 
 
 @pytest.mark.parametrize(
@@ -142,9 +145,9 @@ def test_whisper_cpp(address: str, expected: Transcript) -> None:
         ("prompt", "names: Ada", "takes no prompt"),
         ("temperature", "0.4", "computes one answer"),
         ("temperature", "warm", "temperature is 'warm'"),
-        ("language", "zh", "knows en, fr, de, es, pt"),
-        ("hotwords", "Ada", "takes no hotwords"),
-        ("response_format", "diarized_json", "no speakers"),
+        ("language", "zh", "expected one of en, fr, de, es, pt, or none"),
+        ("hotwords", "Ada", "takes no keywords"),
+        ("response_format", "diarized_json", "tells no speakers"),
         ("response_format", "xml", "response_format is 'xml'"),
         ("include[]", "logprobs", "not told"),
         ("timestamp_granularities[]", "word", "belong to verbose_json"),
@@ -171,7 +174,7 @@ def test_other_requests(address: str) -> None:
     for response, status, says in [
         (post(address, sample, model="third"), 404, "there is no model 'third'"),
         (post(address, sample, response_format="srt", stream="true"), 400, "not streamed"),
-        (post(address, sample, "/v1/audio/translations"), 400, "does not translate"),
+        (post(address, sample, "/v1/audio/translations"), 400, "translates nothing"),
         (post(address, sample[:2000]), 400, "truncated"),
         (post(address, b""), 400, "it is empty"),
         (post(address, b"#EXTM3U\nhttp://127.0.0.1/a.ts\n"), 400, "cannot be read as audio"),
@@ -191,6 +194,32 @@ def test_other_requests(address: str) -> None:
     ]:  # fmt: skip
         assert response.status_code == status, response.text
         assert says in error_of(response)["message"]
+
+
+def test_what_autoregressive_models_are_asked() -> None:
+    items = [("hotwords", "Ada"), ("hotwords[]", "Grace"), ("prompt", "who?"), ("language", "")]
+    options = read(Transcription, [*items, ("response_format", "diarized_json")]).options(60)
+    assert options["keywords"] == ["Ada", "Grace"] and options["prompt"] == "who?"
+    assert options["speakers"] and options["word_times"] and options["max_seconds"] == 60
+    assert read(Translation, []).options(60)["task"] == "translate"
+    assert read(Inference, [("translate", "1")]).options(60)["task"] == "translate"
+    assert read(Inference, []).options(60) == {
+        "word_times": False, "vad": "energy", "chunk_seconds": None, "max_seconds": 60,
+        "task": "transcribe",
+    }  # fmt: skip
+
+
+def test_speakers() -> None:
+    said = [("good", "Speaker 1"), ("day", "Speaker 1"), ("hello", "Speaker 2")]
+    words = tuple(Word(w, n, n + 0.5, 0.9, speaker=s) for n, (w, s) in enumerate(said))
+    whole = Transcript.of([Segment(0, 0.0, 3.0, "good day hello", "", words=words)])
+    fields = read(Transcription, [("response_format", "diarized_json")])
+    found = json.loads(answer(fields, whole, ()).body)
+    assert [(s["speaker"], s["start"], s["end"], s["text"]) for s in found["segments"]] == [
+        ("Speaker 1", 0, 1.5, "good day"),
+        ("Speaker 2", 2, 2.5, "hello"),
+    ]
+    assert found["duration"] == 3 and found["text"] == "good day hello"
 
 
 def test_documentation(address: str) -> None:

@@ -31,9 +31,23 @@ def answer(fields: Fields, transcript: Transcript, granularities: Sequence[str])
         return Response(
             FORMATS[form].render("", transcript, Shape()), media_type=f"{kind}; charset=utf-8"
         )
+    values = {"text": text, "usage": _usage(transcript.duration)}
+    if form != "json":
+        values |= {
+            "task": "translate" if fields.translating else "transcribe",
+            "duration": transcript.duration,
+        }
+    if form == "diarized_json":
+        values["segments"] = list(_turns(transcript.words))
     if form == "verbose_json":
-        return JSONResponse(_verbose(fields, transcript, granularities))
-    return JSONResponse({"text": text, "usage": _usage(transcript.duration)})
+        values["language"] = fields.language or _UNKNOWN_LANGUAGE
+        if not granularities or "segment" in granularities:
+            values["segments"] = list(_segments(transcript.words))
+        if "word" in granularities:
+            values["words"] = [word.to_dict() for word in transcript.words]
+    if remarks := [remark for segment in transcript.segments for remark in segment.remarks]:
+        values["remarks"] = remarks
+    return JSONResponse(values)
 
 
 async def events(segments: AsyncIterator[Segment]) -> AsyncIterator[str]:
@@ -61,35 +75,27 @@ def _usage(seconds: float) -> dict[str, Any]:
     return {"type": "duration", "seconds": ceil(seconds)}
 
 
-def _verbose(
-    fields: Fields, transcript: Transcript, granularities: Sequence[str]
-) -> dict[str, Any]:
-    values: dict[str, Any] = {
-        "task": "transcribe",
-        "language": fields.language or _UNKNOWN_LANGUAGE,
-        "duration": transcript.duration,
-        "text": transcript.text.strip(),
-        "usage": _usage(transcript.duration),
-    }
-    if not granularities or "segment" in granularities:
-        values["segments"] = list(_segments(transcript.words))
-    if "word" in granularities:
-        values["words"] = [word.to_dict() for word in transcript.words]
-    return values
+def _phrases(words: Sequence[Word]) -> Iterator[tuple[dict[str, Any], list[Word]]]:
+    """What could be a subtitle, and its words; a pass of the model may be minutes."""
+    for group in phrases(words, _PHRASE):
+        start, end = min(word.start for word in group), max(word.end for word in group)
+        text = " ".join(word.text for word in group)
+        yield {"start": round(start, 3), "end": round(end, 3), "text": text}, group
+
+
+def _turns(words: Sequence[Word]) -> Iterator[dict[str, Any]]:
+    for number, (phrase, group) in enumerate(_phrases(words)):
+        kind = {"type": "transcript.text.segment", "id": f"seg_{number:03d}"}
+        yield {**kind, **phrase, "speaker": group[0].speaker}
 
 
 def _segments(words: Sequence[Word]) -> Iterator[dict[str, Any]]:
-    """A segment for what could be a subtitle; a pass of the model may be minutes."""
-    for number, group in enumerate(phrases(words, _PHRASE)):
-        text = " ".join(word.text for word in group)
-        start, end = min(word.start for word in group), max(word.end for word in group)
-        spoken = text.encode()
+    for number, (phrase, group) in enumerate(_phrases(words)):
+        spoken = phrase["text"].encode()
         yield {
             "id": number,
-            "seek": round(100 * start),
-            "start": round(start, 3),
-            "end": round(end, 3),
-            "text": text,
+            "seek": round(100 * phrase["start"]),
+            **phrase,
             "tokens": [],
             "temperature": 0.0,
             "avg_logprob": sum(log(max(w.probability, _LEAST)) for w in group) / len(group),

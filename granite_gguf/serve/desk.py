@@ -18,7 +18,7 @@ from starlette.responses import Response, StreamingResponse
 from granite_gguf.errors import OutOfMemoryError
 from granite_gguf.serve.answers import answer, events
 from granite_gguf.serve.faults import ApiError
-from granite_gguf.serve.form import Fields, Inference, Transcription, Translation, read
+from granite_gguf.serve.form import Fields, Inference, Transcription, read
 from granite_gguf.serve.metrics import Metrics
 from granite_gguf.serve.models import Models
 from granite_gguf.serve.settings import Settings
@@ -59,11 +59,6 @@ class Desk:
             form = await self._form(request)
         try:
             fields = read(kind, form.multi_items())
-            if isinstance(fields, Translation):
-                raise ApiError(
-                    400, "this model does not translate: use /v1/audio/transcriptions",
-                    code="unsupported_value",
-                )  # fmt: skip
             name = self._models.find(getattr(fields, "model", None))
             options = fields.options(self._settings.max_seconds)
             work = await self.begin(name, await _source(form), form.close, end, **options)

@@ -1,6 +1,7 @@
-"""The fields of a request: what they may be, and what of them this model can do.
+"""The fields of a request: what they may be, and what they ask of a model.
 
-What cannot be honoured and would change the text is refused; of what changes nothing a note tells.
+What cannot be honoured and would change the text is refused, here or by the model; of what changes
+nothing a note tells.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
 
-from granite_gguf.passes import Vad
+from granite_gguf.passes import Task, Vad
 from granite_gguf.serve.faults import ApiError
 from granite_gguf.transcription.options import TranscribeOptions
 
 HEARD = ("en", "fr", "de", "es", "pt")
-"""Languages that the non-autoregressive model was trained on."""
+"""Languages that all models of the family were trained on."""
 
 ResponseFormat = Literal["json", "text", "srt", "vtt", "verbose_json", "diarized_json"]
 
@@ -34,7 +35,9 @@ class Fields(BaseModel):
     language: str | None = Field(
         None, description=f"One of {', '.join(HEARD)}, which is only checked: {_FINDS_OUT}."
     )
-    prompt: str | None = Field(None, description="Refused: the model takes no prompt.")
+    prompt: str | None = Field(
+        None, description="An instruction in place of the model's own; for autoregressive ones."
+    )
     response_format: ResponseFormat = "json"
     temperature: float = Field(0, description="0: the model computes one answer.")
     vad: Vad = Field(
@@ -48,7 +51,7 @@ class Fields(BaseModel):
     @property
     def timed(self) -> bool:
         """Whether the answer is made of times of words."""
-        return self.response_format in ("srt", "vtt", "verbose_json")
+        return self.response_format not in ("json", "text")
 
     def options(self, max_seconds: float) -> TranscribeOptions:
         """What the model is asked for.
@@ -56,8 +59,6 @@ class Fields(BaseModel):
         Raises:
             ApiError: it cannot do that.
         """
-        if self.prompt:
-            raise _cannot("prompt", "this model takes no prompt: leave it out")
         if self.temperature != 0:
             raise _cannot(
                 "temperature",
@@ -66,17 +67,26 @@ class Fields(BaseModel):
         if self.language is not None and self.language.partition("-")[0].lower() not in HEARD:
             raise _cannot(
                 "language",
-                f"language is {self.language!r}: this model knows {', '.join(HEARD)}, and finds "
-                "out which is spoken",
+                f"language is {self.language!r}, expected one of {', '.join(HEARD)}, or none: "
+                f"{_FINDS_OUT}",
             )
-        if self.response_format == "diarized_json":
-            raise _cannot("response_format", "diarized_json: this model tells no speakers apart")
-        return {
+        options: TranscribeOptions = {
             "word_times": self.timed,
             "vad": str(self.vad),
             "chunk_seconds": self.chunk_seconds,
             "max_seconds": max_seconds,
+            "task": str(Task.TRANSLATE if self.translating else Task.TRANSCRIBE),
         }
+        if self.prompt:
+            options["prompt"] = self.prompt
+        if self.response_format == "diarized_json":
+            options["speakers"] = True
+        return options
+
+    @property
+    def translating(self) -> bool:
+        """Whether the text is to be English, whatever is spoken."""
+        return False
 
     def notes(self) -> list[str]:
         """What was taken and changes nothing."""
@@ -94,13 +104,15 @@ class Transcription(Fields):
     chunking_strategy: Any = Field(
         None, description="'auto' or a 'server_vad' without numbers: silence is left out anyway."
     )
-    hotwords: list[str] = Field([], description="Refused: the model takes none.")
+    hotwords: list[str] = Field(
+        [], description="Names that are probably said; for autoregressive models."
+    )
     include: list[str] = Field([], alias="include[]", description="Refused: no logprobs.")
 
     def options(self, max_seconds: float) -> TranscribeOptions:
         options = super().options(max_seconds)
         if any(self.hotwords):
-            raise _cannot("hotwords", "this model takes no hotwords: leave them out")
+            options["keywords"] = [word for word in self.hotwords if word]
         if any(self.include):
             raise _cannot(
                 "include[]", f"{self.include[0]!r} is not told; verbose_json has probabilities"
@@ -139,6 +151,10 @@ class Translation(Fields):
 
     model: str | None = None
 
+    @property
+    def translating(self) -> bool:
+        return True
+
 
 class Inference(Fields):
     """The fields of ``/inference``, as the clients of whisper.cpp's server send them."""
@@ -148,11 +164,13 @@ class Inference(Fields):
     no_timestamps: bool = False
 
     def options(self, max_seconds: float) -> TranscribeOptions:
-        if self.translate:
-            raise _cannot("translate", "this model does not translate")
         if self.language == "auto":
             self.language = None
         return super().options(max_seconds)
+
+    @property
+    def translating(self) -> bool:
+        return self.translate
 
     def notes(self) -> list[str]:
         more = ["temperature_inc: there is one attempt"] if self.temperature_inc else []
