@@ -53,7 +53,7 @@ ROOMS = {
     "parity": "architectures ggml model recorded spec storage",
     "reference": "recorded",
     "cli": "architectures bench bulk converters evaluation formats ggml hub model parity "
-    "passes placing quantize recorded sound storage transcript transcription",
+    "passes placing quantize recorded serve sound storage transcript transcription",
     "__main__": "cli",
 }
 MOST_FLOORS = 12
