@@ -48,6 +48,7 @@ ROOMS = {
     "quantize": "architectures ggml model sound spec storage",
     "bench": "ggml memory model placing",
     "places": "",
+    "serve": "formats model passes transcript transcription",
     "ray": "model places placing transcript transcription",
     "bulk": "places ray sound",
     "parity": "architectures ggml model recorded spec storage",
