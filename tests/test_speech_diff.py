@@ -389,6 +389,20 @@ def test_layers_are_left_out_where_there_are_none(
     assert [stage.name for stage in only] == LAYERS
 
 
+def test_a_file_that_says_nothing_of_its_own(
+    models: dict[str, Any], samples: FloatArray, tmp_path: Path
+) -> None:
+    path = rewrite(
+        reference_path("plus"),
+        tmp_path / "published.gguf",
+        keep=lambda name: name.startswith("crispasr.ref."),
+        drop=["crispasr.ref.final_text"],
+    )
+    recorded = read_reference(path)
+    assert recorded.architecture == "" and not recorded.about
+    assert not failing(models["plus"], recorded, samples)
+
+
 def test_ids_of_another_text(
     models: dict[str, Any], references: dict[str, Recorded], samples: FloatArray
 ) -> None:
