@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from granite_gguf import ModelFileError, UnsupportedModelError, load
 from granite_gguf.architectures import open_model_file
 from granite_gguf.converters import convert, convert_gguf
 from granite_gguf.quantize import Scope, quantize
+from granite_gguf.speech.llama_cpp import LlamaCppPair
+from granite_gguf.speech.spec import SPEECH
 from granite_gguf.tokenizer import load_tokenizer
 from tests.gguf_editing import rewrite
 from tests.gguf_reading import decoded, fields
@@ -429,6 +433,39 @@ def test_files_that_contradict_themselves(
 ) -> None:
     with pytest.raises(ModelFileError, match=says):
         open_model_file(transcribe_cpp(metadata=metadata, tensors=tensors))
+
+
+@pytest.mark.parametrize(("captured", "parameters"), [((), 2_313_207_132), ((3,), 2_111_878_492)])
+def test_the_released_models_have_as_many_tensors(
+    ours: dict[str, Path], captured: tuple[int, ...], parameters: int
+) -> None:
+    """Of 4.1-2b and plus, as their publishers' files and checkpoints count them."""
+    tiny = open_model_file(ours["base"]).hparams
+    h = replace(
+        tiny,
+        encoder=replace(
+            tiny.encoder, n_layers=16, d_model=1024, n_heads=8, head_dim=128, conv_dim=2048,
+            ff_dim=4096, ctc_vocab=348, self_conditioning_layer=8, captured_layers=captured,
+        ),
+        projector=replace(
+            tiny.projector, d_model=1024, n_heads=16, ff_dim=4096,
+            encoder_hidden_size=1024 * (1 + len(captured)),
+        ),
+        llm=replace(
+            tiny.llm, n_layers=40, d_model=2048, n_heads=16, n_kv_heads=4, head_dim=128,
+            ff_dim=4096, vocab_size=100_353, eos_token_id=100_257, bos_token_id=100_257,
+            pad_token_id=100_256, audio_token_index=100_352, tie_word_embeddings=bool(captured),
+        ),
+    )  # fmt: skip
+    assert SPEECH.problem(h) is None
+    specs = SPEECH.tensors(h)
+    filters = specs.pop("audio.mel_filters")
+    assert sum(prod(spec.shape) for spec in specs.values()) == parameters
+    head, window = bool(captured), 1  # a second copy of the embedding, and what nothing reads
+    assert 1 + len(specs) + head + window == 940
+    pair = [spec.name for spec in LlamaCppPair().stored_specs(h, [filters, *specs.values()])]
+    assert sum(name.startswith("a.") for name in pair) == 559
+    assert len(set(pair)) == len(pair) == 559 + 363 - head
 
 
 def test_another_architecture(crispasr: Written, tmp_path: Path) -> None:

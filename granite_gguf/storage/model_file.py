@@ -82,7 +82,9 @@ class ModelFile(Generic[H]):
         Unlike the map's, pages read so do not count as memory of the process.
         """
         if name in self.replaced:
-            return self.raw(name)[start : start + count]
+            part = self.raw(name)[start : start + count]
+            self.release(name)
+            return part
         return self.container.read(self.reader.stored_name(name), start, count)
 
     def release(self, name: str) -> None:
