@@ -40,8 +40,8 @@ STAGES = (Names.MEL, Names.ENCODER_OUTPUT, Names.PROJECTOR_OUTPUT)
 
 def record_to_audio_rows(checkpoint: Path, samples: FloatArray) -> Recorded:
     """The stages before the language model, in PyTorch."""
+    from granite_gguf.reference.recording import SPEECH_ARCHITECTURE as ARCHITECTURE
     from granite_gguf.reference.speech.pipeline import SpeechReference
-    from granite_gguf.reference.speech.recording import ARCHITECTURE
 
     reference = SpeechReference(checkpoint)
     mel = reference.mel(samples)

@@ -26,7 +26,7 @@ def reference_path(layout: str) -> Path:
 
 def torch_reference(directory: Path) -> Recorded:
     """What PyTorch computes of a checkpoint."""
-    from granite_gguf.reference.speech.recording import record_checkpoint
+    from granite_gguf.reference.recording import record_checkpoint
 
     samples = synthetic_audio(SAMPLES, AUDIO_SEED)
     recorded, _ = record_checkpoint(directory, samples, "f32", max_tokens=TOKENS)

@@ -86,7 +86,7 @@ def reference(
         raise InputError("--prompt and --max-tokens do not go with --upstream")
     started = time.monotonic()
     check_target(output, force=force)
-    module = load_reference("upstream" if upstream else "families")
+    module = load_reference("upstream" if upstream else "recording")
     found = fetch_checkpoint(checkpoint, revision, code=upstream)
     samples = read_audio(audio, _SAMPLE_RATE)
     if upstream:
