@@ -42,7 +42,7 @@ def inspect(
     size = megabytes(sum(each.data.nbytes for each in stored.files))
     stdout.print(
         f"{escape(printable(str(model.path)))}: GGUF version {stored.version}, "
-        f"dialect {model.dialect}, {len(stored.tensors)} tensors, {size}\n"
+        f"dialect {model.dialect} ({model.reader.prefix}*), {len(stored.tensors)} tensors, {size}\n"
     )
     stdout.print(_metadata_table(model))
     stdout.print(_hparams_table(model))

@@ -107,7 +107,7 @@ def _all() -> Iterator[Published]:
         yield from _of(f"handy-computer/{model}-gguf", "granite_speech", described)
     for model in ("granite-speech-4.1-2b", "granite-speech-4.1-2b-plus"):
         for kind in ("Q8_0", "Q4_K_M"):
-            text = f"{kind}, and mmproj-model-f16.gguf beside it: `convert --mmproj`"
+            text = f"{kind}, with :mmproj-model-f16.gguf as --mmproj"
             yield Published(f"ibm-granite/{model}-GGUF", kind, "granite", text)
 
 

@@ -114,9 +114,9 @@ class LlamaCppPair(Dialect[HParams]):
     def read_hparams(self, stored: Container) -> HParams:
         if stored.beside is None:
             raise UnsupportedModelError(
-                f"{stored.path}: is a Granite language model alone. Make one file of it and of "
-                "the one with encoder and projector that belongs to it: `granite-gguf convert "
-                f"{stored.path.name} --mmproj mmproj-model-f16.gguf`"
+                f"{stored.path}: is a Granite language model alone. Name the file with encoder "
+                "and projector that belongs to it, too: transcribe, inspect and convert take "
+                "--mmproj mmproj-model-f16.gguf"
             )
         fields = self.fields(stored)
         fields.require(Keys.Tokenizer.MODEL, "gpt2", optional=False)
