@@ -67,9 +67,7 @@ def run_model(path: Path, audio: Path, expected_path: Path, repeats: int) -> dic
         mel = expected["mel_spectrogram"].astype(np.float32)
         encoded = model.run_encoder(mel, frozenset({"encoder_logits"}))
         head = model.run_hypothesis_head(
-            expected["encoder_final"],
-            expected["blank_prob"],
-            frozenset({"pooled", "bpe_logits"}),
+            expected["encoder_final"], expected["blank_prob"], frozenset({"pooled", "bpe_logits"})
         )
         edited = model.run_editor(
             expected["audio_embs_for_llm"],

@@ -30,11 +30,7 @@ PUBLISHED = {
     "Q4_K --enc-f16": (0.99986, 0.999993),
     "Q4_K --quant-all": (0.929, 0.922),
 }
-_SCOPES = {
-    "Q4_K": Scope.EDITOR,
-    "Q4_K --enc-f16": Scope.ENC_F16,
-    "Q4_K --quant-all": Scope.ALL,
-}
+_SCOPES = {"Q4_K": Scope.EDITOR, "Q4_K --enc-f16": Scope.ENC_F16, "Q4_K --quant-all": Scope.ALL}
 STAGES = (Names.MEL, Names.ENCODER_OUTPUT, Names.PROJECTOR_OUTPUT)
 
 

@@ -26,11 +26,7 @@ from granite_gguf.arrays import AnyArray, FloatArray
 from granite_gguf.converters.checkpoint import CheckpointConfig, Layout
 from granite_gguf.converters.configs import read_config
 from granite_gguf.converters.dtypes import OutType, convert_values, output_type
-from granite_gguf.converters.safetensors_source import (
-    StoredTensor,
-    open_checkpoint,
-    read_tensors,
-)
+from granite_gguf.converters.safetensors_source import StoredTensor, open_checkpoint, read_tensors
 from granite_gguf.errors import CheckpointError, brief, library_errors
 from granite_gguf.files import Progress, silent
 from granite_gguf.ggml.types import F32

@@ -128,10 +128,7 @@ def read_importance(path: str | PathLike[str]) -> ImportanceMatrix:
         mean = sums / count
         columns[matrix] = np.maximum(mean, np.float32(_FLOOR) * mean.mean())
     return ImportanceMatrix(
-        columns=columns,
-        datasets=_datasets(container),
-        chunks=_chunks(container),
-        path=Path(path),
+        columns=columns, datasets=_datasets(container), chunks=_chunks(container), path=Path(path)
     )
 
 

@@ -109,10 +109,7 @@ FAULTS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "encoder block 3 weight": (flip("enc.blk.2.ff1_up.weight"), ENCODER - set(LAYERS[:2])),
     "encoder last norm": (flip("enc.blk.3.post_norm.weight"), ENCODER - set(LAYERS[:3])),
     "keys and values of block 2": (swap_keys_and_values(1), ENCODER - {LAYERS[0]}),
-    "self-conditioning a layer early": (
-        key("enc.self_conditioning_layer", 1, U32),
-        ENCODER,
-    ),
+    "self-conditioning a layer early": (key("enc.self_conditioning_layer", 1, U32), ENCODER),
     "self-conditioning a layer late": (
         key("enc.self_conditioning_layer", 3, U32),
         ENCODER - {LAYERS[0]},
@@ -273,10 +270,7 @@ def test_a_projector_output_of_whole_tokens(
     recorded = recordings[LAYOUT]
     cut = {**recorded.arrays, "projector_output": recorded.arrays["projector_output"][:30]}
     (result,) = diff_model(
-        models[LAYOUT],
-        replace(recorded, arrays=cut),
-        samples,
-        stages=["projector_output"],
+        models[LAYOUT], replace(recorded, arrays=cut), samples, stages=["projector_output"]
     )
     assert result.passed
 

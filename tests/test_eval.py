@@ -14,12 +14,7 @@ import soundfile
 from granite_gguf import InputError, MissingExtraError, Model, OutputError
 from granite_gguf.cli import app
 from granite_gguf.evaluation.manifest import Item, read_items
-from granite_gguf.evaluation.results import (
-    Result,
-    ResultsFile,
-    read_results,
-    read_transcripts,
-)
+from granite_gguf.evaluation.results import Result, ResultsFile, read_results, read_transcripts
 from granite_gguf.evaluation.scoring import Scorer
 from tests.commands import assert_refused, run, shown_in
 from tests.signals import synthetic_audio

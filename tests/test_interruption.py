@@ -142,8 +142,7 @@ def test_no_room_for_a_transcript(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(
-    not hasattr(os, "geteuid") or os.geteuid() != 0,
-    reason="only root can become another user",
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another user"
 )
 def test_a_folder_of_another_user(f32_files: dict[str, Path], tmp_path: Path) -> None:
     """Root may write everywhere, so the command runs as nobody."""

@@ -193,10 +193,7 @@ def test_kinds_of_steps_are_planned_once(
 
 
 def test_a_cache_that_does_not_fit_is_refused(
-    model: Language,
-    expected: dict[str, AnyArray],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    model: Language, expected: dict[str, AnyArray], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """And the next text is said all the same."""
     with monkeypatch.context() as patch:

@@ -76,11 +76,7 @@ V2 = "sys/fs/cgroup/"
     ],
 )
 def test_the_least_of_all_limits_counts(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    files: dict[str, str],
-    free_mb: int,
-    where: str,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], free_mb: int, where: str
 ) -> None:
     monkeypatch.setattr(memory, "ROOT", system(tmp_path, files))
     room = host_room()

@@ -125,8 +125,7 @@ def test_default_touches_the_editor_only(small: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scope", "kind"),
-    [(Scope.ENC_F16, "F16"), (Scope.ENC_BF16, "BF16"), (Scope.ENC_Q8, "Q8_0")],
+    ("scope", "kind"), [(Scope.ENC_F16, "F16"), (Scope.ENC_BF16, "BF16"), (Scope.ENC_Q8, "Q8_0")]
 )
 def test_encoder_scopes_reach_convolutions_and_projector(
     small: Path, tmp_path: Path, scope: Scope, kind: str

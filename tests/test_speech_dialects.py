@@ -193,11 +193,9 @@ def test_crispasr_files_become_ours(
     )
     assert (
         result.layout.value
-        == {
-            "base": "granite_speech",
-            "plus": "granite_speech_plus",
-            "lora": "granite_speech_lora",
-        }[layout]
+        == {"base": "granite_speech", "plus": "granite_speech_plus", "lora": "granite_speech_lora"}[
+            layout
+        ]
     )
     assert fields(result.path)["general.name"] == gguf.Metadata.id_to_title(theirs.stem)
     with pytest.raises(UnsupportedModelError, match="is a granite_speech file already"):

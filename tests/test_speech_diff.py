@@ -149,11 +149,7 @@ FAULTS: dict[str, tuple[str, dict[str, Any], set[str]]] = {
     "a capture early": ("plus", key("proj.cat_layers", "2", STRING), {"encoder_output"}),
     "a capture late": ("plus", key("proj.cat_layers", "4", STRING), {"encoder_output"}),
     "projector query": ("base", flip("proj.query"), {"projector_output"}),
-    "layer norm epsilon": (
-        "base",
-        key("proj.layer_norm_eps", 1e-2, FLOAT),
-        {"projector_output"},
-    ),
+    "layer norm epsilon": ("base", key("proj.layer_norm_eps", 1e-2, FLOAT), {"projector_output"}),
     "embedding multiplier": ("base", key("llm.embedding_multiplier", 1.0, FLOAT), LANGUAGE),
     "attention scale": ("base", key("llm.attention_multiplier", 0.25, FLOAT), LANGUAGE),
     "rotary base": ("base", key("llm.rope_theta", 100.0, FLOAT), LANGUAGE),

@@ -37,9 +37,7 @@ def learn_merges(
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = split
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary.bpe,
-        initial_alphabet=list(BYTE_LETTERS.values()),
-        show_progress=False,
+        vocab_size=vocabulary.bpe, initial_alphabet=list(BYTE_LETTERS.values()), show_progress=False
     )
     rng = random.Random(SEED)
     tokenizer.train_from_iterator((sentence(rng).text for _ in range(SENTENCES)), trainer)

@@ -19,14 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from granite_gguf.errors import InputError, brief
-from granite_gguf.places import (
-    absolute,
-    address,
-    file_system,
-    import_extra,
-    is_address,
-    reaching,
-)
+from granite_gguf.places import absolute, address, file_system, import_extra, is_address, reaching
 from granite_gguf.sound.reading import AUDIO_SUFFIXES, recordings_of
 
 pa = import_extra("pyarrow")

@@ -99,11 +99,7 @@ def ray_running(cpus: int) -> Iterator[None]:
             handler.setLevel(logging.CRITICAL)
     here: dict[str, Any] = {}
     if not os.environ.get("RAY_ADDRESS"):
-        here = {
-            "num_cpus": cpus,
-            "object_store_memory": STORE_BYTES,
-            "include_dashboard": False,
-        }
+        here = {"num_cpus": cpus, "object_store_memory": STORE_BYTES, "include_dashboard": False}
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **here)
     except Exception as error:

@@ -21,13 +21,7 @@ from granite_gguf.evaluation.report import report_values
 from granite_gguf.evaluation.results import ResultsFile
 from granite_gguf.evaluation.run import Dataset, read_dataset, score_each
 from granite_gguf.evaluation.scoring import Scorer, Scoring
-from granite_gguf.evaluation.systems import (
-    Systems,
-    aligned,
-    rescored,
-    results_files,
-    unique_names,
-)
+from granite_gguf.evaluation.systems import Systems, aligned, rescored, results_files, unique_names
 from granite_gguf.evaluation.tables import as_markdown, as_text
 from granite_gguf.files import check_target
 from granite_gguf.model import Model, load

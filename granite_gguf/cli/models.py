@@ -23,9 +23,7 @@ from granite_gguf.storage.keys import Keys
 CachedFile = tuple[Snapshot, HubFile]
 
 
-def models(
-    as_json: AsJson = False,
-) -> None:
+def models(as_json: AsJson = False) -> None:
     """List the published models that are known, and those in the Hub's cache.
 
     Names are what `-m` takes. Sizes are those that the publishers state. Asks

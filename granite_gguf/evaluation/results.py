@@ -62,11 +62,7 @@ class ResultsFile:
 
     def __init__(self, path: Path | None, model: Path, dataset: str) -> None:
         self.path = path
-        self._is_of = {
-            "dataset": dataset,
-            "model": model.name,
-            "model_identity": identity(model),
-        }
+        self._is_of = {"dataset": dataset, "model": model.name, "model_identity": identity(model)}
         self._known: dict[str, Line] = {}
         if path is not None:
             self._open(path)

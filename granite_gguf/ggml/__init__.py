@@ -8,12 +8,7 @@ from granite_gguf.ggml import openmp as _openmp  # first, for it is what loads g
 from granite_gguf.ggml.buffers import Packings, WeightBuffer
 from granite_gguf.ggml.devices import DeviceInfo, default_threads, list_devices
 from granite_gguf.ggml.graph import Graph
-from granite_gguf.ggml.observe import (
-    Observed,
-    ProductShape,
-    observe_inputs,
-    observe_products,
-)
+from granite_gguf.ggml.observe import Observed, ProductShape, observe_inputs, observe_products
 from granite_gguf.ggml.operations import (
     concat,
     depthwise_conv,

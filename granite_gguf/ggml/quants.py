@@ -20,9 +20,7 @@ def _floats(array: FloatArray) -> Any:
 
 
 def encode_rows(
-    kind: GGMLType,
-    rows: FloatArray,
-    importance: FloatArray | None = None,
+    kind: GGMLType, rows: FloatArray, importance: FloatArray | None = None
 ) -> npt.NDArray[np.uint8]:
     """Encode ``(n, width)`` finite float32 numbers; returns ``(n, bytes of a row)``.
 

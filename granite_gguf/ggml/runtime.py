@@ -196,10 +196,7 @@ class Runtime(Closing):
                     wait([running])
 
     def _compute(
-        self,
-        graph: Graph,
-        inputs: Mapping[str, npt.NDArray[Any]],
-        readers: Mapping[str, Reader],
+        self, graph: Graph, inputs: Mapping[str, npt.NDArray[Any]], readers: Mapping[str, Reader]
     ) -> dict[str, Any]:
         try:
             self._plan(self.scheduler, graph)
@@ -301,9 +298,7 @@ class KeptGraph(Closing):
             self._stack, self._scheduler = stack.pop_all(), scheduler
 
     def run(
-        self,
-        inputs: Mapping[str, npt.NDArray[Any]],
-        readers: Mapping[str, Reader] | None = None,
+        self, inputs: Mapping[str, npt.NDArray[Any]], readers: Mapping[str, Reader] | None = None
     ) -> dict[str, Any]:
         """Run it once more, as :meth:`Runtime.compute` does."""
         _check_names(self._graph, inputs)

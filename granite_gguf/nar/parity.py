@@ -127,10 +127,7 @@ def record(model: Stages, samples: FloatArray) -> Recorded:
         architecture=model.file.format.name,
         arrays={name: array for name, array in arrays.items() if array.size},
         ids={Names.TEXT_IDS: text_ids},
-        texts={
-            Names.CTC_TEXT: model.detokenize(tokens),
-            Names.FINAL_TEXT: model.detokenize(final),
-        },
+        texts={Names.CTC_TEXT: model.detokenize(tokens), Names.FINAL_TEXT: model.detokenize(final)},
     )
 
 
@@ -259,9 +256,5 @@ class IsolatedStages:
 
 
 NAR_PARITY = Parity(
-    table=table,
-    widths=widths,
-    problems=problems,
-    record=record,
-    run=IsolatedStages,
+    table=table, widths=widths, problems=problems, record=record, run=IsolatedStages
 )

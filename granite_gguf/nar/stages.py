@@ -86,10 +86,7 @@ class Stages(SharedStages[HParams]):
         return in_kind(captured, Rows.of(tokens))
 
     def run_editor(
-        self,
-        audio_tokens: AnyArray | Rows,
-        text_ids: Batch,
-        taps: frozenset[str] = NO_TAPS,
+        self, audio_tokens: AnyArray | Rows, text_ids: Batch, taps: frozenset[str] = NO_TAPS
     ) -> TokenResult[Batch]:
         """Best ids ``(n,)`` for text ids ``(n,)`` with slots, given audio tokens ``(A, 2048)``.
 

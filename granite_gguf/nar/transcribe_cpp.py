@@ -15,11 +15,7 @@ from granite_gguf.spec.names import NameTable
 from granite_gguf.spec.parameters import Shapes
 from granite_gguf.storage.container import Container
 from granite_gguf.storage.dialects.transcribe_cpp.common import FORM, FRONT_END, TranscribeCpp
-from granite_gguf.storage.dialects.transcribe_cpp.names import (
-    ENCODER_BLOCK,
-    GRANITE_BLOCK,
-    TOP,
-)
+from granite_gguf.storage.dialects.transcribe_cpp.names import ENCODER_BLOCK, GRANITE_BLOCK, TOP
 
 _ROOT = "stt.granite_nar."
 _ENCODER, _PROJECTOR, _TEXT = _ROOT + "encoder.", _ROOT + "projector.", _ROOT + "text."
@@ -66,10 +62,7 @@ class TranscribeCppNar(TranscribeCpp[HParams]):
     format = NAR
     names = _NAMES
     splits: ClassVar = {"granite": "dbrx"}
-    only = (
-        (_TEXT + "hidden_act", "silu", False),
-        (_TEXT + "tie_word_embeddings", True, True),
-    )
+    only = ((_TEXT + "hidden_act", "silu", False), (_TEXT + "tie_word_embeddings", True, True))
 
     def read_fields(self, fields: MetadataFields, shapes: Shapes) -> HParams:
         encoder, projector = fields.under(_ENCODER), fields.under(_PROJECTOR)

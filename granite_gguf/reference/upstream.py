@@ -43,10 +43,7 @@ _MODULES = {
         *("llm.model.embed_tokens", "language_model.model.embed_tokens"),
         "language_model.embed_tokens",
     ),
-    "editor": (
-        *("llm.model.layers.0", "language_model.model.layers.0"),
-        "language_model.layers.0",
-    ),
+    "editor": (*("llm.model.layers.0", "language_model.model.layers.0"), "language_model.layers.0"),
     "norm": ("llm.model.norm", "language_model.model.norm", "language_model.norm"),
 }
 _METHODS = ("transcribe", "generate", "__call__")

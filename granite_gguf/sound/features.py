@@ -92,10 +92,7 @@ def log_mel(
 
 
 def _mel_power(
-    f: FrontEnd,
-    filters: npt.NDArray[np.float32],
-    samples: npt.NDArray[np.float32],
-    frames: int,
+    f: FrontEnd, filters: npt.NDArray[np.float32], samples: npt.NDArray[np.float32], frames: int
 ) -> npt.NDArray[np.float32]:
     padded = np.pad(samples, f.n_fft // 2, mode="reflect")
     windows = np.lib.stride_tricks.sliding_window_view(padded, f.n_fft)[:: f.hop_length][:frames]

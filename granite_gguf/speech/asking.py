@@ -35,10 +35,7 @@ _SYSTEM = (
     "Knowledge Cutoff Date: April 2024.\nToday's Date: {}.\n"
     "You are Granite, developed by IBM. You are a helpful AI assistant"
 )
-_SYSTEMS = {
-    "plus": _SYSTEM.format("December 19, 2024"),
-    "3.x": _SYSTEM.format("April 9, 2025"),
-}
+_SYSTEMS = {"plus": _SYSTEM.format("December 19, 2024"), "3.x": _SYSTEM.format("April 9, 2025")}
 
 
 def language_name(wanted: str) -> str:

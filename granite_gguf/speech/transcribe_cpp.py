@@ -34,11 +34,7 @@ from granite_gguf.storage.dialects.transcribe_cpp.common import (
     TranscribeCpp,
     values,
 )
-from granite_gguf.storage.dialects.transcribe_cpp.names import (
-    ENCODER_BLOCK,
-    GRANITE_BLOCK,
-    TOP,
-)
+from granite_gguf.storage.dialects.transcribe_cpp.names import ENCODER_BLOCK, GRANITE_BLOCK, TOP
 from granite_gguf.storage.keys import Keys
 
 _ROOT = "stt.granite."

@@ -127,12 +127,7 @@ class Jobs:
         self._crew = _Crew()
 
     def submit(
-        self,
-        source: Source,
-        options: Options,
-        *,
-        deadline: float | None = None,
-        wait: bool = True,
+        self, source: Source, options: Options, *, deadline: float | None = None, wait: bool = True
     ) -> Job:
         """Begin with a recording.
 
@@ -196,9 +191,7 @@ class _Crew:
 
 
 def _serve(
-    work: Callable[[], None] | None,
-    queue: SimpleQueue[Callable[[], None] | None],
-    idle: Semaphore,
+    work: Callable[[], None] | None, queue: SimpleQueue[Callable[[], None] | None], idle: Semaphore
 ) -> None:
     while work is not None:
         work()

@@ -44,11 +44,7 @@ def header(path: Path) -> bytes:
 
 def readers() -> list[Callable[[Path], Any]]:
     """Everything that opens a GGUF file."""
-    return [
-        lambda path: load_tokenizer(open_model_file(path)),
-        read_reference,
-        read_importance,
-    ]
+    return [lambda path: load_tokenizer(open_model_file(path)), read_reference, read_importance]
 
 
 def fuzz(folder: Path) -> None:

@@ -109,8 +109,7 @@ def test_half_precision_leaves_the_front_end_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("layout", "text", "slots"),
-    [("nle", " ", 8), ("granite_speech_nar", "", 8), ("native", "", 1)],
+    ("layout", "text", "slots"), [("nle", " ", 8), ("granite_speech_nar", "", 8), ("native", "", 1)]
 )
 def test_nothing_recognised(layout: Layout, text: str, slots: int) -> None:
     made = only_blanks(layout)

@@ -7,13 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from granite_gguf.reference.config import CheckpointError, FrontEndConfig
-from granite_gguf.reference.sections import (
-    Section,
-    check_captured,
-    conformer,
-    granite,
-    read_json,
-)
+from granite_gguf.reference.sections import Section, check_captured, conformer, granite, read_json
 from granite_gguf.reference.speech.config import (
     LanguageConfig,
     QFormerConfig,
