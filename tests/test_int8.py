@@ -139,13 +139,26 @@ def test_any_number_of_columns(runtime: Runtime, kernel: str, columns: int) -> N
 
 
 @kernels
+@pytest.mark.parametrize("kind", [*FACTORS, *FLOATS])
+def test_few_columns_have_the_bits_of_many(runtime: Runtime, kernel: str, kind: str) -> None:
+    """So that a token checked beside others is the one that it would be alone."""
+    stored = stored_weight(kind, 45, 768)
+    x = np.random.default_rng(0).standard_normal((50, 768), dtype=np.float32)
+    many = multiply(runtime, kernel, kind, stored, x)
+    for columns in (1, 2, 3, 5, 6, 8, 12, 13):
+        few = multiply(runtime, kernel, kind, stored, x[:columns])
+        np.testing.assert_array_equal(few, many[:columns])
+
+
+@kernels
 @pytest.mark.parametrize("kind", ["Q8_0", "Q5_1", "Q4_0", "F32", "F16", "BF16"])
 @pytest.mark.parametrize("width", [32, 96, 352])
+@pytest.mark.parametrize("columns", [9, 30])
 def test_widths_that_are_no_whole_span(
-    runtime: Runtime, kernel: str, kind: str, width: int
+    runtime: Runtime, kernel: str, kind: str, width: int, columns: int
 ) -> None:
     stored = stored_weight(kind, 40, width)
-    x = np.random.default_rng(width).standard_normal((9, width), dtype=np.float32)
+    x = np.random.default_rng(width).standard_normal((columns, width), dtype=np.float32)
     check(multiply(runtime, kernel, kind, stored, x), decoded(kind, stored), x)
 
 
@@ -225,11 +238,12 @@ def test_numbers_below_the_normal_ones_count_as_zeros(runtime: Runtime, kernel: 
 @kernels
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_K", "Q6_K", "Q2_K", "F16"])
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("columns", [5, 40])
 def test_numbers_that_are_not_finite_stay_so(
-    runtime: Runtime, kernel: str, kind: str, number: float
+    runtime: Runtime, kernel: str, kind: str, number: float, columns: int
 ) -> None:
     stored = stored_weight(kind, 40, 256)
-    x = np.random.default_rng(0).standard_normal((20, 256), dtype=np.float32)
+    x = np.random.default_rng(0).standard_normal((columns, 256), dtype=np.float32)
     x[3, 5] = number
     y = multiply(runtime, kernel, kind, stored, x)
     assert not np.isfinite(y[3]).any()

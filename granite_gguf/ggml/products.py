@@ -22,6 +22,7 @@ from granite_gguf.ggml.types import BLOCK_SIZES, F32, GGMLType
 _ACTIVATIONS = {Activation.NONE: 0, Activation.GATE: 1, Activation.SILU: 2}  # as in job.h
 
 _GENERIC = "generic"
+_MANY = 1 << 20  # columns
 
 
 class _Job(ctypes.Structure):
@@ -43,7 +44,7 @@ class _Job(ctypes.Structure):
             (name, ctypes.c_int64)
             for name in (
                 *("packing", "pack_columns", "pack_numbers", "packed_bytes", "parts"),
-                *("panel_rows", "panel_bytes", "step_columns", "fetches"),
+                *("panel_rows", "panel_bytes", "step_columns", "fetches", "direct"),
                 *("panels_together", "all_packed_bytes", "room_bytes"),
             )
         ),
@@ -63,7 +64,7 @@ def _library() -> Any:
             library.kernels_name.restype = library.kernels_words.restype = ctypes.c_char_p
             for of_one in (library.kernels_name, library.kernels_words, library.kernels_available):
                 of_one.argtypes = [number]
-            library.kernels_takes.argtypes = [number, number, number]
+            library.kernels_takes.argtypes = [number, number, number, number]
             library.kernels_plan.argtypes = [number, ctypes.POINTER(_Job)]
             if library.kernels_job_bytes() != ctypes.sizeof(_Job):
                 raise ImportError(
@@ -143,10 +144,12 @@ class Products:
         else:
             raise ValueError(f"no kernel {first!r} here; there are: {', '.join(names) or 'none'}")
 
-    def kernel(self, kind: GGMLType) -> str | None:
-        """The name of the kernel for weights of a type, or None."""
-        takes = (n for n in self._names if _library().kernels_takes(_table()[n], kind, self._exact))
-        return next(takes, None)
+    def kernel(self, kind: GGMLType, columns: int = _MANY) -> str | None:
+        """The name of the kernel for weights of a type and so many columns, or None."""
+        for name in self._names:
+            if _library().kernels_takes(_table()[name], kind, self._exact, columns):
+                return name
+        return None
 
     def multiply(
         self,
@@ -203,7 +206,7 @@ class Products:
         )
         traits = c.ggml_get_type_traits(int(weight.type)).contents
         job.to_float = ctypes.cast(traits.to_float, ctypes.c_void_p)
-        kernel = self.kernel(weight.type)
+        kernel = self.kernel(weight.type, shape.columns)
         check(kernel is not None, "multiply by no kernel", weight)
         _library().kernels_plan(_table()[str(kernel)], ctypes.byref(job))
         packed = _pack(x, shape, str(kernel), job)

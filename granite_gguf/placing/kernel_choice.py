@@ -8,6 +8,11 @@ What a kernel rounds besides the weight's own type: of quantized weights, those 
 products round activations to 8 bits, 32 numbers with a scale of their own (ggml's kernels do
 so too, for the K types with one scale for 256); the bfloat16 ones decoded weights and
 activations to bfloat16, F32 and F16 in two parts.
+
+What is chosen here is for many columns. Few ones, as of a token that is decoded or a draft that
+is checked, are multiplied with rows as they lie in the file, without a panel: each kernel plans
+that by type and columns, and the sums are the same bit for bit. Where there are tiles, such
+products go to the next kernel of the table.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@
 int64_t kernels_count(void);
 const char *kernels_name(int64_t index);
 int kernels_available(int64_t index);
-int kernels_takes(int64_t index, int64_t type, int64_t exact);
+int kernels_takes(int64_t index, int64_t type, int64_t exact, int64_t columns);
 void kernels_plan(int64_t index, Job *job);
 void kernels_pack(void *result, int thread, int threads, const Job *job);
 void kernels_multiply(void *result, int thread, int threads, const Job *job);
@@ -76,7 +76,7 @@ int main(int count, char **words) {
         .activation = told[8], .active_from = told[9], .exact = told[10],
         .batches = 1, .inner = 1, .group = 1, .x_stride = 4 * told[1], .threads = THREADS,
     };
-    if (!kernels_takes(kernel, job.weight_type, job.exact)) {
+    if (!kernels_takes(kernel, job.weight_type, job.exact, job.columns)) {
         fail("it does not take the type");
     }
     kernels_plan(kernel, &job);

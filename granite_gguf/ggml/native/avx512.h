@@ -49,6 +49,46 @@ AVX512_INLINE void transpose(__m512i r[16]) {
     }
 }
 
+/* 64 bytes of each of 16 rows: lane n of the results is row n's. */
+AVX512_INLINE void take_words(const char *from, const int64_t *offsets, __m512 words[16]) {
+    __m512i rows[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) {
+        rows[i] = _mm512_loadu_si512(from + offsets[i]);
+    }
+    transpose(rows);
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) {
+        words[i] = _mm512_castsi512_ps(rows[i]);
+    }
+}
+
+/* 64 bytes of each of 8 rows, numbers of 2 bytes: of column n, n + 8, ... one after another. */
+AVX512_INLINE void take_halves(const char *from, const int64_t *offsets, __m512i columns[8]) {
+    __m512i r[8], t[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+        r[i] = _mm512_loadu_si512(from + offsets[i]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm512_unpacklo_epi16(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi16(r[i], r[i + 1]);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 8; i += 4) {
+        r[i] = _mm512_unpacklo_epi32(t[i], t[i + 2]);
+        r[i + 1] = _mm512_unpackhi_epi32(t[i], t[i + 2]);
+        r[i + 2] = _mm512_unpacklo_epi32(t[i + 1], t[i + 3]);
+        r[i + 3] = _mm512_unpackhi_epi32(t[i + 1], t[i + 3]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        columns[2 * i] = _mm512_unpacklo_epi64(r[i], r[i + 4]);
+        columns[2 * i + 1] = _mm512_unpackhi_epi64(r[i], r[i + 4]);
+    }
+}
+
 /* To about 2e-7 of itself; NaN stays NaN. */
 AVX512_INLINE __m512 exponential(__m512 x) {
     const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);

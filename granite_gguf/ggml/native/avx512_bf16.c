@@ -14,15 +14,38 @@
 /* Of a panel, multiplied with so many blocks of 16 columns in registers. */
 enum { ROWS = 8, BLOCKS = 3 };
 
+#define TARGET VECTOR
+#define FLOATS __m512
+#define LANES 16
+#define FEW 12
+#define TAKE(type, from, offsets, words) take_words(from, offsets, words)
+#define TAKEN_BYTES 64
+#define TAKEN(type) ((void)(type), 16)
+#define SPREAD_WORD(from) _mm512_set1_ps(*(const float *)(const void *)(from))
+#define ADD_PRODUCT(a, b, sum) _mm512_dpbf16_ps(sum, (__m512bh)(b), (__m512bh)(a))
+#define PUT_ROWS put_rows_512
+
+#include "few.h"
+
+FEW_OF(few_pairs, BF16)
+
+static void few(const Job *job, const Step *step, int64_t rows) {
+    few_pairs(job, step, rows, blocks_of(job->width, 2));
+}
+
 static int available(void) { return x86_has(X86_AVX512 | X86_AVX512_BF16); }
 
 /* In two parts, longer floats would take three products; the fused multiply-add takes two. */
-static int takes(int64_t type, int64_t exact) { return !exact || (type != F32 && type != F16); }
+static int takes(int64_t type, int64_t exact, int64_t columns) {
+    (void)columns;
+    return !exact || (type != F32 && type != F16);
+}
 
 static void plan(Job *job) {
     bfloat16_plan(job, 1);
     job->step_columns = BLOCKS * TILE_COLUMNS;
     job->fetches = PANEL_ROWS / ROWS * blocks_of(job->width, TILE_NUMBERS);
+    job->direct = job->weight_type == BF16 && job->columns <= FEW;
 }
 
 /* Some rows of a panel times some blocks of x; sums go to tiles of [32 rows][16 columns]. */
@@ -96,7 +119,7 @@ VECTOR static void multiply(const Job *job, const Step *step) {
 const Kernel avx512_bf16 = {
     .name = "avx512-bf16", .words = "bfloat16 products of AVX-512", .available = available,
     .takes = takes, .plan = plan, .pack = bfloat16_pack, .decode = bfloat16_decode,
-    .multiply = multiply,
+    .multiply = multiply, .few = few,
 };
 
 #else

@@ -40,16 +40,58 @@ AVX512 static void pack_columns(const Job *job, const char *x, int64_t column, i
     }
 }
 
+#define FLOATS __m512
+#define FEW 12
+#define TAKE take
+#define TAKEN_BYTES 64
+#define TAKEN(type) ((type) == F32 ? 16 : 32)
+#define SPREAD_WORD(from) _mm512_set1_ps(*(const float *)(const void *)(from))
+#define ADD_PRODUCT _mm512_fmadd_ps
+#define PUT_ROWS put_rows_512
+
+/* 16 numbers of 2 bytes become floats. */
+AVX512_INLINE __m512 widened(const int type, __m256i numbers) {
+    return type == F16
+               ? _mm512_cvtph_ps(numbers)
+               : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(numbers), 16));
+}
+
+AVX512_INLINE void take(const int type, const char *from, const int64_t *offsets, __m512 *words) {
+    if (type == F32) {
+        take_words(from, offsets, words);
+        return;
+    }
+    __m512i columns[2][8]; /* of rows 0 to 7 and 8 to 15: 8 numbers of columns i, 8 + i, ... */
+    take_halves(from, offsets, columns[0]);
+    take_halves(from, offsets + 8, columns[1]);
+    const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+    const __m512i second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+        const __m512i a = _mm512_permutex2var_epi64(columns[0][i], first, columns[1][i]);
+        const __m512i b = _mm512_permutex2var_epi64(columns[0][i], second, columns[1][i]);
+        words[i] = widened(type, _mm512_castsi512_si256(a));
+        words[i + 8] = widened(type, _mm512_extracti64x4_epi64(a, 1));
+        words[i + 16] = widened(type, _mm512_castsi512_si256(b));
+        words[i + 24] = widened(type, _mm512_extracti64x4_epi64(b, 1));
+    }
+}
+
+#include "few.h"
+
+FEW_FLOATS
+
 static int available(void) { return x86_has(X86_AVX512); }
 
-static int takes(int64_t type, int64_t exact) {
-    (void)type, (void)exact;
+static int takes(int64_t type, int64_t exact, int64_t columns) {
+    (void)type, (void)exact, (void)columns;
     return 1;
 }
 
 const Kernel avx512_fma = {
     .name = "avx512-fma", .words = "float32 products of AVX-512", .available = available,
-    .takes = takes, .plan = plan, .pack = PACK, .decode = decode, .multiply = multiply,
+    .takes = takes, .plan = plan_few, .pack = PACK, .decode = decode, .multiply = multiply,
+    .few = few,
 };
 
 #else

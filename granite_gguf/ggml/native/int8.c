@@ -22,7 +22,8 @@ int64_t int8_group_bytes(int64_t type) {
     return INT8_ROWS * (INT8_GROUP + 4 * lines);
 }
 
-int int8_takes(int64_t type, int64_t exact) {
+int int8_takes(int64_t type, int64_t exact, int64_t columns) {
+    (void)columns;
     switch (type) {
     case F32: case F16: case BF16: return !exact;
     case Q8_0: case Q6_K: case Q5_K: case Q4_K: case Q3_K: case Q2_K: case Q5_1: case Q5_0:
@@ -43,12 +44,19 @@ void int8_plan(Job *job) {
     job->panel_bytes = groups * int8_group_bytes(job->weight_type);
     job->step_columns = INT8_COLUMNS;
     job->fetches = 0; /* decoding does it */
+    job->direct = job->columns <= INT8_FEW;
 }
 
 void int8_fetch(const char *from, const char *end) {
     for (; from < end; from += 64) {
         __builtin_prefetch(from, 0, 2);
     }
+}
+
+void int8_leave_out(Int8Activations *to, int64_t column) {
+    memset(to->numbers[column], 0, sizeof to->numbers[column]);
+    to->sums[column][0] = to->sums[column][1] = 0;
+    to->scales[column] = to->offsets[column] = 0;
 }
 
 #ifdef HAS_X86
@@ -105,11 +113,13 @@ AVX2 void int8_pack(const Job *job, const char *x, int64_t column, int64_t start
         const int there = column + c < job->columns;
         const float *row = (const float *)(const void *)(x + (column + c) * job->x_stride);
         for (int64_t k = start; k < end; k += INT8_GROUP, to++) {
-            if (there && end - k >= INT8_GROUP) {
+            if (!there) {
+                int8_leave_out(to, c);
+            } else if (end - k >= INT8_GROUP) {
                 pack_group(row + k, to, c);
             } else {
                 float padded[INT8_GROUP] = {0};
-                memcpy(padded, row + k, there ? (size_t)(end - k) * sizeof *padded : 0);
+                memcpy(padded, row + k, (size_t)(end - k) * sizeof *padded);
                 pack_group(padded, to, c);
             }
         }

@@ -19,6 +19,7 @@
 #include "job.h"
 
 enum { INT8_GROUP = 32, INT8_ROWS = 32, INT8_COLUMNS = 6, INT8_SPAN = 256 };
+enum { INT8_FEW = 12 }; /* columns, at most, that rows are multiplied with as they lie */
 
 typedef struct {
     int8_t numbers[INT8_COLUMNS][INT8_GROUP];
@@ -35,9 +36,12 @@ typedef struct {
 int64_t int8_group_bytes(int64_t type);
 
 /* Whether a type is decoded here; floats are rounded, which `exact` forbids. */
-int int8_takes(int64_t type, int64_t exact);
+int int8_takes(int64_t type, int64_t exact, int64_t columns);
 void int8_plan(Job *job);
 void int8_pack(const Job *job, const char *x, int64_t column, int64_t start, char *packed);
+
+/* A column that x has not: zeros. */
+void int8_leave_out(Int8Activations *to, int64_t column);
 
 /* Has lines of memory fetched. */
 void int8_fetch(const char *from, const char *end);

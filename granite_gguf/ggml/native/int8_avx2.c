@@ -60,6 +60,8 @@ AVX2_INLINE __m256i look_up(__m256i bytes) {
     _mm256_set1_epi32((int)((uint32_t)(uint16_t)(first) | (uint32_t)(uint16_t)(second) << 16))
 #define ADD_PAIRS _mm256_madd_epi16
 #define LOAD _mm256_load_ps
+#define STORE _mm256_store_ps
+#define DECODE avx2_int8_decode_span
 #define PUT_ROWS put_rows_256
 #define TO_FLOATS _mm256_cvtepi32_ps
 #define MULTIPLY _mm256_mul_ps
@@ -154,6 +156,7 @@ const Kernel avx_vnni = {
     .pack = int8_pack,
     .decode = avx2_int8_decode,
     .multiply = avx_vnni_multiply,
+    .few = avx_vnni_few,
 };
 
 const Kernel avx2_int8 = {
@@ -165,6 +168,7 @@ const Kernel avx2_int8 = {
     .pack = int8_pack,
     .decode = avx2_int8_decode,
     .multiply = avx2_int8_multiply,
+    .few = avx2_int8_few,
 };
 
 #else

@@ -53,6 +53,8 @@ AVX512_INLINE __m512i look_up(__m512i bytes) {
     _mm512_set1_epi32((int)((uint32_t)(uint16_t)(first) | (uint32_t)(uint16_t)(second) << 16))
 #define ADD_PAIRS _mm512_madd_epi16
 #define LOAD _mm512_load_ps
+#define STORE _mm512_store_ps
+#define DECODE avx512_vnni_decode_span
 #define PUT_ROWS put_rows_512
 #define TO_FLOATS _mm512_cvtepi32_ps
 #define MULTIPLY _mm512_mul_ps
@@ -93,6 +95,7 @@ const Kernel avx512_vnni = {
     .pack = int8_pack,
     .decode = avx512_vnni_decode,
     .multiply = avx512_vnni_multiply,
+    .few = avx512_vnni_few,
 };
 
 #else

@@ -331,12 +331,14 @@ static OF(_block) OF(_block_of)(int64_t type) {
     }
 }
 
-TARGET static int64_t OF(_decode)(const Job *job, const char *rows, int64_t count, char *panel) {
+/* Numbers `start` to `end`, which are whole spans but at the end of a row. */
+TARGET static void OF(_decode_span)(const Job *job, const char *rows, int64_t count, int64_t start,
+                                    int64_t end, char *panel) {
     const OF(_block) block = OF(_block_of)(job->weight_type);
     const int64_t numbers = at_least(job->block_numbers, INT8_GROUP);
     const int64_t bytes = numbers / job->block_numbers * job->block_bytes;
     const int64_t span = INT8_SPAN / job->block_numbers * job->block_bytes;
-    const int64_t step = int8_group_bytes(job->weight_type), whole = job->width / numbers * numbers;
+    const int64_t step = int8_group_bytes(job->weight_type), whole = end / numbers * numbers;
     for (int64_t first = 0; first < INT8_ROWS && first < count; first += LANES) {
         /* Where there are no more rows, the last one stands in for them. */
         int64_t offsets[LANES], padded[LANES];
@@ -344,9 +346,9 @@ TARGET static int64_t OF(_decode)(const Job *job, const char *rows, int64_t coun
             offsets[i] = at_most(first + i, count - 1) * job->row_bytes;
             padded[i] = i * 4 * INT8_GROUP;
         }
-        const char *from = rows;
+        const char *from = rows + start / INT8_SPAN * span;
         char *to = panel + 4 * first;
-        for (int64_t k = 0; k < whole; k += numbers, from += bytes) {
+        for (int64_t k = start; k < whole; k += numbers, from += bytes) {
             if (k % INT8_SPAN == 0) {
                 const char *next = rows + (INT8_ROWS + first) * job->row_bytes;
                 int8_fetch(next + LANES * (from - rows), next + LANES * (from - rows + span));
@@ -354,15 +356,19 @@ TARGET static int64_t OF(_decode)(const Job *job, const char *rows, int64_t coun
             block(from, offsets, to, step);
             to += numbers / INT8_GROUP * step;
         }
-        if (whole < job->width) {
+        if (whole < end) {
             char tail[LANES * 4 * INT8_GROUP] = {0};
             for (int64_t i = 0; i < LANES; i++) {
                 memcpy(tail + padded[i], from + offsets[i],
-                       (size_t)((job->width - whole) * job->block_bytes));
+                       (size_t)((end - whole) * job->block_bytes));
             }
             block(tail, padded, to, step);
         }
     }
+}
+
+TARGET static int64_t OF(_decode)(const Job *job, const char *rows, int64_t count, char *panel) {
+    OF(_decode_span)(job, rows, count, 0, job->width, panel);
     return 0;
 }
 

@@ -8,7 +8,8 @@
  * multiplies them with all of x, so that decoding costs little and nothing is kept.
  *
  * A kernel is a row of the table in table.c, which divides the work; the row knows how x and a panel
- * lie in memory and multiplies them. Nothing here depends on Python or on ggml's headers: the places
+ * lie in memory and multiplies them. With few columns, what is read of the weight takes the time: a
+ * kernel may then multiply rows as they come. Nothing here depends on Python or on ggml's headers: the places
  * of a tensor's fields are given.
  */
 
@@ -66,6 +67,7 @@ typedef struct {
     int64_t panel_bytes;
     int64_t step_columns;      /* of y, multiplied with a panel at a time */
     int64_t fetches;           /* times that such a step calls `fetch` */
+    int64_t direct;            /* whether rows are multiplied by `few`, without a panel */
     /* Planned from these by the table. */
     int64_t panels_together;   /* that a thread decodes before it multiplies them with all of x */
     int64_t all_packed_bytes;
@@ -100,8 +102,8 @@ struct Kernel {
     const char *name;
     const char *words; /* what it is, for people */
     int (*available)(void);
-    /* Whether it multiplies with weights of a type; `exact` as in a job. */
-    int (*takes)(int64_t type, int64_t exact);
+    /* Whether it multiplies weights of a type with so many columns; `exact` as in a job. */
+    int (*takes)(int64_t type, int64_t exact, int64_t columns);
     /* Fills in what the kernel plans. */
     void (*plan)(Job *job);
     /* Packs `pack_numbers` numbers of `pack_columns` columns of one x, from these on; what x has not
@@ -111,6 +113,9 @@ struct Kernel {
     int64_t (*decode)(const Job *job, const char *rows, int64_t count, char *panel);
     /* Writes panel_rows x step_columns numbers of y, what lies outside left out. */
     void (*multiply)(const Job *job, const Step *step);
+    /* Writes some rows of y, of all columns; the rows of the weight lie at `panel` as in the file.
+     * NULL where no job is planned to be direct. */
+    void (*few)(const Job *job, const Step *step, int64_t rows);
     /* Around a thread's work, or NULL. */
     void (*begin)(Saved *saved);
     void (*end)(const Saved *saved);

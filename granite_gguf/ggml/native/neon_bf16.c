@@ -19,7 +19,10 @@ enum { DEEP = 4, PANEL_ROWS = 32, COLUMNS = 8, ROWS = 8, SPAN = 256 };
 static int available(void) { return arm_has(ARM_BF16); }
 
 /* In two parts, longer floats would take three products. */
-static int takes(int64_t type, int64_t exact) { return !exact || (type != F32 && type != F16); }
+static int takes(int64_t type, int64_t exact, int64_t columns) {
+    (void)columns;
+    return !exact || (type != F32 && type != F16);
+}
 
 static void plan(Job *job) {
     const int64_t depth = blocks_of(job->width, DEEP);

@@ -14,8 +14,8 @@
 
 static int available(void) { return 1; }
 
-static int takes(int64_t type, int64_t exact) {
-    (void)type, (void)exact;
+static int takes(int64_t type, int64_t exact, int64_t columns) {
+    (void)type, (void)exact, (void)columns;
     return 1;
 }
 

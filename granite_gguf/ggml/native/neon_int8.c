@@ -89,10 +89,12 @@ static void pack(const Job *job, const char *x, int64_t column, int64_t start, c
         const int there = column + c < job->columns;
         const float *row = (const float *)(const void *)(x + (column + c) * job->x_stride);
         for (int64_t k = start; k < end; k += INT8_GROUP, to++) {
-            float numbers[INT8_GROUP] = {0};
-            if (there) {
-                memcpy(numbers, row + k, (size_t)at_most(INT8_GROUP, end - k) * sizeof *numbers);
+            if (!there) {
+                int8_leave_out(to, c);
+                continue;
             }
+            float numbers[INT8_GROUP] = {0};
+            memcpy(numbers, row + k, (size_t)at_most(INT8_GROUP, end - k) * sizeof *numbers);
             pack_group(numbers, to, c);
         }
     }
@@ -120,6 +122,8 @@ NEON_INLINE int32x4_t spread_word(const void *from) {
     vdupq_n_s32((int32_t)((uint32_t)(uint16_t)(first) | (uint32_t)(uint16_t)(second) << 16))
 #define ADD_PAIRS add_pairs
 #define LOAD vld1q_f32
+#define STORE vst1q_f32
+#define DECODE neon_int8_decode_span
 #define PUT_ROWS put_rows_neon
 #define TO_FLOATS vcvtq_f32_s32
 #define MULTIPLY vmulq_f32
@@ -181,12 +185,14 @@ const Kernel neon_dotprod = {
     .name = "neon-dotprod", .words = "int8 by dot products of NEON",
     .available = dotprod_available, .takes = int8_takes, .plan = int8_plan, .pack = pack,
     .decode = neon_int8_decode, .multiply = neon_dotprod_multiply,
+    .few = neon_dotprod_few,
 };
 
 const Kernel neon_i8mm = {
     .name = "neon-i8mm", .words = "int8 by the mixed dot products of NEON",
     .available = i8mm_available, .takes = int8_takes, .plan = int8_plan, .pack = pack,
     .decode = neon_int8_decode, .multiply = neon_i8mm_multiply,
+    .few = neon_i8mm_few,
 };
 
 #else

@@ -53,13 +53,14 @@ const char *kernels_words(int64_t index) { return table[index]->words; }
 
 int kernels_available(int64_t index) { return table[index]->available(); }
 
-int kernels_takes(int64_t index, int64_t type, int64_t exact) {
-    return table[index]->takes(type, exact);
+int kernels_takes(int64_t index, int64_t type, int64_t exact, int64_t columns) {
+    return table[index]->takes(type, exact, columns);
 }
 
 /* Plans what the caller has not told; the structure may move afterwards. */
 void kernels_plan(int64_t index, Job *job) {
     job->kernel = table[index];
+    job->direct = 0;
     job->kernel->plan(job);
     job->panel_bytes = blocks_of(job->panel_bytes, ALIGNMENT) * ALIGNMENT;
     job->packed_bytes = blocks_of(job->packed_bytes, ALIGNMENT) * ALIGNMENT;
@@ -69,7 +70,10 @@ void kernels_plan(int64_t index, Job *job) {
         const int64_t share = blocks_of(job->rows, job->panel_rows * job->threads);
         job->panels_together = at_least(1, at_most(share, PANELS_BYTES / job->panel_bytes));
     }
-    job->room_bytes = ALIGNMENT + job->threads * job->panels_together * job->panel_bytes;
+    job->room_bytes = ALIGNMENT;
+    if (!job->direct) {
+        job->room_bytes += job->threads * job->panels_together * job->panel_bytes;
+    }
 }
 
 static char *data_of(const Job *job, const void *tensor) {
@@ -103,6 +107,15 @@ void kernels_pack(void *result, int thread, int threads, const Job *job) {
 static void multiply_panels(const Job *job, const char *weight, const float *bias,
                             const char *packed, float *y, char *room, int64_t first, int64_t end) {
     const Kernel *kernel = job->kernel;
+    if (job->direct) {
+        const int64_t row = first * job->panel_rows;
+        const Step step = {
+            .panel = weight + row * job->row_bytes, .packed = packed, .bias = bias, .y = y,
+            .row = row,
+        };
+        kernel->few(job, &step, at_most(end * job->panel_rows, job->rows) - row);
+        return;
+    }
     const int64_t steps = blocks_of(job->columns, job->step_columns);
     const int64_t last_row = at_most(end * job->panel_rows, job->rows);
     for (; first < end; first += job->panels_together) {
