@@ -34,13 +34,9 @@ from granite_gguf.cli import (
 from granite_gguf.cli.console import print_error, print_note, print_result
 from granite_gguf.cli.faults import describe_fault
 from granite_gguf.cli.inputs import dash_hint
+from granite_gguf.cli.leaving import EXIT_FAULT, EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USAGE
 from granite_gguf.cli.streams import escaped_note, finish_stdout, prepare_stdout
 from granite_gguf.errors import GraniteError, OutputError
-
-EXIT_USAGE = 2
-EXIT_FAULT = 70
-EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
 
 # The errors of the parser that typer brings; it gives a name to none but this subclass.
 _Usage: type[typer.BadParameter] = typer.BadParameter.__mro__[2]

@@ -13,6 +13,7 @@ import typer
 from granite_gguf import passes
 from granite_gguf.cli import wishes
 from granite_gguf.cli.console import counting_progress, print_note
+from granite_gguf.cli.leaving import EXIT_FAILED
 from granite_gguf.cli.model_names import local_model
 from granite_gguf.cli.options import ChunkSeconds, Kernels, ModelOrDemo, Precision, Vad, WordTimes
 from granite_gguf.demo import DEMO_MODEL, DEMO_NOTE
@@ -168,7 +169,7 @@ def bulk(
         results.settle()
     _tell(summary, time.perf_counter() - started)
     if summary.failed:
-        raise typer.Exit(1)
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _tell(summary: Summary, seconds: float) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from granite_gguf.cli.console import print_note, print_result
+from granite_gguf.cli.leaving import EXIT_FAILED
 from granite_gguf.cli.model_names import local_model
 from granite_gguf.cli.options import OUTPUT, AsJson, Device, Force, Kernels, Threads
 from granite_gguf.errors import ComparisonError, InputError, printable
@@ -117,7 +118,7 @@ def diff(
         plot(results, plot_file, force=force)
         print_note(f"{plot_file}: drawn")
     if not all(stage.passed for result in results.values() for stage in result):
-        raise typer.Exit(1)
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _split(text: str) -> list[str]:

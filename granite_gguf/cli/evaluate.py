@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from granite_gguf.cli.console import counting_progress, print_error, print_note, print_result
+from granite_gguf.cli.leaving import EXIT_FAILED
 from granite_gguf.cli.model_names import local_model
 from granite_gguf.cli.options import MODEL_HELP, MODEL_VARIABLE, AsJson, Device, Kernels, Threads
 from granite_gguf.errors import InputError
@@ -169,7 +170,7 @@ def evaluate(
     else:
         print_result(as_text(report))
     if any(found["mean"]["failed"] for found in report["models"]):
-        raise typer.Exit(1)
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _groups(text: str | None) -> list[str]:

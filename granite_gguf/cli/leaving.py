@@ -1,4 +1,4 @@
-"""Ends the process while another thread computes."""
+"""With what codes the process ends, and its end while another thread computes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ import sys
 from typing import NoReturn
 
 from granite_gguf.cli.console import print_error
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_FAULT = 70
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 
 
 def leave(code: int) -> NoReturn:

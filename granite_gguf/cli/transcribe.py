@@ -15,7 +15,7 @@ from granite_gguf.cli import wishes
 from granite_gguf.cli.console import kernel_lines, print_note
 from granite_gguf.cli.inputs import Recording, find_recordings, parse_shard, raw_format_of
 from granite_gguf.cli.job import Job, check_failures_file, write_failures
-from granite_gguf.cli.leaving import leave
+from granite_gguf.cli.leaving import EXIT_FAILED, EXIT_INTERRUPTED, leave
 from granite_gguf.cli.model_names import local_mmproj, local_model
 from granite_gguf.cli.options import (
     INPUT,
@@ -42,9 +42,6 @@ from granite_gguf.placing import kernel_choice
 from granite_gguf.sound.reading import Selection
 from granite_gguf.sound.sndfile import RAW_FORMATS
 from granite_gguf.transcription.options import wish_of
-
-EXIT_FAILED = 1
-EXIT_INTERRUPTED = 130
 
 _input = partial(typer.Option, rich_help_panel=INPUT, show_default=False)
 _output = partial(typer.Option, rich_help_panel=OUTPUT, show_default=False)
