@@ -192,8 +192,8 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.open.append(tag)
-        if tag == "audio":
-            self.sources.append(dict(attributes)["src"])
+        if tag == "a":
+            self.sources.append(dict(attributes)["href"])
         assert tag != "b", "a transcript became markup"
 
     def handle_endtag(self, tag: str) -> None:

@@ -27,37 +27,43 @@ Rates = NDArray[np.float64]
 
 
 def drawn_rates(
-    systems: Sequence[Sequence[Edits]], blocks: Sequence[Hashable], *, seed: Sequence[int]
+    edits: Sequence[Edits], blocks: Sequence[Hashable], *, seed: Sequence[int]
 ) -> Rates | None:
-    """Word error rates of several systems on the same draws of a set.
+    """Word error rates of a system on draws of a set.
 
     Args:
-        systems: of each, the word edits of every recording, in the same order.
+        edits: the word edits of every recording.
         blocks: for every recording whose it is; recordings of the same block are drawn together.
-        seed: of numpy's default generator.
+        seed: of numpy's default generator. Of the same blocks it gives the same draws, so that the
+            rates of two systems are pairs.
 
     Returns:
-        ``(systems, DRAWS)``; None where nothing can be said: of fewer than two blocks, and where
-        so little is expected that nothing is in one of the draws.
+        ``(DRAWS,)``; None where nothing can be said: of fewer than two blocks, and where so little
+        is expected that nothing is in one of the draws.
     """
     keys = {block: index for index, block in enumerate(dict.fromkeys(blocks))}
     if len(keys) < 2:
         return None
-    counts = np.zeros((2, len(systems), len(keys)), np.int64)
-    for system, edits in enumerate(systems):
-        for block, edit in zip(blocks, edits, strict=True):
-            counts[:, system, keys[block]] += edit.errors, edit.units
+    errors, units = np.zeros((2, len(keys)), np.int64)
+    for block, edit in zip(blocks, edits, strict=True):
+        errors[keys[block]] += edit.errors
+        units[keys[block]] += edit.units
     random = np.random.default_rng(list(seed))
-    rates = np.empty((len(systems), DRAWS))
+    rates = np.empty(DRAWS)
     step = max(1, _AT_ONCE // len(keys))
     for start in range(0, DRAWS, step):
         draws = random.integers(0, len(keys), (min(step, DRAWS - start), len(keys)))
-        for system in range(len(systems)):
-            errors, units = (counts[kind, system][draws].sum(axis=1) for kind in (0, 1))
-            if not units.all():
-                return None
-            rates[system, start : start + step] = errors / units
+        expected = units[draws].sum(axis=1)
+        if not expected.all():
+            return None
+        rates[start : start + step] = errors[draws].sum(axis=1) / expected
     return rates
+
+
+def mean_rates(sets: Sequence[Rates | None]) -> Rates | None:
+    """Means over the sets, draw by draw ``(DRAWS,)``; None where there is nothing of one."""
+    known = [rates for rates in sets if rates is not None]
+    return np.mean(known, axis=0) if len(known) == len(sets) else None
 
 
 def interval(rates: Rates) -> tuple[float, float]:

@@ -85,13 +85,22 @@ class Evaluation:
             groups.setdefault(GROUPS[by](row) or "unknown", []).append(row)
         return {name: replace(self, rows=rows, left_out=0) for name, rows in groups.items()}
 
+    def drawn(self, seed: Sequence[int]) -> Rates | None:
+        """Values of ``wer`` on draws of the recordings, or of speakers where these are known."""
+        edits = [row.score.words for row in self.rows]
+        blocks: list[Hashable] = [
+            ("speaker", row.item.speaker) if row.item.speaker else index
+            for index, row in enumerate(self.rows)
+        ]
+        return drawn_rates(edits, blocks, seed=seed)
+
     def interval(self, *, seed: int = 0) -> tuple[float, float] | None:
         """The 95 % confidence interval of ``wer`` by bootstrap; None of fewer than two blocks.
 
         See :mod:`granite_gguf.evaluation.bootstrap`.
         """
-        rates = drawn([self], seed=(seed, 0))
-        return None if rates is None else interval(rates[0])
+        rates = self.drawn((seed, 0))
+        return None if rates is None else interval(rates)
 
 
 def length_group(seconds: float | None) -> str | None:
@@ -122,16 +131,6 @@ def _by_length(rows: Sequence[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: row.result.duration or 0.0)
 
 
-def drawn(systems: Sequence[Evaluation], *, seed: Sequence[int]) -> Rates | None:
-    """Rates of several systems on the same draws of a set ``(systems, DRAWS)``, if there can be."""
-    edits = [[row.score.words for row in system.rows] for system in systems]
-    blocks: list[Hashable] = [
-        ("speaker", row.item.speaker) if row.item.speaker else index
-        for index, row in enumerate(systems[0].rows)
-    ]
-    return drawn_rates(edits, blocks, seed=seed)
-
-
 def over_sets(sets: Sequence[Evaluation]) -> Figures:
     """Of a model over several sets: the plain means of the rates, the sums of everything else."""
     rows = [row for one in sets for row in one.rows]
@@ -140,21 +139,6 @@ def over_sets(sets: Sequence[Evaluation]) -> Figures:
         rates = [one.total()[name] for one in sets]
         found[name] = None if None in rates else float(np.mean(rates))
     return found
-
-
-def drawn_means(systems: Sequence[Sequence[Evaluation]], *, seed: int = 0) -> Rates | None:
-    """Means over the sets on the same draws ``(systems, DRAWS)``; None where a set has too few.
-
-    Args:
-        systems: of each, its evaluations of the same sets, with the recordings in the same order.
-        seed: of the draws; each set has its own.
-    """
-    rates = [
-        drawn(one_set, seed=(seed, index))
-        for index, one_set in enumerate(zip(*systems, strict=True))
-    ]
-    known = [drawing for drawing in rates if drawing is not None]
-    return np.mean(known, axis=0) if known and len(known) == len(rates) else None
 
 
 def total_rate(evaluation: Evaluation) -> float:

@@ -110,7 +110,8 @@ def _recording(row: Row, model: str, dataset: str, folder: Path, scorer: Scorer)
         f"<tr data-errors={words.errors + bool(result.error)}>"
         f"<th scope=row><span class=name>{_text(item.name)}</span>"
         f"<small>{_text(about)}</small>"
-        f'<audio controls preload=none src="{source}" aria-label="{_text(item.name)}"></audio></th>'
+        f'<a class=listen href="{source}" aria-label="listen to {_text(item.name)}">▶ listen</a>'
+        "</th>"
         f"<td>{_text(model)}</td><td>{_text(dataset)}</td>{cells}"
         f"<td class=texts>{error}<dl><dt>expected</dt><dd>{_text(expected)}</dd>"
         f"<dt>found</dt><dd>{_text(found)}</dd><dt>scored</dt>"

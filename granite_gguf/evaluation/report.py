@@ -7,11 +7,10 @@ from dataclasses import asdict
 
 import numpy as np
 
-from granite_gguf.evaluation.bootstrap import compare, interval
+from granite_gguf.evaluation.bootstrap import Rates, compare, interval, mean_rates
 from granite_gguf.evaluation.figures import (
     Evaluation,
     Figures,
-    drawn_means,
     over_sets,
     total_rate,
 )
@@ -34,6 +33,12 @@ def report_values(
         seed: of the draws of the bootstrap.
     """
     first, *others = systems
+    # Each set has draws of its own, and all models the same ones.
+    rates = {
+        name: [one.drawn((seed, index)) for index, one in enumerate(sets)]
+        for name, sets in systems.items()
+    }
+    means = {name: mean_rates(of_sets) for name, of_sets in rates.items()}
     return {
         "scoring": systems[first][0].versions,
         "models": [
@@ -42,40 +47,43 @@ def report_values(
                 "sets": [
                     {
                         "set": one.dataset,
-                        "total": _total(one, seed),
-                        "by": {
-                            kind: {
-                                name: _total(group, seed)
-                                for name, group in one.groups(kind).items()
-                            }
-                            for kind in by
-                        },
+                        "total": _with_interval(one.total(), drawn),
+                        "by": {kind: _groups(one, kind, seed) for kind in by},
                         "files": one.files(),
                     }
-                    for one in sets
+                    for one, drawn in zip(sets, rates[name], strict=True)
                 ],
-                "mean": {**over_sets(sets), "wer_interval": _mean_interval(sets, seed)},
+                "mean": _with_interval(over_sets(sets), means[name]),
             }
             for name, sets in systems.items()
         ],
-        "comparisons": [_paired(systems, first, other, seed) for other in others]
-        if compared
-        else [],
+        "comparisons": [
+            {
+                "model": other,
+                "against": first,
+                "difference": _mean(systems[other]) - _mean(systems[first]),
+                "bootstrap": _compared(means[first], means[other]),
+            }
+            for other in others
+            if compared
+        ],
     }
 
 
-def _total(evaluation: Evaluation, seed: int) -> Figures:
-    return {**evaluation.total(), "wer_interval": evaluation.interval(seed=seed)}
+def _groups(evaluation: Evaluation, kind: str, seed: int) -> dict[str, Figures]:
+    return {
+        name: _with_interval(group.total(), group.drawn((seed, 0)))
+        for name, group in evaluation.groups(kind).items()
+    }
 
 
-def _mean_interval(sets: Sequence[Evaluation], seed: int) -> tuple[float, float] | None:
-    rates = drawn_means([sets], seed=seed)
-    return None if rates is None else interval(rates[0])
+def _with_interval(figures: Figures, drawn: Rates | None) -> Figures:
+    return {**figures, "wer_interval": None if drawn is None else interval(drawn)}
 
 
-def _paired(systems: Systems, first: str, other: str, seed: int) -> Figures:
-    pairs = zip(systems[first], systems[other], strict=True)
-    difference = float(np.mean([total_rate(two) - total_rate(one) for one, two in pairs]))
-    rates = drawn_means([systems[first], systems[other]], seed=seed)
-    found = None if rates is None else asdict(compare(rates[0], rates[1]))
-    return {"model": other, "against": first, "difference": difference, "bootstrap": found}
+def _mean(sets: Sequence[Evaluation]) -> float:
+    return float(np.mean([total_rate(one) for one in sets]))
+
+
+def _compared(first: Rates | None, other: Rates | None) -> Figures | None:
+    return None if first is None or other is None else asdict(compare(first, other))

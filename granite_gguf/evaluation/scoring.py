@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -98,6 +99,7 @@ class Scorer:
             choices = ", ".join(repr(rule.value) for rule in Scoring)
             raise InputError(f"scoring is {scoring!r}, expected one of {choices}") from None
         self._kaldialign = _load("kaldialign")
+        self._normalised = cache(self._normalise)  # a text is looked at several times
         self._merges = self.scoring is Scoring.LEADERBOARD
         if self.scoring is not Scoring.PLAIN:
             self._english = _load("whisper_normalizer.english").EnglishTextNormalizer()
@@ -118,8 +120,11 @@ class Scorer:
 
     def normalise(self, text: str, language: str) -> str:
         """A text as it is compared."""
+        return self._normalised(text, language.lower())
+
+    def _normalise(self, text: str, language: str) -> str:
         if self.scoring is not Scoring.PLAIN:
-            text = (self._english if language.lower() in ENGLISH else self._basic)(text)
+            text = (self._english if language in ENGLISH else self._basic)(text)
         return " ".join(text.split())
 
     def ignores(self, expected: str, language: str) -> bool:

@@ -115,7 +115,8 @@ def _in_order_of(first: Evaluation, other: Evaluation) -> Evaluation:
             f"{first.dataset}: {first.model} and {other.model} have results of other recordings or "
             "against other texts, and cannot be set side by side"
         )
-    return replace(other, rows=[rows[row.item.name] for row in first.rows])
+    in_order = [replace(rows[row.item.name], item=row.item) for row in first.rows]
+    return replace(other, rows=in_order)
 
 
 def _check_unique(names: Sequence[str], problem: str) -> None:
