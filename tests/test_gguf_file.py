@@ -13,11 +13,14 @@ import pytest
 import granite_gguf
 from granite_gguf import ModelFileError, UnsupportedModelError
 from granite_gguf.architectures import open_model_file
+from granite_gguf.converters import convert_gguf
 from granite_gguf.nar.spec import NAR
 from granite_gguf.sound.features import mel_filters
 from granite_gguf.spec.hparams import FrontEnd
 from granite_gguf.storage.dialects.own import Own, hparams_metadata
 from tests.gguf_editing import rewrite
+from tests.gguf_reading import decoded
+from tests.gguf_reading import fields as metadata
 from tests.parity import assert_same_rows
 from tests.signals import synthetic_audio
 
@@ -99,6 +102,22 @@ def test_pointwise_convolutions_as_matrices(f32_files: dict[str, Path], tmp_path
     audio = synthetic_audio(32_000, seed=5)
     with granite_gguf.load(flat) as a, granite_gguf.load(f32_files["nle"]) as b:
         assert a.transcribe(audio).text == b.transcribe(audio).text
+
+
+def test_published_form_converts_to_ours(
+    published: Path, f32_files: dict[str, Path], tmp_path: Path
+) -> None:
+    """What the file leaves out is said; what only the checkpoint knows is not made up."""
+    made = convert_gguf(published, tmp_path / "m.gguf").path
+    expected, found = metadata(f32_files["nle"]), metadata(made)
+    own = {key for key in expected if key.startswith(("granite_nle.", "tokenizer."))}
+    assert own - found.keys() == {"tokenizer.huggingface.json", "tokenizer.ggml.token_type"}
+    for key in own & found.keys():
+        assert found[key] == expected[key], key
+    tensors = decoded(f32_files["nle"])
+    assert {name: values.tobytes() for name, values in decoded(made).items()} == {
+        name: values.tobytes() for name, values in tensors.items()
+    }
 
 
 def published_small(name: str, array: Any) -> gguf.GGMLQuantizationType | None:

@@ -17,13 +17,15 @@ from granite_gguf import Model, ModelFileError, UnsupportedModelError, load
 from granite_gguf.architectures import open_model_file
 from granite_gguf.converters import convert, convert_gguf
 from granite_gguf.demo import DEMO_SAMPLES
-from granite_gguf.errors import InputError
+from granite_gguf.errors import GraniteError, InputError
 from granite_gguf.quantize import quantize
 from granite_gguf.tokenizer import load_tokenizer
 from tests.commands import run
+from tests.fuzzing.fuzz_targets import check_message
 from tests.gguf_reading import decoded, fields
 from tests.signals import synthetic_audio
 from tests.support.dialect_file import GGML, Kind, read_safetensors, write_dialect_file
+from tests.support.gguf_mutator import mutate, take_apart
 from tests.support.make_speech_checkpoint import make_speech_checkpoint
 from tests.support.speech_files import llama_cpp_audio, llama_cpp_audio_type, llama_cpp_text
 
@@ -304,6 +306,27 @@ def test_the_wrong_file_of_two(
     for path in (text, mmproj):
         with pytest.raises(InputError, match="is the source itself"):
             convert_gguf(text, path, mmproj=mmproj, force=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [0, 1])
+def test_damaged_pairs_are_refused_or_converted(
+    which: int, write: Callable[..., Pair], tmp_path: Path
+) -> None:
+    pair = write()
+    sound, damaged = take_apart(pair[which]), tmp_path / "damaged.gguf"
+    seen = set()
+    for seed in range(30):
+        damaged.unlink(missing_ok=True)
+        damaged.write_bytes(mutate(sound, seed)[0])
+        parts = (damaged, pair[1]) if which == 0 else (pair[0], damaged)
+        try:
+            convert_gguf(parts[0], tmp_path / "m.gguf", mmproj=parts[1], force=True)
+            seen.add("converted")
+        except GraniteError as error:
+            check_message(error)
+            seen.add("refused")
+    assert seen == {"refused", "converted"}
 
 
 @pytest.mark.slow
