@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -149,7 +150,7 @@ def test_whisper_cpp(address: str, expected: Transcript) -> None:
         ("hotwords", "Ada", "takes no keywords"),
         ("response_format", "diarized_json", "tells no speakers"),
         ("response_format", "xml", "response_format is 'xml'"),
-        ("include[]", "logprobs", "not told"),
+        ("include[]", "logprobs", "include is 'logprobs'"),
         ("timestamp_granularities[]", "word", "belong to verbose_json"),
         ("timestamp_granularities[]", "letter", "is 'letter'"),
         ("chunking_strategy", "{not json", "expected 'auto'"),
@@ -196,6 +197,23 @@ def test_other_requests(address: str) -> None:
         assert says in error_of(response)["message"]
 
 
+def test_a_video(address: str, tmp_path: Path) -> None:
+    """Through FFmpeg's libraries, from memory and from a temporary file."""
+    av = pytest.importorskip("av")
+    samples, rate = soundfile.read(SAMPLE, dtype="int16")
+    for count in (1, 8):
+        video = io.BytesIO()
+        with av.open(video, "w", format="matroska") as container:
+            stream = container.add_stream("pcm_s16le", rate=rate, layout="mono")
+            frame = av.AudioFrame.from_ndarray(np.tile(samples, count)[None], "s16", "mono")
+            frame.rate = rate
+            for packet in [*stream.encode(frame), *stream.encode(None)]:
+                container.mux(packet)
+        response = post(address, video.getvalue())
+        assert response.status_code == 200, response.text
+        assert "a meeting at midnight" in response.json()["text"]
+
+
 def test_what_autoregressive_models_are_asked() -> None:
     items = [("hotwords", "Ada"), ("hotwords[]", "Grace"), ("prompt", "who?"), ("language", "")]
     options = read(Transcription, [*items, ("response_format", "diarized_json")]).options(60)
@@ -214,7 +232,7 @@ def test_speakers() -> None:
     words = tuple(Word(w, n, n + 0.5, 0.9, speaker=s) for n, (w, s) in enumerate(said))
     whole = Transcript.of([Segment(0, 0.0, 3.0, "good day hello", "", words=words)])
     fields = read(Transcription, [("response_format", "diarized_json")])
-    found = json.loads(answer(fields, whole, ()).body)
+    found = json.loads(answer(fields, whole).body)
     assert [(s["speaker"], s["start"], s["end"], s["text"]) for s in found["segments"]] == [
         ("Speaker 1", 0, 1.5, "good day"),
         ("Speaker 2", 2, 2.5, "hello"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from math import ceil, log
 from typing import Any
 
@@ -21,16 +21,14 @@ _PHRASE = Shape(width=84, lines=1)
 _LEAST = 1e-10  # a probability whose logarithm there is
 
 
-def answer(fields: Fields, transcript: Transcript, granularities: Sequence[str]) -> Response:
+def answer(fields: Fields, transcript: Transcript) -> Response:
     """In the form that was asked for."""
     form, text = fields.response_format, transcript.text.strip()
     if form == "text":
         return PlainTextResponse(text + "\n")
     if form in ("srt", "vtt"):
         kind = "text/vtt" if form == "vtt" else "application/x-subrip"
-        return Response(
-            FORMATS[form].render("", transcript, Shape()), media_type=f"{kind}; charset=utf-8"
-        )
+        return Response(_subtitles(form, transcript), media_type=f"{kind}; charset=utf-8")
     values = {"text": text, "usage": _usage(transcript.duration)}
     if form != "json":
         values |= {
@@ -41,34 +39,56 @@ def answer(fields: Fields, transcript: Transcript, granularities: Sequence[str])
         values["segments"] = list(_turns(transcript.words))
     if form == "verbose_json":
         values["language"] = fields.language or _UNKNOWN_LANGUAGE
-        if not granularities or "segment" in granularities:
+        if "segment" in fields.granularities:
             values["segments"] = list(_segments(transcript.words))
-        if "word" in granularities:
-            values["words"] = [word.to_dict() for word in transcript.words]
+        if "word" in fields.granularities:
+            values["words"] = _words(transcript.words)
+        values |= _included(fields, transcript)
     if remarks := [remark for segment in transcript.segments for remark in segment.remarks]:
         values["remarks"] = remarks
     return JSONResponse(values)
 
 
-async def events(segments: AsyncIterator[Segment]) -> AsyncIterator[str]:
-    """Server-sent events: what each segment adds, then the whole."""
-    texts: list[str] = []
-    said, end = "", 0.0
+async def events(fields: Fields, segments: AsyncIterator[Segment]) -> AsyncIterator[str]:
+    """Server-sent events: what each segment adds, then the whole. Words where they are timed."""
+    found: list[Segment] = []
+    said = ""
     try:
         async for segment in segments:
-            texts.append(segment.text)
-            whole = joined(texts).strip()
-            if whole != said:
-                yield _event({"type": "transcript.text.delta", "delta": whole[len(said) :]})
-            said, end = whole, segment.end
+            found.append(segment)
+            whole = joined(part.text for part in found).strip()
+            event = {"type": "transcript.text.delta", "delta": whole[len(said) :]}
+            if fields.timed:
+                timed = {"start": segment.start, "end": segment.end}
+                yield _event({**event, **timed, "words": _words(segment.words or ())})
+            elif whole != said:
+                yield _event(event)
+            said = whole
     except Exception as error:
         yield _event({"type": "error", **told(error).body()})
         return
-    yield _event({"type": "transcript.text.done", "text": said, "usage": _usage(end)})
+    transcript = Transcript.of(found)
+    done = {"type": "transcript.text.done", "text": said, "usage": _usage(transcript.duration)}
+    if fields.timed:
+        done |= {"duration": transcript.duration, **_included(fields, transcript)}
+    yield _event(done)
 
 
 def _event(values: dict[str, Any]) -> str:
     return f"data: {json.dumps(values, ensure_ascii=False)}\n\n"
+
+
+def _words(words: Iterable[Word]) -> list[dict[str, Any]]:
+    return [word.to_dict() for word in words]
+
+
+def _subtitles(form: str, transcript: Transcript) -> str:
+    return FORMATS[form].render("", transcript, Shape())
+
+
+def _included(fields: Fields, transcript: Transcript) -> dict[str, str]:
+    """Subtitles as texts, where they are asked for besides."""
+    return {form: _subtitles(form, transcript) for form in fields.included}
 
 
 def _usage(seconds: float) -> dict[str, Any]:

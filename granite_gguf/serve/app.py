@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 
 from granite_gguf._version import __version__
 from granite_gguf.errors import GraniteError
+from granite_gguf.serve import page
 from granite_gguf.serve.desk import Desk
 from granite_gguf.serve.faults import ApiError, told
 from granite_gguf.serve.form import Fields, Inference, Transcription, Translation
@@ -47,6 +48,8 @@ def create_app(models: Models, settings: Settings) -> ASGIApp:
         description="Speech to text, in OpenAI's form.",
     )
     _tell_errors(app)
+
+    app.include_router(page.router)
 
     @app.post("/v1/audio/transcriptions", tags=[_TAGS], openapi_extra=_body(Transcription))
     async def transcriptions(request: Request) -> Response:

@@ -18,7 +18,7 @@ from starlette.responses import Response, StreamingResponse
 from granite_gguf.errors import OutOfMemoryError
 from granite_gguf.serve.answers import answer, events
 from granite_gguf.serve.faults import ApiError
-from granite_gguf.serve.form import Fields, Inference, Transcription, read
+from granite_gguf.serve.form import Fields, Transcription, read
 from granite_gguf.serve.metrics import Metrics
 from granite_gguf.serve.models import Models
 from granite_gguf.serve.settings import Settings
@@ -135,15 +135,12 @@ class Desk:
             # What goes wrong before the first segment has a status of its own.
             first = await anext(segments, None)
             return StreamingResponse(
-                _streamed(first, segments, work), media_type="text/event-stream",
+                _streamed(fields, first, segments, work), media_type="text/event-stream",
                 headers={"Cache-Control": "no-store"},
             )  # fmt: skip
         async for _ in segments:
             pass
-        granularities = getattr(fields, "timestamp_granularities", ())
-        if isinstance(fields, Inference) and not fields.no_timestamps:
-            granularities = ("segment", "word")
-        return answer(fields, await work.result(), granularities)
+        return answer(fields, await work.result())
 
     def _check_room(self) -> None:
         if self._at_work >= self._settings.queue:
@@ -205,7 +202,7 @@ async def _gone(request: Request) -> None:
 
 
 async def _streamed(
-    first: Segment | None, rest: AsyncIterator[Segment], work: Work
+    fields: Fields, first: Segment | None, rest: AsyncIterator[Segment], work: Work
 ) -> AsyncIterator[str]:
     async def all_of_them() -> AsyncIterator[Segment]:
         if first is not None:
@@ -214,7 +211,7 @@ async def _streamed(
             yield segment
 
     try:
-        async for event in events(all_of_them()):
+        async for event in events(fields, all_of_them()):
             yield event
     finally:
         work.cancel()  # it is over, or nobody listens any more

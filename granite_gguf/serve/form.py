@@ -88,6 +88,16 @@ class Fields(BaseModel):
         """Whether the text is to be English, whatever is spoken."""
         return False
 
+    @property
+    def granularities(self) -> tuple[str, ...]:
+        """What of the times is told in verbose_json."""
+        return ("segment",)
+
+    @property
+    def included(self) -> tuple[str, ...]:
+        """The subtitles that are told besides."""
+        return ()
+
     def notes(self) -> list[str]:
         """What was taken and changes nothing."""
         return [] if self.language is None else [f"language: {_FINDS_OUT}"]
@@ -100,29 +110,37 @@ class Transcription(Fields):
     timestamp_granularities: list[Literal["word", "segment"]] = Field(
         [], alias="timestamp_granularities[]", description="With verbose_json."
     )
-    stream: bool = Field(False, description="Server-sent events, with json or text.")
+    stream: bool = Field(False, description="Server-sent events; with verbose_json words, too.")
     chunking_strategy: Any = Field(
         None, description="'auto' or a 'server_vad' without numbers: silence is left out anyway."
     )
     hotwords: list[str] = Field(
         [], description="Names that are probably said; for autoregressive models."
     )
-    include: list[str] = Field([], alias="include[]", description="Refused: no logprobs.")
+    include: list[Literal["srt", "vtt"]] = Field(
+        [], alias="include[]", description="Subtitles, as texts in verbose_json."
+    )
+
+    @property
+    def granularities(self) -> tuple[str, ...]:
+        return tuple(self.timestamp_granularities) or super().granularities
+
+    @property
+    def included(self) -> tuple[str, ...]:
+        return tuple(self.include)
 
     def options(self, max_seconds: float) -> TranscribeOptions:
         options = super().options(max_seconds)
         if any(self.hotwords):
             options["keywords"] = [word for word in self.hotwords if word]
-        if any(self.include):
-            raise _cannot(
-                "include[]", f"{self.include[0]!r} is not told; verbose_json has probabilities"
-            )
+        if self.include and self.response_format != "verbose_json":
+            raise _cannot("include[]", "subtitles are included in verbose_json alone")
         if self.timestamp_granularities and self.response_format != "verbose_json":
             raise _cannot(
                 "timestamp_granularities[]",
                 f"they belong to verbose_json, and response_format is {self.response_format!r}",
             )
-        if self.stream and self.response_format not in ("json", "text"):
+        if self.stream and self.response_format not in ("json", "text", "verbose_json"):
             raise _cannot("stream", f"{self.response_format} is not streamed, expected json")
         self._check_chunking()
         return options
@@ -171,6 +189,10 @@ class Inference(Fields):
     @property
     def translating(self) -> bool:
         return self.translate
+
+    @property
+    def granularities(self) -> tuple[str, ...]:
+        return ("segment",) if self.no_timestamps else ("segment", "word")
 
     def notes(self) -> list[str]:
         more = ["temperature_inc: there is one attempt"] if self.temperature_inc else []

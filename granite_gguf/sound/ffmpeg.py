@@ -59,7 +59,8 @@ def decode(
             f"AIFF are read; MP4, M4A, WebM and others with the extra `av`: {INSTALL}"
         ) from error
     try:
-        container = stack.enter_context(av.open(file, metadata_errors="ignore"))
+        # A temporary file may be written to, which PyAV would take for a wish.
+        container = stack.enter_context(av.open(file, mode="r", metadata_errors="ignore"))
     except (av.error.FFmpegError, ValueError, OSError) as error:
         raise AudioError(
             f"{name}: cannot be read as audio: neither libsndfile ({why}) nor FFmpeg "
