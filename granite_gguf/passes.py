@@ -181,14 +181,12 @@ class PassLimits:
     Attributes:
         sample_rate: in Hz.
         most: samples that fit, if little is said in them.
-        whole: samples of a recording that is left in one piece.
-        piece: samples of a piece of a longer one.
+        piece: samples of the longest piece, unless another length is asked for.
         room: what limits ``most``, for messages: ``the model's 4096 positions``.
     """
 
     sample_rate: int
     most: int
-    whole: int
     piece: int
     room: str
 

@@ -16,7 +16,7 @@ from granite_gguf.transcription.scheduler import MOST_TOGETHER, Scheduler
 
 RATE = 1000
 PLAIN = Options()
-LIMITS = PassLimits(RATE, 100 * RATE, 100 * RATE, 60 * RATE, "the model's room")
+LIMITS = PassLimits(RATE, 100 * RATE, 60 * RATE, "the model's room")
 SOON = 20.0  # seconds, by which what does not hang has happened
 
 

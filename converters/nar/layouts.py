@@ -67,7 +67,7 @@ def _front_end(directory: Path, layout: Layout) -> FrontEnd:
         FrontEnd,
         fields.section("feature_extractor") if native else fields,
         _form(layout),
-        optional=("sample_rate", "n_fft", "win_length", "hop_length"),
+        optional=("sample_rate", "n_fft", "win_length", "hop_length", "max_pass_seconds"),
         pad_last_frame=native,
     )
 

@@ -85,9 +85,8 @@ ChunkSeconds = Annotated[
     float | None,
     typer.Option(
         metavar="S",
-        help="Cut audio longer than this at a pause. Otherwise what fits in one pass is one "
-        "(NAR about four minutes, autoregressive 30 s, plus five minutes), and longer audio is cut "
-        "every 60 s, 30 s or two minutes.",
+        help="Cut audio longer than this at a pause; by default as long as the model was made "
+        "for, 30 s where its file does not tell.",
         rich_help_panel=INPUT,
         show_default=False,
     ),

@@ -23,15 +23,12 @@ from granite_gguf.storage.model_file import ModelFile
 from granite_gguf.tokenizer import SpeechTokenizer
 from granite_gguf.transcript import Segment
 
-_PIECE_SECONDS = 60.0
-
 
 class NarLane:
     """Passes of all stages. Arguments are those of :class:`Stages`.
 
-    A recording that fits in the editor's positions is one pass, as upstream does it. A longer one
-    is cut: the editor's attention grows with the square of a piece, the first text comes after the
-    first piece, and whatever is said in one of a minute fits.
+    The editor's positions hold minutes of audio, if little is said in it. What the model was
+    trained on is shorter, and in a longer pass the editor spoils what the encoder understood.
     """
 
     def __init__(
@@ -47,8 +44,7 @@ class NarLane:
         self.limits = PassLimits(
             sample_rate=rate,
             most=most,
-            whole=most,
-            piece=min(most, int(rate * _PIECE_SECONDS)),
+            piece=min(most, int(rate * h.front_end.max_pass_seconds)),
             room=f"the model's {h.editor.max_positions} positions",
         )
 

@@ -22,16 +22,13 @@ _SPOKEN_SECONDS = 2.0  # no shorter piece is made of what is just being spoken
 _PAUSE_SECONDS = 0.6  # longer than between the words of a phrase
 
 
-def chunks(
-    blocks: Iterator[Samples], *, rate: int, longest: int, whole: int = 0
-) -> Iterator[tuple[int, Samples]]:
+def chunks(blocks: Iterator[Samples], *, rate: int, longest: int) -> Iterator[tuple[int, Samples]]:
     """Cut audio into pieces.
 
     Args:
         blocks: mono samples, in order.
         rate: their rate in Hz.
         longest: samples of the longest piece, at least 4.
-        whole: audio of at most so many samples stays in one piece, even if that is longer.
 
     Yields:
         Where a piece begins, in samples, and the piece; at least one, empty for empty audio.
@@ -42,15 +39,13 @@ def chunks(
     [(0, 730), (730, 270)]
     """
     held, start = np.zeros(0, np.float32), 0
-    at_once = max(whole, longest)
     # With a quarter more at hand, no cut leaves a last piece too short to be understood.
     enough = longest + longest // 4
     while True:
-        held = _fill(held, blocks, max(at_once, enough))
-        if len(held) <= at_once:
+        held = _fill(held, blocks, enough)
+        if len(held) <= longest:
             yield start, held
             return
-        at_once = longest
         at = cut_point(held, rate, longest)
         yield start, held[:at].copy()
         held, start = held[at:], start + at

@@ -40,6 +40,10 @@ class FrontEnd:
     frame_stack: Annotated[int, at("{arch}.frame_stack", most=64, later=True, told=_STACKED)] = 2
     # keep a last, odd mel frame and pair it with a silent one
     pad_last_frame: Annotated[bool, at("{arch}.pad_last_frame", later=True)] = False
+    # of audio in one pass, beyond which nobody has shown that the model understands as well
+    max_pass_seconds: Annotated[
+        float, at("{arch}.max_pass_seconds", SAME, least=1, most=3600, later=True)
+    ] = 30.0
 
     @property
     def stride(self) -> int:

@@ -28,8 +28,8 @@ class TranscribeOptions(TypedDict, total=False):
         max_seconds: the longest recording that is taken; a longer one is a TooLongError as soon as
             that is seen, and is decoded no further.
         chunk_seconds: the longest stretch of audio for one pass, from 5 to what the model can take
-            (408 the released one). By default a recording that fits in one pass is one, and longer
-            ones are cut at pauses into pieces of at most 60 s.
+            (408 the released one); longer audio is cut at pauses. By default what the model's file
+            tells, ``max_pass_seconds``, or 30 where it does not.
         word_times: whether to time the words and tell their probabilities.
         vad: ``energy`` leaves out silence at both ends and in long pauses, by its level beside
             that of the recording; ``off`` leaves it in.

@@ -86,11 +86,8 @@ def transcribe_source(
 def _pieces(limits: PassLimits, stream: AudioStream, options: Options) -> Iterator[Piece]:
     """What of a recording goes through the model, piece by piece."""
     rate, longest = limits.sample_rate, _longest_piece(limits, options)
-    whole = limits.whole if options.chunk_seconds is None else longest
-    if stream.live:
-        found = spoken(stream.blocks, rate=rate, longest=longest)
-    else:
-        found = chunks(stream.blocks, rate=rate, longest=longest, whole=whole)
+    cut = spoken if stream.live else chunks
+    found = cut(stream.blocks, rate=rate, longest=longest)
     loudness = Loudness(rate)
     for start, samples in found:
         if options.vad is Vad.OFF:
@@ -102,7 +99,7 @@ def _pieces(limits: PassLimits, stream: AudioStream, options: Options) -> Iterat
 
 
 def _longest_piece(limits: PassLimits, options: Options) -> int:
-    """Samples of a piece where a recording is several."""
+    """Samples of the longest piece."""
     if options.chunk_seconds is not None:
         return int(limits.sample_rate * options.chunk_seconds)
     return limits.piece
