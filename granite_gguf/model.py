@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from os import PathLike
@@ -100,37 +100,30 @@ class Model(Closing):
             "max_jobs": max_jobs,
         }
         self._file, self._tokenizer = file, load_tokenizer(file)
-        self._architecture = architecture_of(file)
-        self._turns = Turns(_MOST_LANES)
+        architecture, turns = architecture_of(file), Turns(_MOST_LANES)
         self._closed = False
-        with ExitStack() as stack:
-            self._runtime = Runtime(device, threads, self._turns.all)
-            stack.callback(self._runtime.close)
+        with ExitStack() as unfinished:
+            self._runtime = Runtime(device, threads, turns.all)
+            unfinished.callback(self._runtime.close)
             self._weights = ModelWeights(
                 file,
                 self._runtime,
                 wanted,
-                self._architecture.derived,
+                architecture.derived,
                 low_memory=low_memory,
                 kernels=kernels,
             )
-            stack.callback(self._weights.close)
-            self._lanes = [self._lane(self._runtime)]
-            self._stack = stack.pop_all()
+            unfinished.callback(self._weights.close)
+            make = partial(architecture.lane, file, self._tokenizer, self._weights)
+            self._lanes = [make(self._runtime)]
+            self._stack = unfinished.pop_all()
         count = min(self.threads, _MOST_LANES) if self.device.kind == "cpu" else 1
-        self._share = self.threads // count
-        self._scheduler = Scheduler(self._lanes[0], count, self._new_lane)
+        # Not a method: it would hold the model, whose memory is free as soon as nobody holds it.
+        new_lane = _lane_maker(
+            make, self._lanes, self._stack, turns, self.device.name, self.threads // count
+        )
+        self._scheduler = Scheduler(self._lanes[0], count, new_lane)
         self._jobs = Jobs(self._scheduler, max_jobs)
-
-    def _lane(self, runtime: Runtime) -> Lane:
-        return self._architecture.lane(self._file, self._tokenizer, self._weights, runtime)
-
-    def _new_lane(self, number: int) -> Lane:
-        """One that computes with a share of the threads."""
-        runtime = Runtime(self.device.name, self._share, partial(self._turns.one, number))
-        self._stack.callback(runtime.close)
-        self._lanes.append(self._lane(runtime))
-        return self._lanes[-1]
 
     @property
     def file(self) -> ModelFile[Any]:
@@ -378,6 +371,25 @@ class Model(Closing):
 
 def _local(path: str | PathLike[str]) -> Path:
     return find_model(path) if isinstance(path, str) else Path(path)
+
+
+def _lane_maker(
+    make: Callable[[Runtime], Lane],
+    lanes: list[Lane],
+    stack: ExitStack,
+    turns: Turns,
+    device: str,
+    threads: int,
+) -> Callable[[int], Lane]:
+    """What adds lanes, each with its share of the threads, and notes what is to be closed."""
+
+    def new_lane(number: int) -> Lane:
+        runtime = Runtime(device, threads, partial(turns.one, number))
+        stack.callback(runtime.close)
+        lanes.append(make(runtime))
+        return lanes[-1]
+
+    return new_lane
 
 
 def _reload(path: Path | None, options: dict[str, Any]) -> Model:
