@@ -10,6 +10,7 @@ side by side, ``granite_speech_lora`` 3.x, whose adapter is added to the languag
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from granite_gguf.converters.checkpoint import (
@@ -41,6 +42,7 @@ from granite_gguf.storage.keys import Keys
 
 _DRAFT_HEAD = "out_llm.safetensors"
 _FORM = "json"
+_PLUS_SECONDS = 300.0  # its card names 9 minutes, and 5 where it times words or tells speakers
 
 
 def _recognise(root: JsonFields) -> Layout | None:
@@ -58,7 +60,7 @@ def _read(directory: Path, root: JsonFields, layout: Layout) -> CheckpointConfig
     has_draft = layout is Layout.SPEECH and draft_head.is_file()
     llm = _llm(directory, root)
     hparams = HParams(
-        front_end=_front_end(directory),
+        front_end=_front_end(directory, layout),
         encoder=_encoder(root, layout),
         draft=_draft(draft_head) if has_draft else Draft(),
         projector=_projector(root),
@@ -98,21 +100,24 @@ def _name(directory: Path, root: JsonFields) -> str:
     return f"{root.get(str, '_name_or_path', '')} {directory.resolve().name}"
 
 
-def _front_end(directory: Path) -> FrontEnd:
+def _front_end(directory: Path, layout: Layout) -> FrontEnd:
     """Its numbers, where either file states them; the feature extractor's defaults hold."""
+    default = FrontEnd()
+    if layout is Layout.PLUS:
+        default = FrontEnd(max_pass_seconds=_PLUS_SECONDS)
     path = directory / "preprocessor_config.json"
     if path.is_file():
         fields = read_json(path)
     else:
         fields = read_json(directory / "processor_config.json")
         if "audio_processor" not in fields:
-            return FrontEnd()
+            return default
         fields = fields.section("audio_processor")
     if "melspec_kwargs" not in fields:
-        return FrontEnd()
+        return default
     mel = fields.section("melspec_kwargs")
-    default = FrontEnd()
-    return FrontEnd(
+    return replace(
+        default,
         sample_rate=mel.get(int, "sample_rate", default.sample_rate),
         n_mels=mel.get(int, "n_mels", default.n_mels),
         n_fft=mel.get(int, "n_fft", default.n_fft),

@@ -10,19 +10,14 @@ from granite_gguf.placing.weights import ModelWeights
 from granite_gguf.speech import characters
 from granite_gguf.speech.spec import HParams
 from granite_gguf.speech.stages import SpeechStages
-from granite_gguf.speech.transcribe import TAGGED_SECONDS, Manner, one_pass
+from granite_gguf.speech.transcribe import Manner, one_pass
 from granite_gguf.storage.model_file import ModelFile
 from granite_gguf.tokenizer import SpeechTokenizer
 from granite_gguf.transcript import Segment
 
-# Seconds that fit, that are left in one piece, and of a piece of what is longer. The base models
-# were trained with short recordings; their publisher's own program cuts at 30 s and never goes
-# beyond 120. The card of the plus model names 9 minutes, and 5 where it times words.
-_SECONDS = {
-    "base": (120.0, 30.0, 30.0),
-    "3.x": (120.0, 30.0, 30.0),
-    "plus": (540.0, TAGGED_SECONDS, 120.0),
-}
+# Seconds that can be asked for. The base models were trained with short recordings, and their
+# publisher's own program never goes beyond 120; the card of the plus model names 9 minutes.
+_MOST_SECONDS = {"base": 120.0, "3.x": 120.0, "plus": 540.0}
 
 
 class SpeechLane:
@@ -36,13 +31,13 @@ class SpeechLane:
         runtime: Runtime,
     ) -> None:
         self.stages = SpeechStages(file, tokenizer, weights, runtime)
-        rate = file.hparams.front_end.sample_rate
-        most, whole, piece = (int(rate * seconds) for seconds in _SECONDS[file.hparams.family])
+        front_end = file.hparams.front_end
+        rate, usual = front_end.sample_rate, front_end.max_pass_seconds
+        most = int(rate * max(usual, _MOST_SECONDS[file.hparams.family]))
         self.limits = PassLimits(
             sample_rate=rate,
             most=most,
-            whole=whole,
-            piece=piece,
+            piece=int(rate * usual),
             room=f"the {most // rate} s that the model can be given",
         )
 
