@@ -43,7 +43,7 @@ _Usage: type[typer.BadParameter] = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name="granite-gguf",
-    help="Granite Speech NAR from one GGUF file on ggml: speech to text without autoregression.",
+    help="Granite Speech from one GGUF file on ggml: speech to text.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
