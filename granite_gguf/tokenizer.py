@@ -60,18 +60,19 @@ class SpeechTokenizer:
             return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
 
     def ends(self, ids: Sequence[int]) -> list[int]:
-        """How many characters of the decoded text stand up to and with each token.
+        """How many characters of the decoded text stand up to and with each token, rising.
 
         A token that ends within a character counts as if it ended behind it.
         """
         found: list[int] = []
-        length, waiting = 0, []
-        for token in ids:
-            waiting.append(token)
-            part = self.decode(waiting)
-            found.append(length + len(part))
+        first, length = 0, 0  # the first token that may end within a character; what is before it
+        for n in range(len(ids)):
+            part = self.decode(ids[first : n + 1])
+            end = length + len(part)
+            # Two halves of a character are more of them than the whole.
+            found[first:] = [min(before, end) for before in found[first:]] + [end]
             if not part.endswith("\ufffd"):
-                length, waiting = found[-1], []
+                first, length = n + 1, end
         return found
 
     def normalise_hypothesis(self, tokens: npt.NDArray[np.integer]) -> IntArray:

@@ -12,11 +12,14 @@ import numpy.typing as npt
 import pytest
 
 from granite_gguf.arrays import AnyArray, Rows
+from granite_gguf.converters import convert
 from granite_gguf.ctc import collapse
 from granite_gguf.errors import InputError
 from granite_gguf.ggml import F16, F32
+from granite_gguf.graph.layers import FEW_QUERIES
 from granite_gguf.speech import language
-from granite_gguf.speech.greedy import End
+from granite_gguf.speech.drafts import MOST_GUESSED
+from granite_gguf.speech.greedy import ALIKE, End, Step
 from granite_gguf.speech.stages import SpeechStages
 from tests.kernels import NAMES
 from tests.parity import assert_same_rows
@@ -240,3 +243,26 @@ def test_mistakes_show(
     mistake(base, monkeypatch)
     logits = some(base.logits(prompt(base, "base", 16_000), np.array(FORCED)), ROWS)
     assert np.abs(logits - expected["base"]["16000_logits"] / SCALE).max() > 10 * CLOSE[F32]
+
+
+@pytest.mark.parametrize("outtype", ["f16", "bf16"])
+def test_rows_are_the_same_alone_and_in_company(
+    speech_checkpoints: dict[str, Path], tmp_path: Path, outtype: str
+) -> None:
+    """With our kernels, to the last bit: so drafts and batches change no token."""
+    path = convert(speech_checkpoints["base"], tmp_path / "base.gguf", outtype=outtype).path
+    tokens = list(np.random.default_rng(0).integers(0, 600, 33))
+    with stages_of(path, cache=F16) as model:
+        rows, text = prompt(model, "base", 16_000), model._language
+        if text._clear != ALIKE:
+            pytest.skip("none of our kernels multiply here")
+        assert len(tokens) == MOST_GUESSED + 1 <= FEW_QUERIES
+        text.begin([rows], [64])
+        alone = [text._step({0: Step(n, (t,))})[0][0] for n, t in enumerate(tokens)]
+        for together in (2, 33):
+            text.begin([rows, rows[:-5]], [64, 64])
+            found = []
+            for n in range(0, len(tokens), together):
+                step = Step(n, tuple(tokens[n : n + together]))
+                found += [*text._step({0: step, 1: Step(0, (7,))})[0]]
+            np.testing.assert_array_equal(found, alone)

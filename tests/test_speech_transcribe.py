@@ -11,6 +11,8 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from granite_gguf.arrays import FloatArray, IntArray
@@ -19,6 +21,7 @@ from granite_gguf.passes import Options, Piece, Wish
 from granite_gguf.speech import characters
 from granite_gguf.speech.greedy import End, Said
 from granite_gguf.speech.lane import SpeechLane
+from granite_gguf.speech.reading import Answer
 from granite_gguf.speech.stages import SpeechStages
 from granite_gguf.speech.transcribe import TAGGED_SECONDS, one_pass
 from granite_gguf.transcript import Segment, Turn
@@ -314,3 +317,31 @@ def test_ends_of_tokens_within_characters(models: dict[str, SpeechStages]) -> No
     ends = tokenizer.ends(tokens.tolist())
     assert len(tokens) > 5 and ends == sorted(ends) and ends[-1] == len("a好 é!")
     assert ends[0] == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(tokens=st.lists(st.integers(0, 600), max_size=30))
+def test_any_tokens_have_words(models: dict[str, SpeechStages], tokens: list[int]) -> None:
+    """Also bytes that are no text, and special tokens."""
+    tokenizer = models["base"].tokenizer
+    ends = tokenizer.ends(tokens)
+    text = tokenizer.decode(tokens)
+    assert ends == sorted(ends) and (ends or [0])[-1] == len(text)
+    said = Said(tuple(tokens), (0.5,) * len(tokens), End.FINISHED)
+    words = Answer(tokenizer, said).words()
+    assert [word.text for word in words] == text.split()
+    assert all(len(word.tokens) for word in words)
+
+
+def test_a_word_has_the_probability_of_its_least_sure_token(
+    models: dict[str, SpeechStages],
+) -> None:
+    tokenizer = models["base"].tokenizer
+    tokens = tuple(int(n) for n in tokenizer.encode("etq xr"))
+    assert len(tokens) > 3
+    sure = tuple(0.9 - 0.1 * n for n in range(len(tokens)))
+    first, last = Answer(tokenizer, Said(tokens, sure, End.FINISHED)).words()
+    of_first = [n for n in range(len(tokens)) if " " not in tokenizer.decode(tokens[: n + 1])]
+    assert first.tokens.tolist() == [tokens[n] for n in of_first]
+    assert first.probability == sure[of_first[-1]]
+    assert last.probability == sure[-1]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from granite_gguf.cli.console import counting_progress, print_note
+from granite_gguf.cli.console import counting_progress, print_note, telling_warnings
 from granite_gguf.cli.model_names import local_model
 from granite_gguf.cli.options import MODEL_HELP, Device, Force, Kernels, Threads
 from granite_gguf.model import load
@@ -26,6 +26,7 @@ def imatrix(
 ) -> None:
     """Collect an importance matrix: the mean squares of every matrix's inputs."""
     with (
+        telling_warnings(quiet=False),
         load(local_model(model), threads=threads, device=device, kernels=kernels) as loaded,
         counting_progress("observing", len(audio)) as progress,
     ):

@@ -13,6 +13,7 @@ from granite_gguf.ggml import F32, Activation, Tensor, concat, flash_attention, 
 
 _SCORES = 8 << 20  # of attention, at a time: 32 MB
 _FEWEST_QUERIES = 128
+FEW_QUERIES = 40
 
 Weights = Mapping[str, Tensor]
 
@@ -61,7 +62,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = 
         ``[head_dim * heads, queries * batch]``.
     """
     head_dim, queries, heads, batch = q.ne
-    if k.multiplier is None or batch > 1 or queries == 1:
+    # A few queries after others, who are masked, go the same way as one, to the same numbers.
+    few = queries == 1 or (mask is not None and queries <= FEW_QUERIES)
+    if k.multiplier is None or batch > 1 or few:
         attended = flash_attention(q, k, v, scale, mask)
         return attended.reshape(head_dim * heads, queries * batch)
     v = v.permute(1, 0, 2, 3).contiguous_copy().multiplying_as(v)  # [keys, head_dim, kv_heads]

@@ -7,9 +7,10 @@ model would say next. Several texts therefore take their steps together.
     model: rows → choices         one after each token
     agreed guesses are said at once; the first that is not is forgotten
 
-The tokens said are the same with every draft. A guess counts only where the model's own choice is
-clear of rounding: where the second best comes as close as another order of additions might bring
-it, the choice is asked for again in a step of its own, as without a draft.
+The tokens said are the same with every draft. Where a row gets other numbers in company than alone,
+a guess counts only where the model's own choice is clear of rounding: where the second best comes
+as close as another order of additions might bring it, the choice is asked for again in a step of
+its own, as without a draft.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from enum import Enum
 from granite_gguf.speech.drafts import Draft
 from granite_gguf.speech.loops import Loop, find_loop
 
-CLEAR = 0.02  # rows of a pass differ from a single one by less, also with a cache of F16
+ALIKE = 0.0  # where rows are the same alone and in company
+CLEAR = 0.02  # where float kernels add in another order, they differ by less
+CLEAR_OF_INTEGERS = 0.2  # and where kernels round activations to 8 bits
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,9 @@ class Said:
 Text = Generator[Step, Sequence[Choice], Said]
 
 
-def speak(first: Choice, eos: int, budget: int, draft: Draft | None = None) -> Text:
+def speak(
+    first: Choice, eos: int, budget: int, draft: Draft | None = None, clear: float = CLEAR
+) -> Text:
     """A text after a prompt.
 
     Args:
@@ -95,6 +100,7 @@ def speak(first: Choice, eos: int, budget: int, draft: Draft | None = None) -> T
         eos: the token that ends a text.
         budget: the most tokens.
         draft: guesses.
+        clear: the lead of a choice that company cannot have changed.
     """
     said: list[int] = []
     sure: list[float] = []
@@ -109,7 +115,7 @@ def speak(first: Choice, eos: int, budget: int, draft: Draft | None = None) -> T
         steps += 1
         accepted = 0
         for wanted, found in zip(guess, choices, strict=False):
-            if found.token != wanted or found.lead < CLEAR:
+            if found.token != wanted or found.lead < clear:
                 break
             end = _say(found, said, sure, eos, budget)
             accepted += 1
@@ -119,7 +125,7 @@ def speak(first: Choice, eos: int, budget: int, draft: Draft | None = None) -> T
         if end is not None:
             break
         choice = choices[accepted]
-        if choice.lead < CLEAR and guess:
+        if choice.lead < clear and guess:
             (choice,) = yield Step(len(said) - 1, (said[-1],))
             steps += 1
     loop = find_loop(said) if end is End.LOOP else None

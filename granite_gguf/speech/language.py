@@ -17,13 +17,25 @@ import numpy as np
 
 from granite_gguf.arrays import AnyArray, FloatArray, IntArray, matrix
 from granite_gguf.closing import Closing
-from granite_gguf.ggml import F16, GGMLType, Graph, KeptGraph, Runtime, State
+from granite_gguf.ggml import BF16, F16, F32, GGMLType, Graph, KeptGraph, Runtime, State
 from granite_gguf.graph.granite import Cache, causal_mask
 from granite_gguf.graph.layers import Weights
 from granite_gguf.spec.hparams import Granite
+from granite_gguf.spec.tables import granite_tensors
+from granite_gguf.spec.tensors import LLAMA_NAMES, Stage
 from granite_gguf.speech.causal import Continued, build_causal
 from granite_gguf.speech.drafts import MOST_GUESSED, Draft
-from granite_gguf.speech.greedy import CLEAR, Choice, End, Said, Step, Text, speak
+from granite_gguf.speech.greedy import (
+    ALIKE,
+    CLEAR,
+    CLEAR_OF_INTEGERS,
+    Choice,
+    End,
+    Said,
+    Step,
+    Text,
+    speak,
+)
 
 _KEYS = 256  # a step's keys are a multiple of it
 _ROWS = (1, 2, 4, 8, 16, MOST_GUESSED + 1)
@@ -57,6 +69,7 @@ class Language(Closing):
     ) -> None:
         self._runtime, self._weights, self._embed = runtime, weights, embed
         self._numbers, self._check, self.cache_type = numbers, check, cache_type
+        self._clear = _clear(weights, numbers)
         self._stack = ExitStack()
         self._caches: list[list[Cache]] = []
         self._capacity = 0
@@ -85,7 +98,10 @@ class Language(Closing):
         """
         choices = self.begin(prompts, budgets)
         asking = zip(choices, budgets, drafts, strict=True)
-        texts = dict(enumerate(speak(first, eos, budget, draft) for first, budget, draft in asking))
+        texts = {
+            n: speak(first, eos, budget, draft, self._clear)
+            for n, (first, budget, draft) in enumerate(asking)
+        }
         found: dict[int, Said] = {}
         steps = {n: _go_on(text, None, n, found) for n, text in texts.items()}
         while wanted := {n: step for n, step in steps.items() if step is not None}:
@@ -101,7 +117,7 @@ class Language(Closing):
         answers = self.step(wanted)
         if len(wanted) > 1:
             for n, (choice, *more) in answers.items():
-                if choice.lead < CLEAR and not more:
+                if choice.lead < self._clear and not more:
                     answers |= self.step({n: wanted[n]})
         return answers
 
@@ -220,6 +236,20 @@ class Language(Closing):
 
     def close(self) -> None:
         self._drop()
+
+
+def _clear(weights: Weights, g: Granite) -> float:
+    """By how much a choice has to lead, so that company cannot have changed it.
+
+    Our kernels compute a row in the same way whatever stands beside it, and so does attention of
+    few rows.
+    """
+    table = granite_tensors(g, Stage.LANGUAGE, LLAMA_NAMES, head=LLAMA_NAMES.head in weights)
+    matrices = [weights[spec.name] for spec in table.specs if spec.role.is_matrix]
+    of_ggml = {matrix.type for matrix in matrices if matrix.multiplier is None}
+    if not of_ggml:
+        return ALIKE
+    return CLEAR if of_ggml <= {F32, F16, BF16} else CLEAR_OF_INTEGERS
 
 
 def _go_on(
