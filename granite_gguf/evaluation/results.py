@@ -3,8 +3,8 @@
 A line has the five fields of the Open ASR Leaderboard's manifests (``audio_filepath``,
 ``duration``, ``time``, ``text``, what is expected, and ``pred_text``, what was found), and beside
 them what tells whose result it is. The file is appended to, not replaced: what an interrupted run
-finished is the point of it. Of several lines for a recording the last holds. A last line that was
-cut off is dropped.
+finished is the point of it. Of several lines for a recording the last holds, and alone remains when
+a run comes to its end. A last line that was cut off is dropped.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 from granite_gguf.errors import InputError, OutputError
 from granite_gguf.evaluation.leaderboard import join_sessions, names_of
 from granite_gguf.evaluation.manifest import Item, audio_name, optional_text, read_rows
+from granite_gguf.files import replacing
 
 Line = dict[str, Any]
 
@@ -64,6 +65,7 @@ class ResultsFile:
         self.path = path
         self._is_of = {"dataset": dataset, "model": model.name, "model_identity": identity(model)}
         self._known: dict[str, Line] = {}
+        self._lines = 0
         if path is not None:
             self._open(path)
 
@@ -93,11 +95,20 @@ class ResultsFile:
         self._known[str(item.path)] = line
         if self.path is None:
             return
+        self._lines += 1
         try:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                file.write(_written(line))
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be written: {error.strerror}") from error
+
+    def finish(self) -> None:
+        """Leave one line for each recording, for other readers count every line."""
+        if self.path is None or self._lines == len(self._known):
+            return
+        with replacing(self.path, force=True) as temporary:
+            temporary.write_text("".join(map(_written, self._known.values())), encoding="utf-8")
+        self._lines = len(self._known)
 
     def _open(self, path: Path) -> None:
         if not path.parent.is_dir():
@@ -129,6 +140,11 @@ class ResultsFile:
                 f"{ours['model']} ({ours['model_identity']}); choose another file"
             )
         self._known[audio] = line
+        self._lines += 1
+
+
+def _written(line: Line) -> str:
+    return json.dumps(line, ensure_ascii=False) + "\n"
 
 
 @dataclass(frozen=True)

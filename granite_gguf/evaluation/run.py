@@ -127,6 +127,7 @@ def score_each(
             result = _transcribe(model, item)
         results.add(item, result)
         yield _row(item, result, scorer)
+    results.finish()
 
 
 def rescore(path: Path, scorer: Scorer, language: str = "en") -> Evaluation:

@@ -26,7 +26,7 @@ def rate_text(rate: float | None) -> str:
     return "inf" if rate in (None, inf) else f"{100 * rate:.2f} %"
 
 
-def interval_text(interval: Sequence[float] | None, *, sign: str = "") -> str:
+def interval_text(interval: Sequence[float] | None) -> str:
     """An interval of rates in percent.
 
     >>> interval_text((0.021, 0.04))
@@ -34,8 +34,8 @@ def interval_text(interval: Sequence[float] | None, *, sign: str = "") -> str:
     """
     if interval is None:
         return "-"
-    low, high = (f"{100 * end:{sign}.2f}" for end in interval)
-    return f"{low} to {high} %"
+    low, high = interval
+    return f"{100 * low:.2f} to {100 * high:.2f} %"
 
 
 def speed_text(rtfx: float | None) -> str:
@@ -62,10 +62,9 @@ def comparison_text(found: Figures) -> str:
     drawn = found["bootstrap"]
     if drawn is None:
         return f"{text} (too few recordings, or speakers, to tell how sure that is)"
-    interval = interval_text((drawn["low"], drawn["high"]), sign="+")
     return (
-        f"{text} (95 % interval {interval}), lower on {100 * drawn['better']:.1f} % of the draws; "
-        f"paired bootstrap, p = {drawn['p']:.4f}"
+        f"{text} (95 % interval {100 * drawn['low']:+.2f} to {100 * drawn['high']:+.2f}), lower on "
+        f"{100 * drawn['better']:.1f} % of the draws; paired bootstrap, p = {drawn['p']:.4f}"
     )
 
 
