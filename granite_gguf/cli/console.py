@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TextIO
 
 from rich.console import Console
@@ -128,12 +129,23 @@ class AudioProgress:
     Attributes:
         name: is told which recording is at work.
         advance: is told of more seconds done.
+        expect: is told by how many seconds more than before, or fewer, there are.
         aside: makes room on the terminal for a result printed within.
     """
 
     name: Callable[[str], None]
     advance: Callable[[float], None]
+    expect: Callable[[float], None]
     aside: Callable[[], AbstractContextManager[None]]
+
+
+def _ignore(_told: object) -> None:
+    pass
+
+
+def _speed(task: Task) -> float | None:
+    """Seconds of audio by second of work, from the first on: results come in lumps."""
+    return task.completed / task.elapsed if task.completed and task.elapsed else None
 
 
 class _SpeedColumn(ProgressColumn):
@@ -141,8 +153,19 @@ class _SpeedColumn(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """The speed as a multiple of real time."""
-        speed = task.finished_speed or task.speed
+        speed = _speed(task)
         return Text("" if speed is None else f"{speed:.1f}x")
+
+
+class _LeftColumn(ProgressColumn):
+    """How long it will go on as it went so far."""
+
+    def render(self, task: Task) -> Text:
+        """Hours, minutes and seconds."""
+        speed = _speed(task)
+        if speed is None or task.total is None:
+            return Text("-:--:--")
+        return Text(str(timedelta(seconds=round(max(0.0, task.total - task.completed) / speed))))
 
 
 @contextmanager
@@ -154,7 +177,7 @@ def audio_progress(
     ``total`` tells the seconds in all, or None, and is only asked where it is shown.
     """
     if quiet or not stderr.is_terminal:
-        yield AudioProgress(lambda _name: None, lambda _seconds: None, nullcontext)
+        yield AudioProgress(_ignore, _ignore, _ignore, nullcontext)
         return
     columns = (
         SpinnerColumn(),
@@ -163,7 +186,7 @@ def audio_progress(
         TextColumn("{task.completed:.0f} s"),
         _SpeedColumn(),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        _LeftColumn(),
     )
     # Not redirected: results belong to stdout, and the bar's console is stderr.
     bar = RichProgress(
@@ -178,10 +201,20 @@ def audio_progress(
         bar.start()
 
     with bar:
-        task = bar.add_task("", total=total())
+        task = bar.add_task("", total=None)
+        expected = total()
+        bar.reset(task, total=expected)
+
+        def expect(seconds: float) -> None:
+            nonlocal expected
+            if expected is not None:
+                expected += seconds
+                bar.update(task, total=expected)
+
         yield AudioProgress(
             name=lambda name: bar.update(task, description=escape(printable(name))),
             advance=lambda seconds: bar.update(task, advance=seconds),
+            expect=expect,
             aside=aside,
         )
 

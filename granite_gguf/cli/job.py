@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 
 from granite_gguf.cli.console import (
     AudioProgress,
@@ -26,6 +27,8 @@ from granite_gguf.model import Model
 from granite_gguf.passes import Options
 from granite_gguf.sound.reading import Selection, duration_of
 from granite_gguf.transcript import Segment, Transcript
+
+_ASKED = 1000  # recordings, for the length of them all
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Job:
     verbose: bool
     failures: list[Failure] = field(default_factory=list)
     audio_seconds: float = 0.0
+    _expected: dict[int, float] = field(default_factory=dict)  # seconds by place
 
     def run(self, model: Model) -> None:
         """Do it.
@@ -79,7 +83,7 @@ class Job:
 
     def _run_some(self, model: Model, places: Sequence[int], progress: AudioProgress) -> int:
         """How many of the first are done with: all, or those up to one that met a fault."""
-        done = 0
+        done, advanced = 0, 0.0
         # The text of a single recording need not wait for its end.
         at_once = self.targets is None and len(self.recordings) == 1 and self.formats == ["txt"]
         sources = (self.recordings[place].open() for place in places)
@@ -89,11 +93,14 @@ class Job:
             for event in events:
                 place = places[event.index]
                 if isinstance(event.result, Segment):
+                    advanced += event.result.end - event.result.start
                     progress.advance(event.result.end - event.result.start)
                     if at_once and event.result.text:
                         with progress.aside():
                             print_result(event.result.text)
                     continue
+                self._expect_no_more(place, advanced, progress)
+                advanced = 0.0
                 with progress.aside():
                     if isinstance(event.result, Transcript):
                         self._deliver(place, event.result)
@@ -105,6 +112,7 @@ class Job:
         except (GraniteError, BrokenPipeError):
             raise
         except Exception as error:
+            self._expect_no_more(places[done], advanced, progress)
             with progress.aside():
                 self._fail(places[done], describe_fault(error))
             return done + 1
@@ -159,16 +167,28 @@ class Job:
                 print_note(f"{path}: written")
 
     def _total_seconds(self) -> float | None:
-        """All the audio together, or None where a recording does not tell its length."""
-        total = 0.0
-        for place in self.chosen:
-            path = self.recordings[place].path
-            # A pipe can be read only once, so it is not asked.
-            seconds = duration_of(path, self.take) if path is not None and path.is_file() else None
-            if seconds is None:
-                return None
-            total += seconds
-        return total
+        """All the audio together, or None where no recording tells its length.
+
+        Of very many only some are asked; the others, and those that do not tell, are taken to be
+        as long as these on average.
+        """
+        asked = self.chosen[:: max(1, len(self.chosen) // _ASKED)]
+        found = {place: self._seconds(place) for place in asked}
+        known = {place: seconds for place, seconds in found.items() if seconds is not None}
+        if not known:
+            return None
+        mean = fmean(known.values())
+        self._expected = {place: known.get(place, mean) for place in self.chosen}
+        return sum(self._expected.values())
+
+    def _seconds(self, place: int) -> float | None:
+        path = self.recordings[place].path
+        # A pipe can be read only once, so it is not asked.
+        return duration_of(path, self.take) if path is not None and path.is_file() else None
+
+    def _expect_no_more(self, place: int, seconds: float, progress: AudioProgress) -> None:
+        """Of a recording that is over, after so much of it."""
+        progress.expect(seconds - self._expected.get(place, seconds))
 
     def _summarise(self, seconds: float) -> None:
         done = len(self.chosen) - len(self.failures)
