@@ -51,6 +51,7 @@ _AUDIO_TOKEN = "<|audio|>"
 
 _ATTENTION = {"query": "q", "key": "k", "value": "v", "out": "out", "norm": "norm"}
 
+# Of encoder and projector alone: ours of the language model are llama.cpp's.
 _NAMES = NameTable(
     {
         "enc.input": "a.input_projection",
@@ -59,9 +60,6 @@ _NAMES = NameTable(
         "proj.query": "a.proj_query",
         "proj.ln": "a.proj_norm",
         "proj.linear": "a.proj_linear",
-        "token_embd": "token_embd",
-        "output_norm": "output_norm",
-        "output": "output",
     },
     {
         "enc": (
@@ -135,11 +133,13 @@ class LlamaCppPair(Dialect[HParams]):
         )
 
     def stored_name(self, name: str) -> str:
-        if name.startswith(("enc.", "proj.")):
-            stored = _NAMES(name.replace(".attn_kv.", ".attn_q."))
-            # The one table of a block that gguf-py names without its parameter.
-            return stored.removesuffix(".weight") if ".attn_rel_pos." in name else stored
-        return name
+        if _KEYS_AND_VALUES.fullmatch(name):
+            return _parts(name)[0]
+        if not name.startswith(("enc.", "proj.")):
+            return name  # as llama.cpp's already
+        stored = _NAMES(name)
+        # The one table of a block that gguf-py names without its parameter.
+        return stored.removesuffix(".weight") if ".attn_rel_pos." in name else stored
 
     def stored_specs(self, hparams: HParams, specs: Iterable[TensorSpec]) -> Iterator[TensorSpec]:
         for spec in specs:
