@@ -28,6 +28,7 @@ from granite_gguf.converters.speech.settled import settled
 from granite_gguf.errors import CheckpointError, brief
 from granite_gguf.fields import JsonFields, read_stage
 from granite_gguf.speech.spec import (
+    PLUS_SECONDS,
     SPEECH,
     Adapter,
     Draft,
@@ -42,7 +43,6 @@ from granite_gguf.storage.keys import Keys
 
 _DRAFT_HEAD = "out_llm.safetensors"
 _FORM = "json"
-_PLUS_SECONDS = 300.0  # its card names 9 minutes, and 5 where it times words or tells speakers
 
 
 def _recognise(root: JsonFields) -> Layout | None:
@@ -104,7 +104,7 @@ def _front_end(directory: Path, layout: Layout) -> FrontEnd:
     """Its numbers, where either file states them; the feature extractor's defaults hold."""
     default = FrontEnd()
     if layout is Layout.PLUS:
-        default = FrontEnd(max_pass_seconds=_PLUS_SECONDS)
+        default = FrontEnd(max_pass_seconds=PLUS_SECONDS)
     path = directory / "preprocessor_config.json"
     if path.is_file():
         fields = read_json(path)

@@ -29,7 +29,9 @@ from granite_gguf.spec.hparams import LAYER_NORM_EPS
 from granite_gguf.spec.names import NameTable
 from granite_gguf.spec.tensors import LLAMA_NAMES, MEL_FILTERS, Role, TensorSpec
 from granite_gguf.speech.spec import (
+    PLUS_SECONDS,
     SPEECH,
+    USUAL_SECONDS,
     Adapter,
     Draft,
     Encoder,
@@ -123,7 +125,10 @@ class LlamaCppPair(Dialect[HParams]):
         audio, size = audio.under(_AUDIO), _sizes(stored)
         encoder = _encoder(audio, size)
         return HParams(
-            front_end=FrontEnd(n_mels=encoder.input_dim // FrontEnd.frame_stack),
+            front_end=FrontEnd(
+                n_mels=encoder.input_dim // FrontEnd.frame_stack,
+                max_pass_seconds=PLUS_SECONDS if encoder.captured_layers else USUAL_SECONDS,
+            ),
             encoder=encoder,
             draft=Draft(),
             projector=_projector(stored, audio.under("projector."), size),

@@ -16,6 +16,7 @@ from granite_gguf.spec.tables import granite_tensors
 from granite_gguf.spec.tensors import (
     BPE_HEAD,
     CHARACTER_HEAD,
+    ENCODER_INPUT,
     LLAMA_NAMES,
     Role,
     Stage,
@@ -26,6 +27,9 @@ from granite_gguf.spec.tensors import (
 # Released vocabularies: Granite 4's, whose added tokens begin with padding and end of text, and
 # StarCoder's, whose first token is end of text.
 _GRANITE_4_EOS = 100257
+USUAL_SECONDS = hparams.FrontEnd.max_pass_seconds
+PLUS_SECONDS = 300.0
+"""Of a pass of plus: its card names 9 minutes, and 5 where it times words or tells speakers."""
 _SEEN_BY_PROJECTOR = "proj.blk.0.ca_key.weight"
 
 _LAYOUTS = {"base": "granite_speech", "plus": "granite_speech_plus", "3.x": "granite_speech_lora"}
@@ -53,6 +57,12 @@ def _before_eos(_: Shapes, llm: Values) -> int:
     return max(int(llm["eos_token_id"]) - 1, 0)
 
 
+def _pass_seconds(shapes: Shapes, _: Values) -> float:
+    seen, encoder = shapes(_SEEN_BY_PROJECTOR), shapes(ENCODER_INPUT)
+    plus = seen is not None and encoder is not None and seen[0] > encoder[-1]
+    return PLUS_SECONDS if plus else USUAL_SECONDS
+
+
 def _no_head(shapes: Shapes, _: Values) -> bool:
     return shapes(LLAMA_NAMES.head) is None
 
@@ -62,6 +72,17 @@ class FrontEnd(hparams.FrontEnd):
     """As the NAR model's, but that every mel frame counts for the maximum."""
 
     cut_after_maximum: ClassVar[bool] = True
+
+    max_pass_seconds: Annotated[
+        float,
+        at(
+            "{arch}.max_pass_seconds",
+            least=1,
+            most=3600,
+            later=True,
+            told=_pass_seconds,
+        ),
+    ] = USUAL_SECONDS  # PLUS_SECONDS in plus
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,9 @@ from granite_gguf.spec.names import NameTable
 from granite_gguf.spec.parameters import Shapes
 from granite_gguf.spec.tensors import TensorSpec
 from granite_gguf.speech.spec import (
+    PLUS_SECONDS,
     SPEECH,
+    USUAL_SECONDS,
     Adapter,
     Draft,
     Encoder,
@@ -89,9 +91,15 @@ class TranscribeCppSpeech(TranscribeCpp[HParams]):
     def read_fields(self, fields: MetadataFields, shapes: Shapes) -> HParams:
         encoder, decoder, root = map(fields.under, (_ENCODER, _DECODER, _ROOT))
         d_model = encoder.get(int, "hidden")
+        captured = tuple(sorted(encoder.get(tuple, "cat_hidden_layers", ())))
         eos = fields.get(int, Keys.Tokenizer.EOS)
         return HParams(
-            front_end=read_stage(FrontEnd, fields.under(FRONT_END), FORM),
+            front_end=read_stage(
+                FrontEnd,
+                fields.under(FRONT_END),
+                FORM,
+                max_pass_seconds=PLUS_SECONDS if captured else USUAL_SECONDS,
+            ),
             encoder=read_stage(
                 Encoder,
                 encoder,
@@ -99,7 +107,7 @@ class TranscribeCppSpeech(TranscribeCpp[HParams]):
                 conv_dim=d_model * encoder.get(int, "conv_expansion"),
                 ff_dim=d_model * encoder.get(int, "feedforward_mult"),
                 self_conditioning_layer=encoder.get(int, "n_layers") // 2,
-                captured_layers=tuple(sorted(encoder.get(tuple, "cat_hidden_layers", ()))),
+                captured_layers=captured,
             ),
             draft=Draft(),
             projector=read_stage(
