@@ -9,19 +9,17 @@ missing tensor, a wrong shape or one nobody asked for is an error that names it.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 
 from granite_gguf.reference.config import CheckpointError, Layout
 from granite_gguf.reference.layouts import read_config
 from granite_gguf.reference.model import GraniteSpeechNar
-from granite_gguf.reference.weights import COUNTER
+from granite_gguf.reference.weights import check, fill, tensor_places
 
 # (pattern, replacement), applied one after the other.
 _REMOTE_CODE = (
@@ -64,9 +62,23 @@ def load_model(directory: str | Path, dtype: torch.dtype = torch.float32) -> Gra
     directory = Path(directory)
     with torch.device("meta"):
         model = GraniteSpeechNar(read_config(directory))
-    state = _fit(read_tensors(directory, dtype), model, directory)
-    model.load_state_dict(state, assign=True)
+    places = checked_places(directory, model)
+    fill(model, checkpoint_keys(model, model.config.semantics.layout), places, dtype)
     return model.eval()
+
+
+def checkpoint_keys(module: nn.Module, layout: Layout, within: str = "") -> dict[str, str]:
+    """Names in a file by those of a module's parameters and buffers, behind what it is within."""
+    return {name: checkpoint_key(f"{within}{name}", layout) for name in module.state_dict()}
+
+
+def checked_places(directory: Path, model: GraniteSpeechNar) -> dict[str, Path]:
+    """The file of every tensor of a checkpoint, after a look whether they are a model's."""
+    places, layout = tensor_places(directory), model.config.semantics.layout
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    wanted = {key: shapes[name] for name, key in checkpoint_keys(model, layout).items()}
+    check(wanted, places, f"{directory} ({layout} layout)")
+    return places
 
 
 def load_tokenizer(directory: str | Path) -> Tokenizer:
@@ -75,59 +87,3 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     return Tokenizer.from_file(str(path))
-
-
-def read_tensors(directory: Path, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Every tensor of a single-file or sharded checkpoint, floating ones converted to `dtype`."""
-    index = directory / "model.safetensors.index.json"
-    if index.is_file():
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        paths = [directory / name for name in sorted(set(weight_map.values()))]
-    else:
-        paths = [directory / "model.safetensors"]
-        weight_map = None
-    tensors: dict[str, Tensor] = {}
-    for path in paths:
-        if not path.is_file():
-            raise CheckpointError(f"{path}: no such file")
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 - not a dict
-                    tensor = file.get_tensor(name)
-                    tensors[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
-        except SafetensorError as error:
-            raise CheckpointError(f"{path}: {error}") from error
-    if weight_map is not None and weight_map.keys() != tensors.keys():
-        odd = sorted(weight_map.keys() ^ tensors.keys())
-        raise CheckpointError(f"{index}: index and shards disagree about {', '.join(odd)}")
-    return tensors
-
-
-def _fit(found: dict[str, Tensor], model: GraniteSpeechNar, directory: Path) -> dict[str, Tensor]:
-    """Tensors under the model's names and in its shapes, or an error listing what does not fit."""
-    layout = model.config.semantics.layout
-    state: dict[str, Tensor] = {}
-    problems: list[str] = []
-    for name, wanted in model.state_dict().items():
-        key = checkpoint_key(name, layout)
-        tensor = found.pop(key, None)
-        if name.endswith(COUNTER):
-            state[name] = torch.tensor(0) if tensor is None else tensor
-        elif tensor is None:
-            problems.append(f"missing {key}")
-        elif _without_leading_ones(tensor.shape) != _without_leading_ones(wanted.shape):
-            problems.append(f"{key} is {list(tensor.shape)}, not {list(wanted.shape)}")
-        else:
-            state[name] = tensor.reshape(wanted.shape)
-    problems.extend(f"unexpected {key}" for key in sorted(found))
-    if problems:
-        raise CheckpointError(f"{directory} ({layout} layout): {'; '.join(problems)}")
-    return state
-
-
-def _without_leading_ones(shape: torch.Size) -> list[int]:
-    """Shape of a learned query, say, stored as [1, 3, 2048] or [3, 2048] alike."""
-    dims = list(shape)
-    while dims and dims[0] == 1:
-        dims.pop(0)
-    return dims

@@ -15,12 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from granite_gguf.reference.checkpoint import checkpoint_key, load_tokenizer
+from granite_gguf.reference.checkpoint import (
+    checked_places,
+    checkpoint_keys,
+    load_tokenizer,
+)
 from granite_gguf.reference.encoder import Encoded
 from granite_gguf.reference.layouts import read_config
 from granite_gguf.reference.model import GraniteSpeechNar
 from granite_gguf.reference.pipeline import Floats, Reference
-from granite_gguf.reference.weights import check, filled, tensor_places
+from granite_gguf.reference.weights import filled
 
 
 class StagedReference(Reference):
@@ -39,10 +43,7 @@ class StagedReference(Reference):
         super().__init__(model, load_tokenizer(self.directory))
         self.dtype = dtype
         self.progress = progress
-        self.places = tensor_places(self.directory)
-        layout = self.config.semantics.layout
-        wanted = {checkpoint_key(name, layout): t.shape for name, t in model.state_dict().items()}
-        check(wanted, self.places, f"{self.directory} ({layout} layout)")
+        self.places = checked_places(self.directory, model)
 
     def encode(self, mel: NDArray[Any]) -> Encoded:
         """As `Reference.encode`."""
@@ -62,6 +63,5 @@ class StagedReference(Reference):
     def _loaded(self, stage: str) -> AbstractContextManager[None]:
         self.progress(stage)
         module: nn.Module = getattr(self.model, stage)
-        layout = self.config.semantics.layout
-        keys = {name: checkpoint_key(f"{stage}.{name}", layout) for name in module.state_dict()}
+        keys = checkpoint_keys(module, self.config.semantics.layout, f"{stage}.")
         return filled(module, keys, self.places, self.dtype)

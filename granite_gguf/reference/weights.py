@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import dropwhile
 from pathlib import Path
 
 import torch
@@ -16,18 +17,25 @@ from granite_gguf.reference.config import CheckpointError
 COUNTER = "num_batches_tracked"  # of BatchNorm: means nothing at inference, and may be absent
 
 
-@contextmanager
-def filled(
+Change = Callable[[str, Tensor], Tensor]
+"""What becomes of a tensor, given its name in the files."""
+
+
+def unchanged(_: str, tensor: Tensor) -> Tensor:
+    """As it is."""
+    return tensor
+
+
+def fill(
     module: nn.Module,
     keys: Mapping[str, str],
     places: Mapping[str, Path],
     dtype: torch.dtype,
-    change: Callable[[str, Tensor], Tensor] = lambda _key, tensor: tensor,
-) -> Iterator[None]:
-    """A module of the meta device with its weights, while the block runs.
+    change: Change = unchanged,
+) -> None:
+    """Put weights into a module of the meta device.
 
     `keys` are the names in the files by those in the module, `places` the files by those names.
-    `change` is given each key and tensor.
     """
     found = read_some(places, set(keys.values()), dtype)
     state = {}
@@ -37,9 +45,20 @@ def filled(
             state[name] = torch.tensor(0)  # a counter: all else has been found to be there
         else:
             state[name] = change(keys[name], tensor.reshape(wanted.shape))
+    module.load_state_dict(state, assign=True)
+
+
+@contextmanager
+def filled(
+    module: nn.Module,
+    keys: Mapping[str, str],
+    places: Mapping[str, Path],
+    dtype: torch.dtype,
+    change: Change = unchanged,
+) -> Iterator[None]:
+    """As `fill`, while the block runs."""
+    fill(module, keys, places, dtype, change)
     try:
-        module.load_state_dict(state, assign=True)
-        state.clear()
         yield
     finally:
         module.to("meta")
@@ -48,12 +67,12 @@ def filled(
 def tensor_places(directory: Path) -> dict[str, Path]:
     """The file of every tensor of a single-file or sharded checkpoint."""
     index = directory / "model.safetensors.index.json"
+    listed = None
+    paths = [directory / "model.safetensors"]
     if index.is_file():
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        paths = sorted({directory / name for name in weight_map.values()})
-    else:
-        paths = [directory / "model.safetensors"]
-    places = {}
+        listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        paths = sorted({directory / name for name in listed.values()})
+    places: dict[str, Path] = {}
     for path in paths:
         if not path.is_file():
             raise CheckpointError(f"{path}: no such file")
@@ -62,6 +81,9 @@ def tensor_places(directory: Path) -> dict[str, Path]:
                 places.update(dict.fromkeys(file.keys(), path))
         except SafetensorError as error:
             raise CheckpointError(f"{path}: {error}") from error
+    if listed is not None and listed.keys() != places.keys():
+        odd = sorted(listed.keys() ^ places.keys())
+        raise CheckpointError(f"{index}: index and shards disagree about {', '.join(odd)}")
     return places
 
 
@@ -86,8 +108,13 @@ def check(wanted: Mapping[str, torch.Size], places: Mapping[str, Path], where: s
     for path in sorted(set(places.values())):
         with safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 - not a dict
-                shape = [n for n in file.get_slice(key).get_shape() if n != 1]
-                if key in wanted and shape != [n for n in wanted[key] if n != 1]:
+                shape = file.get_slice(key).get_shape()
+                if key in wanted and _bare(shape) != _bare(wanted[key]):
                     problems.append(f"{key} is {shape}, not {list(wanted[key])}")
     if problems:
         raise CheckpointError(f"{where}: {'; '.join(problems)}")
+
+
+def _bare(shape: Sequence[int]) -> list[int]:
+    """Shape of a learned query, say, stored as [1, 3, 2048] or [3, 2048] alike."""
+    return list(dropwhile(lambda size: size == 1, shape))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from granite_gguf.reference.config import CheckpointError
 from granite_gguf.reference.sections import read_json
+from granite_gguf.reference.weights import Change
 
 # PEFT's prefix, and where the language model is in a checkpoint or in transformers 5's memory.
 _KEY = re.compile(
@@ -21,9 +21,7 @@ _KEY = re.compile(
 )
 
 
-def read_adapter(
-    directory: Path, keys: set[str], dtype: torch.dtype
-) -> Callable[[str, Tensor], Tensor]:
+def read_adapter(directory: Path, keys: set[str], dtype: torch.dtype) -> Change:
     """What the adapter makes of a tensor, by its key; every change must be of one of `keys`."""
     config, path = directory / "adapter_config.json", directory / "adapter_model.safetensors"
     scale = read_json(config).need("lora_alpha") / read_json(config).need("r")

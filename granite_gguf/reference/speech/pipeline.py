@@ -29,7 +29,7 @@ from granite_gguf.reference.speech.adapter import read_adapter
 from granite_gguf.reference.speech.layouts import read_config
 from granite_gguf.reference.speech.model import GraniteSpeech, checkpoint_key
 from granite_gguf.reference.speech.prompt import INSTRUCTION, prompt_ids
-from granite_gguf.reference.weights import check, filled, tensor_places
+from granite_gguf.reference.weights import Change, check, filled, tensor_places, unchanged
 
 Floats = NDArray[np.floating[Any]]
 Ids = NDArray[np.int64]
@@ -78,7 +78,7 @@ class SpeechReference:
         state = self.model.state_dict()
         wanted = {checkpoint_key(name): tensor.shape for name, tensor in state.items()}
         check(wanted, self.places, f"{self.directory} ({self.config.layout} layout)")
-        self.change = lambda _key, tensor: tensor
+        self.change: Change = unchanged
         if self.config.layout == "lora":
             self.change = read_adapter(self.directory, set(wanted), dtype)
 
