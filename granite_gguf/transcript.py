@@ -81,6 +81,16 @@ class Decoding:
     guessed: int
     accepted: int
 
+    def __str__(self) -> str:
+        """In words, for a person.
+
+        >>> print(Decoding(steps=12, guessed=40, accepted=29))
+        12 steps; 29 of the draft's 40 guesses were right
+        """
+        return (
+            f"{self.steps} steps; {self.accepted} of the draft's {self.guessed} guesses were right"
+        )
+
     @classmethod
     def sum(cls, parts: Iterable[Decoding]) -> Decoding:
         """What it took for several texts."""

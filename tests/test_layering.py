@@ -46,7 +46,7 @@ ROOMS = {
     "transcription",
     "converters": "architectures fields ggml hub nar sound spec speech storage",
     "quantize": "architectures ggml model sound spec storage",
-    "bench": "ggml memory model placing",
+    "bench": "ggml memory model placing transcript",
     "places": "",
     "serve": "formats model passes transcript transcription",
     "ray": "model places placing transcript transcription",

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import granite_gguf
 from granite_gguf import AudioWarning, InputError, Model, Segment, Transcript, Word
+from granite_gguf.bench import measure
 from granite_gguf.cli import app
 from granite_gguf.errors import InputTypeError
 from granite_gguf.formats import FORMATS, Shape
@@ -200,3 +201,14 @@ def test_speakers_in_every_format() -> None:
     assert segment["turns"][1] == {"speaker": "Speaker 1", "text": "so ask"}
     assert segment["turns"][0]["speaker"] is None
     assert segment["words"][3]["speaker"] == "Speaker 2" and "speaker" not in segment["words"][0]
+
+
+@pytest.mark.filterwarnings("ignore::granite_gguf.AudioWarning")
+def test_bench_tells_what_a_draft_was_worth(
+    speech_files: dict[str, Path], audio_file: Path
+) -> None:
+    found = measure(speech_files["base"], audio_file, threads=1, repeats=1, with_floor=False)
+    assert found.decoding is not None and found.tokens > 0
+    assert found.decoding.guessed >= found.decoding.accepted
+    assert found.decoding.steps + found.decoding.accepted >= found.tokens - 1
+    assert found.to_dict()["decoding"]["steps"] == found.decoding.steps

@@ -17,6 +17,7 @@ from granite_gguf.errors import InputError
 from granite_gguf.ggml import ProductShape, Runtime
 from granite_gguf.memory import peak_resident
 from granite_gguf.model import Model, load
+from granite_gguf.transcript import Decoding
 
 _WITHOUT_PRODUCTS = frozenset({"audio", "features"})  # stages that multiply no weights
 
@@ -55,6 +56,8 @@ class Measurement:
         text_rows: rows of the editor, the slots included; None where there were several passes, or
             nothing is edited.
         repeats: runs that were timed, after one that was not.
+        tokens: of the text.
+        decoding: what it took to write them, where that is done token by token.
     """
 
     model: str
@@ -70,6 +73,8 @@ class Measurement:
     file_size: int
     text_rows: int | None
     repeats: int
+    tokens: int
+    decoding: Decoding | None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -152,6 +157,8 @@ def measure(
             file_size=path.stat().st_size,
             text_rows=text_rows,
             repeats=repeats,
+            tokens=len(runs[0].token_ids),
+            decoding=runs[0].decoding,
         )
 
 

@@ -11,7 +11,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from granite_gguf.bench import Measurement, measure
-from granite_gguf.cli.console import counting_progress, kernel_lines, print_result, stdout
+from granite_gguf.cli.console import (
+    counting_progress,
+    kernel_lines,
+    print_result,
+    stdout,
+    telling_warnings,
+)
 from granite_gguf.cli.model_names import local_model
 from granite_gguf.cli.options import (
     MODEL_HELP,
@@ -48,7 +54,7 @@ def bench(
     stage is above it.
     """
     file = local_model(model)
-    with counting_progress("timing products", 1) as progress:
+    with telling_warnings(quiet=False), counting_progress("timing products", 1) as progress:
         found = measure(
             file,
             audio,
@@ -80,6 +86,8 @@ def _print(found: Measurement) -> None:
         ratio = "" if spent.ratio is None else f"{spent.ratio:.2f}"
         table.add_row(name, f"{spent.minimum:.3f}", f"{spent.median:.3f}", limit, ratio)
     stdout.print(table)
+    if found.decoding is not None:
+        stdout.print(f"{found.tokens} tokens in {found.decoding}")
     stdout.print(
         f"{found.duration:.1f} s of audio, {found.real_time_factor:.1f} times real time; "
         f"loading {found.load:.2f} s; peak memory {megabytes(found.peak_memory)}; "

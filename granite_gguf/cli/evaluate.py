@@ -11,7 +11,13 @@ from typing import Annotated
 
 import typer
 
-from granite_gguf.cli.console import counting_progress, print_error, print_note, print_result
+from granite_gguf.cli.console import (
+    counting_progress,
+    print_error,
+    print_note,
+    print_result,
+    telling_warnings,
+)
 from granite_gguf.cli.leaving import EXIT_FAILED
 from granite_gguf.cli.model_names import local_model
 from granite_gguf.cli.options import MODEL_HELP, MODEL_VARIABLE, AsJson, Device, Kernels, Threads
@@ -225,7 +231,8 @@ def _rows(model: Model, dataset: Dataset, results: ResultsFile, scorer: Scorer) 
     resumed = sum(results.find(item) is not None for item in dataset.items)
     if resumed:
         print_note(f"{resumed} of {count} results are taken from {results.path}")
-    with counting_progress(f"evaluating {dataset.name}", count) as progress:
+    evaluating = f"evaluating {dataset.name}"
+    with telling_warnings(quiet=False), counting_progress(evaluating, count) as progress:
         for row in score_each(model, dataset, results, scorer):
             rows.append(row)
             if row.result.error:

@@ -135,12 +135,9 @@ class Job:
                 f"{'1 pass' if count == 1 else f'{count} passes'}, "
                 f"{transcript.real_time_factor:.1f}x real time; seconds: {stages}"
             )
-            written = transcript.decoding
-            if written is not None:
-                print_note(
-                    f"{recording.name}: {len(transcript.token_ids)} tokens in {written.steps} "
-                    f"steps; {written.accepted} of the draft's {written.guessed} guesses were right"
-                )
+            if transcript.decoding is not None:
+                count = len(transcript.token_ids)
+                print_note(f"{recording.name}: {count} tokens in {transcript.decoding}")
         if self.targets is None:
             self._print(recording, transcript)
         else:
