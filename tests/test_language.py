@@ -16,6 +16,7 @@ from granite_gguf.arrays import AnyArray, FloatArray, IntArray
 from granite_gguf.errors import ModelFileError
 from granite_gguf.ggml import F16, F32, GGMLType, Runtime, Tensor
 from granite_gguf.spec.tensors import LLAMA_NAMES
+from granite_gguf.speech import language as module
 from granite_gguf.speech.drafts import Draft
 from granite_gguf.speech.greedy import End, Said
 from granite_gguf.speech.language import Language
@@ -190,6 +191,19 @@ def test_kinds_of_steps_are_planned_once(
     assert len(planned) == 1
     say(model, [21], eos=NEVER)
     assert len(planned) == 1
+
+
+def test_graphs_that_are_kept_are_few_and_small(
+    model: Language, monkeypatch: pytest.MonkeyPatch, expected: dict[str, AnyArray]
+) -> None:
+    """The oldest makes room, and is planned anew when it is wanted again."""
+    monkeypatch.setattr(module, "_KEPT_ROWS", 40)
+    for _ in range(2):
+        drafts = [Draft(expected[f"said_{n}"]) for n in (1, 9, 21)]
+        for n, said in zip((1, 9, 21), say(model, [1, 9, 21], drafts), strict=True):
+            assert said.tokens == tuple(expected[f"said_{n}"][:BUDGET])
+        rows = [kind.all_rows for kind in model._kept]
+        assert len(rows) == 1 or sum(rows) <= 40
 
 
 def test_a_cache_that_does_not_fit_is_refused(

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from typing import NamedTuple
 
 import numpy as np
 
@@ -40,10 +41,23 @@ from granite_gguf.speech.greedy import (
 _KEYS = 256  # a step's keys are a multiple of it
 _ROWS = (1, 2, 4, 8, 16, MOST_GUESSED + 1)
 _KEPT = 12  # graphs, each with memory of its own
+_KEPT_ROWS = 320  # of all of them: 128 MB of the released models' logits
 _NODES = 48  # operations of a layer, and of one more recording in it
 
 _PURPOSE = "Continuing a text"
 _REMEDY = "Transcribe fewer recordings together, or in shorter pieces, or free some memory"
+
+
+class _Kind(NamedTuple):
+    """Steps that one graph serves: of which recordings, how many rows each, and keys seen."""
+
+    recordings: tuple[int, ...]
+    rows: int
+    keys: int
+
+    @property
+    def all_rows(self) -> int:
+        return self.rows * len(self.recordings)
 
 
 class Language(Closing):
@@ -74,7 +88,7 @@ class Language(Closing):
         self._caches: list[list[Cache]] = []
         self._capacity = 0
         self._lengths: list[int] = []
-        self._kept: OrderedDict[tuple[object, ...], tuple[Graph, KeptGraph]] = OrderedDict()
+        self._kept: OrderedDict[_Kind, tuple[Graph, KeptGraph]] = OrderedDict()
 
     def generate(
         self,
@@ -161,7 +175,7 @@ class Language(Closing):
             self._embed(np.array(step.tokens + step.tokens[-1:] * (rows - len(step.tokens))))
             for step in wanted.values()
         ]
-        kept = self._keep((tuple(wanted), rows, keys), recordings)
+        kept = self._keep(_Kind(tuple(wanted), rows, keys), recordings)
         logits = self._logits(kept.run(_inputs(recordings, list(starts.values()), filled)))
         return {
             n: logits[at * rows : at * rows + len(step.tokens)]
@@ -204,10 +218,13 @@ class Language(Closing):
             raise
         self._capacity = length
 
-    def _keep(self, kind: tuple[object, ...], recordings: Sequence[Continued]) -> KeptGraph:
+    def _keep(self, kind: _Kind, recordings: Sequence[Continued]) -> KeptGraph:
         """The graph of a kind of step, made when it is first wanted."""
         if kind not in self._kept:
-            while len(self._kept) >= _KEPT:
+            while self._kept and (
+                len(self._kept) >= _KEPT
+                or kind.all_rows + sum(other.all_rows for other in self._kept) > _KEPT_ROWS
+            ):
                 _, (old, plan) = self._kept.popitem(last=False)
                 plan.close()
                 old.close()

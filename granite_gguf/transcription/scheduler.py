@@ -235,7 +235,8 @@ class Scheduler:
             if of.asked and of.asked.options == options and not (of.alone or of.single)
         ]
         free = self._count - len(self._given)
-        taken, seconds = [], 0.0
+        taken: list[_Wish] = []
+        seconds = 0.0
         for of in fitting[: min(MOST_TOGETHER, -(-len(fitting) // free))]:
             seconds += of.asked.seconds if of.asked else 0.0
             if taken and seconds > TOGETHER_SECONDS:
