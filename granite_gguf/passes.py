@@ -121,6 +121,14 @@ class Draft(_Named):
     OFF = "off"
 
 
+class Editor(_Named):
+    """Whether a language model edits the encoder's hypothesis."""
+
+    ALWAYS = "always"
+    AUTO = "auto"
+    NEVER = "never"
+
+
 TRANSLATING = "granite-speech-4.1-2b, granite-4.0-1b-speech or granite-speech-3.3"
 PUNCTUATING = "granite-speech-4.1-2b"
 TELLING_SPEAKERS = "granite-speech-4.1-2b-plus"
@@ -164,6 +172,7 @@ class Options:
         wish: what is wanted besides the words in their language as they are said.
         max_tokens: the most tokens of a piece's text; by default so many as its length is worth.
         draft: whether the encoder's hypothesis may be looked at to write faster.
+        editor: whether the hypothesis of a NAR model is edited; ``auto`` where it is not sure.
     """
 
     chunk_seconds: float | None = None
@@ -172,6 +181,7 @@ class Options:
     wish: Wish = NOTHING_ELSE
     max_tokens: int | None = None
     draft: bool = True
+    editor: Editor = Editor.ALWAYS
 
 
 @dataclass(frozen=True)

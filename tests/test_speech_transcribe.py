@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from granite_gguf.arrays import FloatArray, IntArray
 from granite_gguf.errors import InputError
-from granite_gguf.passes import Options, Piece, Wish
+from granite_gguf.passes import Editor, Options, Piece, Wish
 from granite_gguf.speech import characters
 from granite_gguf.speech.greedy import End, Said
 from granite_gguf.speech.lane import SpeechLane
@@ -298,6 +298,7 @@ def test_words_by_the_draft_head(models: dict[str, SpeechStages], saying: Any) -
         ("plus", Options(wish=Wish(translate_to="fr")), "does not translate; granite-speech-4.1"),
         ("base", Options(wish=Wish(speakers=True)), "does not tell speakers; .*-plus can"),
         ("base", Options(max_tokens=0), "max_tokens is 0"),
+        ("base", Options(editor=Editor.NEVER), "editor is 'never', and this model has none; .*nar"),
     ],
 )
 def test_what_a_model_cannot_do(

@@ -9,9 +9,9 @@ import pytest
 
 from granite_gguf import Model, Word
 from granite_gguf.nar import decoding as nar_decoding
-from granite_gguf.nar.decoding import best_probabilities, edited_probabilities
+from granite_gguf.nar.decoding import best_probabilities
 from granite_gguf.stages import decoding
-from granite_gguf.stages.decoding import log_totals
+from granite_gguf.stages.decoding import log_totals, run_probabilities
 from granite_gguf.stages.shared import BPE_TOTALS
 from granite_gguf.words.times import Heard, split_words, time_words
 from tests.signals import synthetic_audio
@@ -35,7 +35,7 @@ def test_a_run_of_rows_counts_by_its_surest(models: dict[str, Model]) -> None:
     ids = probabilities.argmax(axis=1)
     best = best_probabilities(e, np.log(probabilities).astype(np.float32))
     np.testing.assert_allclose(best, [0.9, 0.6, 0.8, 0.4, 0.7], rtol=1e-6)
-    found = edited_probabilities(e, ids, best)
+    found = run_probabilities(ids, best, e.eos_token_id)
     np.testing.assert_allclose(found, [0.8, 0.4, 0.7], rtol=1e-6)
     scaled = replace(e, apply_logits_scaling=True, logits_scaling=2.0)
     logits = (2 * np.log(probabilities)).astype(np.float32)

@@ -104,6 +104,7 @@ def bulk(
     speakers: wishes.Speakers = False,
     max_tokens: wishes.MaxTokens = None,
     draft: wishes.Draft = passes.Draft.AUTO,
+    editor: wishes.Editor = passes.Editor.ALWAYS,
     precision: Precision = kernel_choice.Precision.EXACT,
     kernels: Kernels = kernel_choice.AUTO,
 ) -> None:
@@ -142,6 +143,7 @@ def bulk(
         "speakers": speakers,
         "max_tokens": max_tokens,
         "draft": draft.value,
+        "editor": editor.value,
     }
     # What is wrong with these is seen here, before many find out.
     file = DEMO_MODEL if model is None else local_model(model)

@@ -155,6 +155,7 @@ def transcribe(
     speakers: wishes.Speakers = False,
     max_tokens: wishes.MaxTokens = None,
     draft: wishes.Draft = passes.Draft.AUTO,
+    editor: wishes.Editor = passes.Editor.ALWAYS,
     threads: Threads = None,
     device: Device = "auto",
     kernels: Kernels = kernel_choice.AUTO,
@@ -198,7 +199,8 @@ def transcribe(
         prompt=prompt,
         speakers=speakers,
     )
-    options = Options(chunk_seconds, timed, vad, wish, max_tokens, draft is passes.Draft.AUTO)
+    drafted = draft is passes.Draft.AUTO
+    options = Options(chunk_seconds, timed, vad, wish, max_tokens, drafted, editor)
     take = Selection(channel, track, raw_format_of(raw_rate, raw_format, raw_channels))
     shape = _shape(max_line_width, max_lines, formats)
     chosen = parse_shard(shard).of(range(len(recordings))) if shard else range(len(recordings))

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from granite_gguf import passes
+from granite_gguf.cli.options import COMPUTATION
 from granite_gguf.errors import InputError
 
 _wish = partial(typer.Option, rich_help_panel="Autoregressive models", show_default=False)
@@ -51,6 +52,18 @@ Draft = Annotated[
         metavar="USE",
         help="'auto' (default) checks the encoder's hypothesis many tokens at a time, which "
         "changes no text and is faster; 'off' writes token by token.",
+    ),
+]
+
+Editor = Annotated[
+    passes.Editor,
+    typer.Option(
+        "--editor",
+        metavar="WHEN",
+        help="NAR models: 'always' (default) edits the encoder's hypothesis, 'auto' only where it "
+        "is not sure, 'never' does without; faster, with more errors.",
+        rich_help_panel=COMPUTATION,
+        show_default=False,
     ),
 ]
 

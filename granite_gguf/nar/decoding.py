@@ -41,19 +41,3 @@ def insert_slots(e: Editor, tokens: npt.NDArray[np.integer]) -> IntArray:
 def edited_tokens(e: Editor, ids: npt.NDArray[np.integer]) -> IntArray:
     """Tokens of the transcript from the editor's best ids, one per row of text."""
     return collapse(ids, e.eos_token_id)
-
-
-def edited_probabilities(e: Editor, ids: IntArray, best: FloatArray) -> FloatArray:
-    """The probability of each of :func:`edited_tokens`.
-
-    A token comes from a run of equal best ids; the surest row of the run counts.
-
-    Args:
-        e: tells eos.
-        ids: ``(rows,)``, the best id of each text row.
-        best: ``(rows,)``, its probability.
-    """
-    run_starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
-    surest: FloatArray = np.maximum.reduceat(best, run_starts)
-    kept: FloatArray = surest[ids[run_starts] != e.eos_token_id]
-    return kept

@@ -10,17 +10,25 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from granite_gguf.arrays import FloatArray, Rows
-from granite_gguf.nar.decoding import edited_probabilities, edited_tokens, insert_slots
+import numpy as np
+
+from granite_gguf.arrays import FloatArray, IntArray, Rows
+from granite_gguf.nar.decoding import edited_tokens, insert_slots
 from granite_gguf.nar.spec import HParams
 from granite_gguf.nar.stages import BEST_PROBABILITIES, Stages
-from granite_gguf.passes import Options, Piece, timed
+from granite_gguf.passes import Editor, Options, Piece, timed
 from granite_gguf.sound.features import frame_count
+from granite_gguf.stages.decoding import run_probabilities
 from granite_gguf.stages.passing import silent_segment, sounding_features
-from granite_gguf.stages.shared import BPE_TOTALS, NO_TAPS
+from granite_gguf.stages.results import TokenResult
+from granite_gguf.stages.shared import BPE_BEST, BPE_TOTALS, NO_TAPS
 from granite_gguf.transcript import Segment
 from granite_gguf.words.times import Heard, time_words
 
+SURE = 0.95
+"""A hypothesis none of whose tokens is less probable is not edited, where that is left open."""
+
+_NONE = np.zeros(0, np.float32)
 _LONG_SECONDS = 60.0  # from here on it is asked first whether there is memory for the editor
 
 
@@ -73,40 +81,34 @@ def _transcribe(
     model: Stages, pieces: Sequence[Piece], mel: Rows, options: Options
 ) -> list[Segment | None]:
     """From log-mel frames ``(T, 160)`` of each piece, T at least 1, to its text."""
-    found: list[Segment | None] = [None] * len(pieces)
     h = model.hparams
-    editor, rate = h.editor, h.projector.downsample_rate
-    head_taps = frozenset({"pooled", BPE_TOTALS}) if options.word_times else NO_TAPS
-    editor_taps = frozenset({BEST_PROBABILITIES}) if options.word_times else NO_TAPS
+    always, timing = options.editor is Editor.ALWAYS, options.word_times
+    head_taps = {"pooled", BPE_TOTALS} if timing else set()
+    head_taps |= set() if always else {BPE_BEST}
 
     with timed("encoder", pieces):
         encoded = model.run_encoder(mel)
     with timed("hypothesis", pieces):
-        head = model.run_hypothesis_head(encoded.final, encoded.blank, head_taps)
+        head = model.run_hypothesis_head(encoded.final, encoded.blank, frozenset(head_taps))
         hypothesis = model.read_hypothesis(head.ids)
-        text_ids = hypothesis.each(lambda tokens: insert_slots(editor, tokens))
-    needed = [t // rate + n for t, n in zip(mel.counts, text_ids.counts, strict=True)]
-    fit = [n for n, positions in enumerate(needed) if positions <= editor.max_positions]
-    if not fit:
-        return found
-    fitting = [pieces[n] for n in fit]
-    with timed("projector", fitting):
-        audio_tokens = model.run_projector(encoded.captured.some(fit))
-    with timed("editor", fitting):
-        edited = model.run_editor(audio_tokens, text_ids.some(fit), editor_taps)
-
-    for at, n in enumerate(fit):
-        tokens = edited_tokens(editor, edited.ids[at])
+    every = range(len(pieces))
+    sure = {} if always else {n: _sureness(h, head, n) for n in every}
+    edited = [n for n in every if _is_edited(options.editor, sure.get(n))]
+    texts = _edit(model, pieces, encoded.captured, hypothesis, edited, timing)
+    found: list[Segment | None] = []
+    for n, piece in enumerate(pieces):
+        if n in edited and n not in texts:
+            found.append(None)
+            continue
+        tokens, probabilities = texts.get(n) or (hypothesis[n], _heard(sure[n], hypothesis[n]))
         segment = replace(
-            silent_segment(model, pieces[n], options),
+            silent_segment(model, piece, options),
             text=model.detokenize(tokens),
             hypothesis=model.detokenize(hypothesis[n]),
             token_ids=tuple(int(i) for i in tokens),
         )
-        if options.word_times:
-            with timed("words", [pieces[n]]):
-                best = edited.taps[BEST_PROBABILITIES][at]
-                sure = edited_probabilities(editor, edited.ids[at], best)
+        if timing:
+            with timed("words", [piece]):
                 heard = Heard(
                     mel[n],
                     encoded.blank[n],
@@ -115,8 +117,61 @@ def _transcribe(
                     partial(model.bpe_posteriors, head.taps["pooled"][n], head.taps[BPE_TOTALS][n]),
                     h.front_end.stride / h.front_end.sample_rate,
                 )
-                words = time_words(h.hypothesis, model.tokenizer, tokens, sure, heard)
-                begin = pieces[n].start / h.front_end.sample_rate
+                words = time_words(h.hypothesis, model.tokenizer, tokens, probabilities, heard)
+                begin = piece.start / h.front_end.sample_rate
                 segment = replace(segment, words=tuple(word.later(begin) for word in words))
-        found[n] = segment
+        found.append(segment)
     return found
+
+
+def _edit(
+    model: Stages,
+    pieces: Sequence[Piece],
+    captured: Rows,
+    hypothesis: Rows,
+    which: Sequence[int],
+    timing: bool,
+) -> dict[int, tuple[IntArray, FloatArray]]:
+    """The edited tokens of some pieces, those that fit, and their probabilities where wanted."""
+    editor, rate = model.hparams.editor, model.hparams.projector.downsample_rate
+    slots = hypothesis.each(lambda tokens: insert_slots(editor, tokens))
+    needed = [t // rate + n for t, n in zip(captured.counts, slots.counts, strict=True)]
+    fit = [n for n in which if needed[n] <= editor.max_positions]
+    if not fit:
+        return {}
+    fitting = [pieces[n] for n in fit]
+    with timed("projector", fitting):
+        audio_tokens = model.run_projector(captured.some(fit))
+    with timed("editor", fitting):
+        taps = frozenset({BEST_PROBABILITIES}) if timing else NO_TAPS
+        edited = model.run_editor(audio_tokens, slots.some(fit), taps)
+    eos = editor.eos_token_id
+    return {
+        n: (
+            edited_tokens(editor, ids),
+            run_probabilities(ids, edited.taps[BEST_PROBABILITIES][at], eos) if timing else _NONE,
+        )
+        for at, (n, ids) in enumerate(zip(fit, edited.ids, strict=True))
+    }
+
+
+def _sureness(h: HParams, head: TokenResult[Rows], n: int) -> FloatArray:
+    """The probabilities of what the encoder hears in a piece, one for each token of its head."""
+    return run_probabilities(head.ids[n], head.taps[BPE_BEST][n], h.hypothesis.blank_id)
+
+
+def _is_edited(editing: Editor, sure: FloatArray | None) -> bool:
+    if editing is Editor.AUTO and sure is not None:
+        return not len(sure) or float(sure.min()) < SURE
+    return editing is not Editor.NEVER
+
+
+def _heard(sure: FloatArray, tokens: IntArray) -> FloatArray:
+    """A probability for each token of a hypothesis.
+
+    Where its text was tokenised anew, tokens are others than those that were heard: each gets the
+    least of them.
+    """
+    if len(sure) == len(tokens):
+        return sure
+    return np.full(len(tokens), sure.min(initial=1.0), np.float32)

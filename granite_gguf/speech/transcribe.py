@@ -13,7 +13,7 @@ from functools import partial
 
 from granite_gguf.arrays import FloatArray, IntArray, Rows
 from granite_gguf.errors import InputError
-from granite_gguf.passes import NOTHING_ELSE, Options, Piece, timed
+from granite_gguf.passes import NOTHING_ELSE, Editor, Options, Piece, timed
 from granite_gguf.speech import characters
 from granite_gguf.speech.asking import around_audio, instruction, language_name
 from granite_gguf.speech.greedy import End, Said
@@ -59,6 +59,11 @@ class Manner:
         wish = options.wish
         if options.max_tokens is not None and options.max_tokens < 1:
             raise InputError(f"max_tokens is {options.max_tokens}, expected 1 or more")
+        if options.editor is not Editor.ALWAYS:
+            raise InputError(
+                f"editor is {str(options.editor)!r}, and this model has none; "
+                "granite-speech-4.1-2b-nar edits its hypothesis"
+            )
         tagged = options.word_times and h.family == "plus" and wish == NOTHING_ELSE
         if tagged:
             wish = replace(wish, word_times=True)

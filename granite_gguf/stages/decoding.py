@@ -28,6 +28,26 @@ def log_totals(logits: FloatArray) -> FloatArray:
     return totals
 
 
+def best_probabilities(logits: FloatArray) -> FloatArray:
+    """The probability of each row's best id ``(rows,)``."""
+    best: FloatArray = np.exp(logits.max(axis=1) - log_totals(logits))
+    return best
+
+
+def run_probabilities(ids: IntArray, best: FloatArray, blank: int) -> FloatArray:
+    """The probability of each token that a collapse leaves: its run's surest row counts.
+
+    Args:
+        ids: ``(rows,)``, the best id of each row.
+        best: ``(rows,)``, its probability.
+        blank: the id that is no token.
+    """
+    run_starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
+    surest: FloatArray = np.maximum.reduceat(best, run_starts)
+    kept: FloatArray = surest[ids[run_starts] != blank]
+    return kept
+
+
 def hypothesis_tokens(h: BpeHead, ids: npt.NDArray[np.integer]) -> IntArray:
     """Tokens of the first hypothesis from the BPE head's best ids, one per pooled frame."""
     return collapse(ids, h.blank_id) - h.id_shift

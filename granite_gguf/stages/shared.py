@@ -52,6 +52,9 @@ NO_TAPS: frozenset[str] = frozenset()
 BPE_TOTALS = "bpe_totals"
 """A tap of the BPE head: what its softmax divides by, as a logarithm."""
 
+BPE_BEST = "bpe_best_probabilities"
+"""A tap of the BPE head: the probability of each best id."""
+
 _PURPOSE = "This stretch of audio"
 _SHORTER = "Transcribe it in shorter pieces (--chunk-seconds), or free some memory"
 _LOGIT_ROWS = 160  # computed at once: 64 MB of the released model's 100,353 logits
@@ -155,7 +158,7 @@ class SharedStages(ABC, Generic[H]):
         Args:
             final: ``(T, D)``, T at least 1.
             blank: ``(T,)``.
-            taps: may name ``pooled``, ``bpe_logits``, and :data:`BPE_TOTALS`.
+            taps: may name ``pooled``, ``bpe_logits``, :data:`BPE_TOTALS` and :data:`BPE_BEST`.
         """
         e, h = self.hparams.encoder, self._bpe_head
         if not h.bpe_vocab:
@@ -173,7 +176,7 @@ class SharedStages(ABC, Generic[H]):
             "first hypothesis",
             "bpe_logits",
             h.bpe_vocab,
-            {BPE_TOTALS: decoding.log_totals},
+            {BPE_TOTALS: decoding.log_totals, BPE_BEST: decoding.best_probabilities},
             lambda graph, rows: build_hypothesis(graph, self._weights, window, e.d_model, rows),
         )
         found = self._run_head(head, taps, {"final": states.array, "blank": silence.array}, window)

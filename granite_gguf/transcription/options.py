@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, TypedDict
 
 from granite_gguf.errors import InputError, InputTypeError
-from granite_gguf.passes import Draft, Options, Task, Vad, Wish
+from granite_gguf.passes import Draft, Editor, Options, Task, Vad, Wish
 from granite_gguf.sound.reading import Selection
 from granite_gguf.sound.sndfile import RawFormat
 
@@ -16,8 +16,8 @@ _INTO = "en"  # the language that most can be translated into
 class TranscribeOptions(TypedDict, total=False):
     """What :meth:`granite_gguf.Model.transcribe` and its siblings take; each may be left out.
 
-    From ``task`` on, all is for autoregressive models, as far as each can do it; where one cannot,
-    the error names one that can.
+    From ``task`` to ``draft``, all is for autoregressive models, as far as each can do it; where
+    one cannot, the error names one that can.
 
     Attributes:
         sample_rate: the rate of samples given as an array, in Hz; the model's by default.
@@ -43,6 +43,8 @@ class TranscribeOptions(TypedDict, total=False):
             every 30 s.
         draft: ``auto`` takes the encoder's hypothesis as a draft, which changes no text and makes
             it faster; ``off`` does without.
+        editor: of NAR models, ``always`` edits the encoder's hypothesis, ``auto`` only where it is
+            not sure of each of its tokens, ``never`` does without; faster, with more errors.
     """
 
     sample_rate: float | None
@@ -61,6 +63,7 @@ class TranscribeOptions(TypedDict, total=False):
     speakers: bool
     max_tokens: int | None
     draft: str
+    editor: str
 
 
 class Divided(NamedTuple):
@@ -120,6 +123,8 @@ def divide(given: dict[str, Any]) -> Divided:
         given["vad"] = Vad.of(given["vad"])
     if "draft" in given:
         given["draft"] = Draft.of(given["draft"]) is Draft.AUTO
+    if "editor" in given:
+        given["editor"] = Editor.of(given["editor"])
     asked = {name: given.pop(name) for name in _WISHED if name in given}
     if asked:
         given["wish"] = wish_of(**asked)
