@@ -177,7 +177,7 @@ def test_markdown_of_clips_and_models(write: Write) -> None:
         "| drei.wav | no | 100.00 % | 50.00 % | no | 100.00 % | 0.00 % |",
         "| all 3 | 0 of 3 | 77.78 % | 22.22 % | 2 of 3 | 22.22 % | 0.00 % |",
     ]
-    assert "leaderboard (compounds merged" in table[-1]
+    assert "leaderboard (as of 2026-08, compounds merged" in table[-1]
 
 
 class Page(HTMLParser):

@@ -110,6 +110,7 @@ def test_versions_name_the_rule() -> None:
     merged, plain = Scorer("leaderboard").versions, Scorer("plain").versions
     assert (merged["scoring"], merged["compounds"]) == ("leaderboard", "merged")
     assert merged["kaldialign"] == plain["kaldialign"] == kaldialign.__version__
+    assert merged["as of"] == "2026-08" and "as of" not in plain
     assert "whisper-normalizer" in merged and "whisper-normalizer" not in plain
     with pytest.raises(InputError, match="scoring is 'jiwer', expected one of 'leaderboard'"):
         Scorer("jiwer")

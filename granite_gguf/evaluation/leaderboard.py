@@ -1,6 +1,6 @@
 """What the Open ASR Leaderboard does besides counting words.
 
-Rules and fields are those of the repository ``huggingface/open_asr_leaderboard`` as of August 2026
+Rules and fields are those of the repository ``huggingface/open_asr_leaderboard`` at :data:`AS_OF`
 (``normalizer/data_utils.py`` and ``normalizer/eval_utils.py``). Its own normaliser is not here:
 docs/evaluation.md tells what differs.
 """
@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from granite_gguf.errors import InputError
+
+AS_OF = "2026-08"
+"""The month in which the leaderboard had these rules: its changes make another version of them."""
 
 _IGNORED = "ignore time segment in scoring"
 _NAME = re.compile(r"MODEL_(.+)_DATASET_(.+)")

@@ -12,7 +12,7 @@ from typing import Any
 
 from granite_gguf._version import __version__
 from granite_gguf.errors import InputError, MissingExtraError
-from granite_gguf.evaluation.leaderboard import join_compounds, to_be_ignored
+from granite_gguf.evaluation.leaderboard import AS_OF, join_compounds, to_be_ignored
 
 ENGLISH = frozenset({"en", "eng", "english"})
 _GAP = "\0"  # stands in an alignment where one side has no word
@@ -108,8 +108,10 @@ class Scorer:
     @property
     def versions(self) -> dict[str, str]:
         """What a figure depends on besides the texts: the rule, and versions of what applies it."""
-        found = {
-            "scoring": self.scoring.value,
+        found = {"scoring": self.scoring.value}
+        if self.scoring is Scoring.LEADERBOARD:
+            found["as of"] = AS_OF
+        found |= {
             "compounds": "merged" if self._merges else "as written",
             "granite-gguf": __version__,
             "kaldialign": version("kaldialign"),
