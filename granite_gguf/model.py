@@ -230,7 +230,9 @@ class Model(Closing):
                 floats in [-1, 1], or int16 or int32; or a dict with ``array`` and
                 ``sampling_rate``, as the library `datasets` has it.
             options: see :class:`granite_gguf.TranscribeOptions`: ``sample_rate``, ``channel``,
-                ``track``, ``raw``, ``chunk_seconds``, ``word_times``, ``vad``.
+                ``track``, ``raw``, ``chunk_seconds``, ``word_times``, ``vad``; and for
+                autoregressive models ``task``, ``to``, ``punctuation``, ``keywords``, ``prompt``,
+                ``speakers``, ``max_tokens``, ``draft``.
 
         Returns:
             The transcript. Audio shorter than one frame of 20 ms has an empty one.

@@ -17,6 +17,7 @@ from granite_gguf.ctc import collapse
 from granite_gguf.errors import InputError
 from granite_gguf.ggml import F16, F32
 from granite_gguf.graph.layers import FEW_QUERIES
+from granite_gguf.quantize import quantize
 from granite_gguf.speech import language
 from granite_gguf.speech.drafts import MOST_GUESSED
 from granite_gguf.speech.greedy import ALIKE, End, Step
@@ -245,12 +246,15 @@ def test_mistakes_show(
     assert np.abs(logits - expected["base"]["16000_logits"] / SCALE).max() > 10 * CLOSE[F32]
 
 
-@pytest.mark.parametrize("outtype", ["f16", "bf16"])
+@pytest.mark.parametrize("kind", ["f16", "bf16", "q8_0"])
 def test_rows_are_the_same_alone_and_in_company(
-    speech_checkpoints: dict[str, Path], tmp_path: Path, outtype: str
+    speech_checkpoints: dict[str, Path], tmp_path: Path, kind: str
 ) -> None:
     """With our kernels, to the last bit: so drafts and batches change no token."""
+    outtype = "f16" if kind == "q8_0" else kind
     path = convert(speech_checkpoints["base"], tmp_path / "base.gguf", outtype=outtype).path
+    if kind == "q8_0":
+        path = quantize(path, tmp_path / "smaller.gguf", kind).path
     tokens = list(np.random.default_rng(0).integers(0, 600, 33))
     with stages_of(path, cache=F16) as model:
         rows, text = prompt(model, "base", 16_000), model._language
