@@ -18,7 +18,7 @@ README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encodi
 
 COMMANDS = (
     *("bench", "bulk", "convert", "diff", "doctor", "eval", "imatrix", "inspect", "quantize"),
-    *("models", "reference", "serve", "transcribe"),
+    *("listen", "models", "reference", "serve", "transcribe"),
 )
 
 

@@ -25,6 +25,7 @@ from granite_gguf.cli import (
     evaluate,
     imatrix,
     inspect,
+    listen,
     models,
     quantize,
     reference,
@@ -71,6 +72,7 @@ def _root(
 app.command("transcribe")(transcribe.transcribe)
 app.command("bulk")(bulk.bulk)
 app.command("serve")(serve.serve)
+app.command("listen")(listen.listen)
 app.command("convert")(convert.convert)
 app.command("quantize")(quantize.quantize)
 app.command("imatrix")(imatrix.imatrix)

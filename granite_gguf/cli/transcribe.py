@@ -16,6 +16,7 @@ from granite_gguf.cli.console import kernel_lines, print_note
 from granite_gguf.cli.inputs import Recording, find_recordings, parse_shard, raw_format_of
 from granite_gguf.cli.job import Job, check_failures_file, write_failures
 from granite_gguf.cli.leaving import EXIT_FAILED, EXIT_INTERRUPTED, leave
+from granite_gguf.cli.live import live_stdin
 from granite_gguf.cli.model_names import local_mmproj, local_model
 from granite_gguf.cli.options import (
     INPUT,
@@ -86,6 +87,14 @@ def transcribe(
             min=1, metavar="N", help="Take this audio track of a video, 1 the first, as by default."
         ),
     ] = None,
+    live: Annotated[
+        bool,
+        _input(
+            "--live",
+            help="Standard input is being spoken: show at once, in the terminal's last line, what "
+            "the encoder alone hears. Samples are s16le at 16,000 Hz, or as --raw-rate says.",
+        ),
+    ] = False,
     raw_rate: Annotated[
         int | None, _input(metavar="HZ", help="Read samples without a header, so many a second.")
     ] = None,
@@ -191,14 +200,15 @@ def transcribe(
                               for name in formats):  # fmt: skip
         raise InputError("--word-times needs a format that has them, such as -f json")
     timed = word_times or any(FORMATS[name].needs_words for name in formats)
-    wish = wish_of(
-        task=task,
-        to=to,
-        punctuation=punctuation,
-        keywords=wishes.all_keywords(keywords, keywords_file),
-        prompt=prompt,
-        speakers=speakers,
-    )
+    asked = {
+        "task": task,
+        "to": to,
+        "punctuation": punctuation,
+        "keywords": wishes.all_keywords(keywords, keywords_file),
+        "prompt": prompt,
+        "speakers": speakers,
+    }
+    wish = wish_of(**asked)
     drafted = draft is passes.Draft.AUTO
     options = Options(chunk_seconds, timed, vad, wish, max_tokens, drafted, editor)
     take = Selection(channel, track, raw_format_of(raw_rate, raw_format, raw_channels))
@@ -213,6 +223,18 @@ def transcribe(
         chosen = missing
     if failures is not None:
         check_failures_file(failures)
+    spoken = {**asked, "chunk_seconds": chunk_seconds, "vad": vad, "max_tokens": max_tokens}
+    following = (
+        live_stdin(
+            recordings,
+            formats,
+            take,
+            {**spoken, "draft": draft, "editor": editor},
+            files=bool(output_dir or failures),
+        )
+        if live
+        else None
+    )
     job = Job(recordings, chosen, formats, shape, targets, options, take, quiet, verbose)
     if chosen:
         loading = partial(
@@ -224,14 +246,19 @@ def transcribe(
             precision=precision,
             low_memory=low_memory,
         )
-        _run(job, model, loading)
+        _run(job, model, loading, following)
     if failures is not None:
         write_failures(failures, job.failures)
     if job.failures:
         raise typer.Exit(EXIT_FAILED)
 
 
-def _run(job: Job, model: str | None, loading: Callable[[Path], Model]) -> None:
+def _run(
+    job: Job,
+    model: str | None,
+    loading: Callable[[Path], Model],
+    following: Callable[[Model], None] | None,
+) -> None:
     if model is None and not job.quiet:
         print_note(DEMO_NOTE)
     file = DEMO_MODEL if model is None else local_model(model, quiet=job.quiet)
@@ -241,7 +268,10 @@ def _run(job: Job, model: str | None, loading: Callable[[Path], Model]) -> None:
             print_note(line)
     try:
         loaded.check(job.options)
-        job.run(loaded)
+        if following is None:
+            job.run(loaded)
+        else:
+            following(loaded)
     except KeyboardInterrupt:
         leave(EXIT_INTERRUPTED)
     except SystemExit as error:  # a signal to terminate

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, WebSocket
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -22,6 +22,7 @@ from granite_gguf.serve.guard import Guard
 from granite_gguf.serve.metrics import Metrics
 from granite_gguf.serve.models import Models
 from granite_gguf.serve.ready import Readiness
+from granite_gguf.serve.realtime import Session
 from granite_gguf.serve.settings import Settings
 
 _TAGS = "transcription"
@@ -65,6 +66,10 @@ def create_app(models: Models, settings: Settings) -> ASGIApp:
     async def inference(request: Request) -> Response:
         """The same for clients of whisper.cpp's server."""
         return await desk.serve(request, Inference)
+
+    @app.websocket("/v1/realtime")
+    async def realtime(socket: WebSocket) -> None:
+        await Session(socket, desk, settings.max_seconds).run()
 
     @app.get("/v1/models", tags=["models"])
     async def list_models() -> dict[str, Any]:

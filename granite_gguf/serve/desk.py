@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 
 from granite_gguf.errors import OutOfMemoryError
+from granite_gguf.model import Model
 from granite_gguf.serve.answers import answer, events
 from granite_gguf.serve.faults import ApiError
 from granite_gguf.serve.form import Fields, Transcription, read
@@ -24,9 +25,14 @@ from granite_gguf.serve.models import Models
 from granite_gguf.serve.settings import Settings
 from granite_gguf.serve.work import Work
 from granite_gguf.transcript import Segment
+from granite_gguf.transcription.jobs import Job
 
 _MOST_FIELDS = 64
 NOTE_HEADER = "Granite-Note"
+
+
+async def _nothing() -> None:
+    """Nothing is to be closed."""
 
 
 class Desk:
@@ -46,6 +52,7 @@ class Desk:
         self._progress = progress
         self._uploading = 0
         self._at_work = 0
+        self._closing: set[asyncio.Future[None]] = set()
 
     async def serve(self, request: Request, kind: type[Fields]) -> Response:
         """Read a form, transcribe its file, and answer.
@@ -59,9 +66,15 @@ class Desk:
             form = await self._form(request)
         try:
             fields = read(kind, form.multi_items())
-            name = self._models.find(getattr(fields, "model", None))
+            name = self.find(getattr(fields, "model", None))
             options = fields.options(self._settings.max_seconds)
-            work = await self.begin(name, await _source(form), form.close, end, **options)
+            source = await _source(form)
+
+            def submit(model: Model) -> Job:
+                left = max(0.001, end - time.monotonic())
+                return model.submit(source, wait=False, deadline=left, **options)
+
+            work = await self.begin(name, submit, form.close)
         except BaseException:
             await form.close()
             raise
@@ -79,18 +92,26 @@ class Desk:
             response.headers[NOTE_HEADER] = "; ".join(notes)
         return response
 
+    def find(self, name: str | None) -> str:
+        """The model of a name, see :meth:`Models.find`."""
+        return self._models.find(name)
+
     async def begin(
-        self, name: str, source: Any, close: Callable[[], Any], end: float, **options: Any
+        self,
+        name: str,
+        submit: Callable[[Model], Job],
+        close: Callable[[], Awaitable[None]] = _nothing,
     ) -> Work:
         """Hand over a recording.
 
         Args:
             name: the model.
-            source: the recording.
-            close: an asynchronous function that is called when it is needed no more, unless this
-                fails.
-            end: the time by which it is wanted.
-            options: as for :meth:`granite_gguf.Model.submit`.
+            submit: hands it to the model, without waiting for room.
+            close: is called when the recording is needed no more, unless this fails.
+
+        Raises:
+            ApiError: the queue is full.
+            GraniteError: the model cannot be loaded, or does not take it.
         """
         self._check_room()
         self._count(1)
@@ -99,18 +120,16 @@ class Desk:
         except BaseException:
             self._count(-1)
             raise
-        loop = asyncio.get_running_loop()
 
         def ended() -> None:
             self._models.give_back(name)
             self._count(-1)
-            closing.add(loop.create_task(close()))
+            task = asyncio.ensure_future(close())
+            self._closing.add(task)  # the loop itself would not hold it
+            task.add_done_callback(self._closing.discard)
 
-        closing: set[asyncio.Task[None]] = set()  # which the loop itself would not hold
         try:
-            job = model.submit(
-                source, wait=False, deadline=max(0.001, end - time.monotonic()), **options
-            )
+            job = submit(model)
         except BaseException:
             self._models.give_back(name)
             self._count(-1)

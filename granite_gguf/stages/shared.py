@@ -108,6 +108,22 @@ class SharedStages(ABC, Generic[H]):
         """The numbers of the head that makes a first hypothesis."""
 
     @abstractmethod
+    def read_hypothesis(self, ids: Batch) -> Batch:
+        """Token ids ``(n,)`` of the first hypothesis, from the best ids of the BPE head."""
+
+    def hypothesis_text(self, samples: FloatArray) -> str:
+        """What the encoder alone hears in mono samples ``(n,)`` at the model's rate.
+
+        Nothing where nothing sounds, and of a model without a BPE head.
+        """
+        mel = self.compute_mel(samples)
+        if not (len(mel) and self._bpe_head.bpe_vocab and samples.min() != samples.max()):
+            return ""
+        encoded = self.run_encoder(mel)
+        ids = self.run_hypothesis_head(encoded.final, encoded.blank).ids
+        return self.detokenize(self.read_hypothesis(ids))
+
+    @abstractmethod
     def in_turn(self, samples: Samples) -> Generator[str, None, int | None]:
         """Run a pass of mono samples ``(n,)``, at least one frame of them.
 
