@@ -48,13 +48,14 @@ ROOMS = {
     "quantize": "architectures ggml model sound spec storage",
     "bench": "ggml memory model placing transcript",
     "places": "",
-    "serve": "formats model passes transcript transcription",
+    "serve": "formats live model passes transcript transcription",
     "ray": "model places placing transcript transcription",
     "bulk": "places ray sound",
     "parity": "architectures ggml model recorded spec storage",
     "reference": "recorded",
-    "cli": "architectures bench bulk converters evaluation formats ggml hub model parity "
-    "passes placing quantize recorded serve sound storage transcript transcription",
+    "cli": "architectures bench bulk converters evaluation formats ggml hub live model "
+    "parity passes placing quantize recorded serve sound storage transcript "
+    "transcription",
     "__main__": "cli",
 }
 MOST_FLOORS = 12
