@@ -48,6 +48,7 @@ ROOMS = {
     "quantize": "architectures ggml model sound spec storage",
     "bench": "ggml memory model placing transcript",
     "places": "",
+    "live": "model sound transcription",
     "serve": "formats live model passes transcript transcription",
     "ray": "model places placing transcript transcription",
     "bulk": "places ray sound",
