@@ -120,7 +120,7 @@ class Live:
         power = float(np.mean(samples.astype(np.float32) ** 2))
         if power < _AUDIBLE**2:
             return ""
-        rate = self._model.sample_rate
+        rate = self._model.hparams.front_end.sample_rate
         found: str = self._model.stages.hypothesis_text(prepare_audio(samples, self._rate, rate))
         return found.strip()
 

@@ -146,11 +146,6 @@ class Model(Closing):
         return self._runtime.threads
 
     @property
-    def sample_rate(self) -> int:
-        """Of what the model hears, in Hz."""
-        return self._scheduler.limits.sample_rate
-
-    @property
     def passes(self) -> dict[int, int]:
         """How many passes were computed so far, by how many pieces went through each together."""
         return dict(self._scheduler.passes)
