@@ -26,10 +26,10 @@ from granite_gguf.speech.stages import SpeechStages
 from tests.commands import assert_refused, run
 from tests.gguf_editing import rewrite
 from tests.signals import synthetic_audio
-from tests.speech import AUDIO_SEED, LAYOUTS, make
+from tests.speech import AUDIO_SEED, LAYOUTS, stages_of
 from tests.speech_references import SAMPLES, reference_path, torch_reference
 from tests.test_speech_convert import edited
-from tests.test_speech_stages import no_mask, stages_of
+from tests.test_speech_stages import no_mask
 
 LAYERS = [f"encoder_layer_{k}" for k in range(5)]
 ENCODER = {*LAYERS, "encoder_output", "encoder_logits"}
@@ -49,29 +49,15 @@ def samples() -> FloatArray:
 
 
 @pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("speech-diff")
-    return {layout: make(root / layout, layout) for layout in LAYOUTS}
-
-
-@pytest.fixture(scope="module")
-def files(checkpoints: dict[str, Path]) -> dict[str, Path]:
-    return {
-        layout: convert(directory, directory.with_suffix(".gguf"), outtype="f32").path
-        for layout, directory in checkpoints.items()
-    }
-
-
-@pytest.fixture(scope="module")
 def references() -> dict[str, Recorded]:
     """Of PyTorch, as they are committed."""
     return {layout: read_reference(reference_path(layout)) for layout in LAYOUTS}
 
 
 @pytest.fixture(scope="module")
-def models(files: dict[str, Path]) -> Iterator[dict[str, Any]]:
+def models(speech_files: dict[str, Path]) -> Iterator[dict[str, Any]]:
     with ExitStack() as stack:
-        yield {layout: stack.enter_context(stages_of(files[layout])) for layout in LAYOUTS}
+        yield {layout: stack.enter_context(stages_of(speech_files[layout])) for layout in LAYOUTS}
 
 
 def failing(model: Any, recorded: Recorded, samples: FloatArray) -> set[str]:
@@ -80,10 +66,10 @@ def failing(model: Any, recorded: Recorded, samples: FloatArray) -> set[str]:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_committed_files_are_what_pytorch_computes(
-    layout: str, checkpoints: dict[str, Path], references: dict[str, Recorded]
+    layout: str, speech_checkpoints: dict[str, Path], references: dict[str, Recorded]
 ) -> None:
     pytest.importorskip("torch")
-    computed, expected = torch_reference(checkpoints[layout]), references[layout]
+    computed, expected = torch_reference(speech_checkpoints[layout]), references[layout]
     assert computed.arrays.keys() == expected.arrays.keys()
     for name, array in computed.arrays.items():
         np.testing.assert_allclose(array, expected.arrays[name], atol=2e-5, err_msg=name)
@@ -107,13 +93,13 @@ def test_every_stage_is_pytorchs(
 @pytest.mark.parametrize("outtype", ["f32", "f16", "bf16"])
 def test_the_rounding_of_a_type_is_no_fault(
     outtype: str,
-    checkpoints: dict[str, Path],
+    speech_checkpoints: dict[str, Path],
     references: dict[str, Recorded],
     samples: FloatArray,
     tmp_path: Path,
 ) -> None:
     """Nor that of a cache in F16. What a tiny random model says turns on near ties."""
-    path = convert(checkpoints["lora"], tmp_path / "rounded.gguf", outtype=outtype).path
+    path = convert(speech_checkpoints["lora"], tmp_path / "rounded.gguf", outtype=outtype).path
     with stages_of(path, cache=F16) as model:
         assert failing(model, references["lora"], samples) <= TOLERATED
 
@@ -161,38 +147,38 @@ FAULTS: dict[str, tuple[str, dict[str, Any], set[str]]] = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_a_file(
     fault: str,
-    files: dict[str, Path],
+    speech_files: dict[str, Path],
     references: dict[str, Recorded],
     samples: FloatArray,
     tmp_path: Path,
 ) -> None:
     layout, changes, expected = FAULTS[fault]
-    with stages_of(rewrite(files[layout], tmp_path / "faulty.gguf", **changes)) as model:
+    with stages_of(rewrite(speech_files[layout], tmp_path / "faulty.gguf", **changes)) as model:
         found = failing(model, references[layout], samples)
     assert expected <= found <= expected | TOLERATED
 
 
 def test_an_adapter_left_out(
-    checkpoints: dict[str, Path],
+    speech_checkpoints: dict[str, Path],
     references: dict[str, Recorded],
     samples: FloatArray,
     tmp_path: Path,
 ) -> None:
-    bare = edited(checkpoints["lora"], tmp_path / "bare", has_lora_adapter=False)
+    bare = edited(speech_checkpoints["lora"], tmp_path / "bare", has_lora_adapter=False)
     with stages_of(convert(bare, tmp_path / "bare.gguf", outtype="f32").path) as model:
         found = failing(model, references["lora"], samples)
     assert LANGUAGE <= found <= LANGUAGE | TOLERATED
 
 
 def test_the_projectors_own_epsilon(
-    files: dict[str, Path], samples: FloatArray, tmp_path: Path
+    speech_files: dict[str, Path], samples: FloatArray, tmp_path: Path
 ) -> None:
     """1e-5 in place of 1e-12 shows where there is little that it is added to."""
 
     def edit(name: str, array: AnyArray) -> AnyArray:
         return array * np.float32(1e-3) if name == "proj.query" else array
 
-    quiet = rewrite(files["base"], tmp_path / "quiet.gguf", edit=edit)
+    quiet = rewrite(speech_files["base"], tmp_path / "quiet.gguf", edit=edit)
     with stages_of(quiet) as model:
         recorded = record(model, samples)
     changes = key("proj.layer_norm_eps", 1e-5, FLOAT)
@@ -312,13 +298,13 @@ def test_as_many_audio_rows_as_the_other_model_has(
 
 
 def test_a_cache_of_another_recording(
-    files: dict[str, Path],
+    speech_files: dict[str, Path],
     references: dict[str, Recorded],
     samples: FloatArray,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Steps behind a longer prompt of before, whose keys and values are still there."""
-    with stages_of(files["base"]) as model:
+    with stages_of(speech_files["base"]) as model:
         longer = model.embed(np.arange(200))
         model.logits(longer, np.array([], np.int64))
         begin = Language._begin
@@ -337,16 +323,18 @@ def test_a_cache_of_another_recording(
 
 
 @pytest.mark.slow
-def test_command(files: dict[str, Path], samples: FloatArray, tmp_path: Path) -> None:
+def test_command(speech_files: dict[str, Path], samples: FloatArray, tmp_path: Path) -> None:
     wav, reference = tmp_path / "speech.wav", reference_path("plus")
     soundfile.write(wav, samples, 16_000, subtype="FLOAT")
-    result = run("diff", files["plus"], reference, wav)
+    result = run("diff", speech_files["plus"], reference, wav)
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.splitlines()[-1] == "all 14 stages pass"
-    bad = rewrite(files["plus"], tmp_path / "bad.gguf", **flip("proj.query"))
-    result = run("diff", files["plus"], bad, files["plus"], wav, "--markdown")
+    bad = rewrite(speech_files["plus"], tmp_path / "bad.gguf", **flip("proj.query"))
+    result = run("diff", speech_files["plus"], bad, speech_files["plus"], wav, "--markdown")
     assert result.returncode == 1 and "the first is projector_output" in result.stdout
-    assert_refused(run("diff", files["base"], reference, wav), 2, "encoder_output is 128 wide")
+    assert_refused(
+        run("diff", speech_files["base"], reference, wav), 2, "encoder_output is 128 wide"
+    )
 
 
 # What can be compared, and what cannot
@@ -354,9 +342,9 @@ def test_command(files: dict[str, Path], samples: FloatArray, tmp_path: Path) ->
 
 @pytest.mark.parametrize("cache", [F32, F16], ids=["F32", "F16"])
 def test_a_model_against_itself(
-    cache: GGMLType, files: dict[str, Path], samples: FloatArray, tmp_path: Path
+    cache: GGMLType, speech_files: dict[str, Path], samples: FloatArray, tmp_path: Path
 ) -> None:
-    with stages_of(files["plus"], cache=cache) as model:
+    with stages_of(speech_files["plus"], cache=cache) as model:
         recorded = record(model, samples)
         assert recorded.precision.of("cache") is cache
         path = tmp_path / "ref.gguf"
