@@ -25,6 +25,7 @@ from granite_gguf.transcription.scheduler import Scheduler
 
 SHORTEST_CHUNK_SECONDS = 5.0  # the second half of a piece should have a pause between words
 _UNSPLITTABLE_SECONDS = 0.2
+_HEARD_SECONDS = 60.0  # at a time, for the level by which silence is told from sound
 
 
 def check_options(scheduler: Scheduler, options: Options) -> None:
@@ -86,16 +87,36 @@ def transcribe_source(
 def _pieces(limits: PassLimits, stream: AudioStream, options: Options) -> Iterator[Piece]:
     """What of a recording goes through the model, piece by piece."""
     rate, longest = limits.sample_rate, _longest_piece(limits, options)
-    cut = spoken if stream.live else chunks
-    found = cut(stream.blocks, rate=rate, longest=longest)
-    loudness = Loudness(rate)
-    for start, samples in found:
-        if options.vad is Vad.OFF:
+    if options.vad is Vad.OFF:
+        cut = spoken if stream.live else chunks
+        for start, samples in cut(stream.blocks, rate=rate, longest=longest):
             yield Piece(start, samples)
-            continue
+        return
+    if stream.live:
+        heard = spoken(stream.blocks, rate=rate, longest=longest)
+    else:
+        heard = chunks(stream.blocks, rate=rate, longest=max(longest, int(rate * _HEARD_SECONDS)))
+    loudness = Loudness(rate)
+    for start, samples in heard:
         for begin, first, last, end in loudness.stretches(samples):
             within = (start + begin, start + end)
-            yield Piece(start + first, samples[first:last], within=within)
+            yield from _parts(
+                Piece(start + first, samples[first:last], within=within), rate, longest
+            )
+
+
+def _parts(piece: Piece, rate: int, longest: int) -> Iterator[Piece]:
+    """A piece in pieces of at most so many samples, which stand for all that it does."""
+    for offset, part in chunks(iter([piece.samples]), rate=rate, longest=longest):
+        start, end = piece.start + offset, piece.start + offset + len(part)
+        is_last = offset + len(part) == len(piece.samples)
+        yield replace(
+            piece,
+            start=start,
+            samples=part,
+            timings={} if offset else piece.timings,
+            within=(start if offset else piece.stretch[0], piece.stretch[1] if is_last else end),
+        )
 
 
 def _longest_piece(limits: PassLimits, options: Options) -> int:
@@ -120,13 +141,5 @@ def _transcribe_piece(
         raise AudioError(
             f"{len(samples) / rate:.2f} s of audio need more than {scheduler.limits.room}"
         )
-    timings = piece.timings
-    for offset, part in chunks(iter([samples]), rate=rate, longest=longest):
-        start = piece.start + offset
-        begin = piece.stretch[0] if offset == 0 else start
-        end = start + len(part)
-        if offset + len(part) == len(samples):
-            end = piece.stretch[1]
-        shorter = replace(piece, start=start, samples=part, timings=timings, within=(begin, end))
-        yield from _transcribe_piece(scheduler, shorter, longest, options)
-        timings = {}
+    for part in _parts(piece, rate, longest):
+        yield from _transcribe_piece(scheduler, part, longest, options)
