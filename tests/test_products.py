@@ -216,6 +216,21 @@ def test_batches_and_rows_apart(runtime: Runtime, kernel: str) -> None:
 
 
 @each(*BFLOAT16, *FLOAT32)
+def test_single_rows_of_many_matrices(runtime: Runtime, kernel: str) -> None:
+    """As the heads of one query are: the stride of rows, of which each has one, means nothing."""
+    rng = np.random.default_rng(0)
+    heads = rng.integers(-8, 8, (1, 6, 32)).astype(np.float32)
+    keys = rng.integers(-8, 8, (9, 32)).astype(np.float32)
+    with Graph() as graph:
+        weight = graph.input("keys", [32, 9])
+        weight.multiplier = Products(runtime.threads, kernel, exact=True).multiply
+        queries = graph.input("heads", [32, 6, 1]).permute(0, 2, 1, 3)  # [32, 1, 6]
+        graph.output("y", mul_mat(weight, queries))
+        found = runtime.compute(graph, {"heads": heads, "keys": keys})["y"]
+    np.testing.assert_array_equal(found[0, :, 0], heads[0] @ keys.T)
+
+
+@each(*BFLOAT16, *FLOAT32)
 @pytest.mark.parametrize("scores", [1, 1 << 23], ids=["some queries at a time", "all at once"])
 def test_attention_is_that_of_ggml(
     runtime: Runtime, kernel: str, monkeypatch: pytest.MonkeyPatch, scores: int

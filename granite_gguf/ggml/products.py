@@ -176,8 +176,9 @@ class Products:
             bias,
         )
         width, rows = weight.ne[:2]
-        # One weight multiplies all of x at once where its rows are evenly spaced.
-        even = x.contiguous or x.ne[2] * x.ne[3] == 1
+        # One weight multiplies all of x at once where its rows are evenly spaced. Where a matrix is
+        # a single row, ggml calls it contiguous whatever the stride of its rows.
+        even = x.ne[2] * x.ne[3] == 1 or (x.contiguous and x.nb[1] == x.nb[0] * x.ne[0])
         batched = weight.ne[2] * weight.ne[3] > 1 or not even
         shape = _Shape.of(x, batched=batched)
         block = BLOCK_SIZES[weight.type]
