@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from granite_gguf.errors import InputError
+
+_GRACE_SECONDS = 0.25
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -25,6 +28,16 @@ def listening(host: str, port: int) -> socket.socket:
         ) from error
 
 
+class _Server(uvicorn.Server):
+    """Answers, at the end, also who has just connected and is still about to ask."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(_GRACE_SECONDS)
+        await super().shutdown(sockets)
+
+
 def run(app: ASGIApp, listener: socket.socket, *, deadline: float, requests: bool) -> None:
     """Answer until SIGINT or SIGTERM, then what was accepted, and return.
 
@@ -38,7 +51,7 @@ def run(app: ASGIApp, listener: socket.socket, *, deadline: float, requests: boo
         app, log_config=None, access_log=requests, server_header=False, lifespan="on",
         timeout_graceful_shutdown=max(1, round(deadline)),
     )  # fmt: skip
-    server = uvicorn.Server(config)
+    server = _Server(config)
     try:
         server.run(sockets=[listener])
     except (SystemExit, KeyboardInterrupt):
