@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from threading import Condition
+from typing import BinaryIO, cast
 
 import numpy as np
 
@@ -69,11 +70,8 @@ class Live:
         self._held = bytearray()  # since the last final segment
         self._start = 0  # the first sample of it
         self._heard = 0  # samples of it that an interim text was made of
-        self.job: Job = model.submit(
-            self._feed,
-            wait=wait,
-            **{**options, "raw": RawFormat(rate, "s16le"), "sample_rate": None},
-        )
+        given: TranscribeOptions = {**options, "raw": RawFormat(rate, "s16le"), "sample_rate": None}
+        self.job: Job = model.submit(cast(BinaryIO, self._feed), wait=wait, **given)
 
     def write(self, data: bytes) -> None:
         """Samples of 16 bits, mono, little-endian; a sample may be divided between two calls."""

@@ -38,11 +38,10 @@ from granite_gguf.demo import DEMO_MODEL, DEMO_NOTE
 from granite_gguf.errors import InputError
 from granite_gguf.formats import FORMATS, Shape
 from granite_gguf.model import Model, load
-from granite_gguf.passes import Options
 from granite_gguf.placing import kernel_choice
 from granite_gguf.sound.reading import Selection
 from granite_gguf.sound.sndfile import RAW_FORMATS
-from granite_gguf.transcription.options import wish_of
+from granite_gguf.transcription.options import TranscribeOptions, divide
 
 _input = partial(typer.Option, rich_help_panel=INPUT, show_default=False)
 _output = partial(typer.Option, rich_help_panel=OUTPUT, show_default=False)
@@ -200,17 +199,21 @@ def transcribe(
                               for name in formats):  # fmt: skip
         raise InputError("--word-times needs a format that has them, such as -f json")
     timed = word_times or any(FORMATS[name].needs_words for name in formats)
-    asked = {
+    asked: TranscribeOptions = {
+        "chunk_seconds": chunk_seconds,
+        "word_times": timed,
+        "vad": vad,
         "task": task,
         "to": to,
         "punctuation": punctuation,
         "keywords": wishes.all_keywords(keywords, keywords_file),
         "prompt": prompt,
         "speakers": speakers,
+        "max_tokens": max_tokens,
+        "draft": draft,
+        "editor": editor,
     }
-    wish = wish_of(**asked)
-    drafted = draft is passes.Draft.AUTO
-    options = Options(chunk_seconds, timed, vad, wish, max_tokens, drafted, editor)
+    options = divide({**asked}).options
     take = Selection(channel, track, raw_format_of(raw_rate, raw_format, raw_channels))
     shape = _shape(max_line_width, max_lines, formats)
     chosen = parse_shard(shard).of(range(len(recordings))) if shard else range(len(recordings))
@@ -223,18 +226,8 @@ def transcribe(
         chosen = missing
     if failures is not None:
         check_failures_file(failures)
-    spoken = {**asked, "chunk_seconds": chunk_seconds, "vad": vad, "max_tokens": max_tokens}
-    following = (
-        live_stdin(
-            recordings,
-            formats,
-            take,
-            {**spoken, "draft": draft, "editor": editor},
-            files=bool(output_dir or failures),
-        )
-        if live
-        else None
-    )
+    to_files = bool(output_dir or failures)
+    following = live_stdin(recordings, formats, take, asked, files=to_files) if live else None
     job = Job(recordings, chosen, formats, shape, targets, options, take, quiet, verbose)
     if chosen:
         loading = partial(

@@ -29,7 +29,7 @@ def answer(fields: Fields, transcript: Transcript) -> Response:
     if form in ("srt", "vtt"):
         kind = "text/vtt" if form == "vtt" else "application/x-subrip"
         return Response(_subtitles(form, transcript), media_type=f"{kind}; charset=utf-8")
-    values = {"text": text, "usage": _usage(transcript.duration)}
+    values: dict[str, Any] = {"text": text, "usage": _usage(transcript.duration)}
     if form != "json":
         values |= {
             "task": "translate" if fields.translating else "transcribe",
@@ -68,7 +68,11 @@ async def events(fields: Fields, segments: AsyncIterator[Segment]) -> AsyncItera
         yield _event({"type": "error", **told(error).body()})
         return
     transcript = Transcript.of(found)
-    done = {"type": "transcript.text.done", "text": said, "usage": _usage(transcript.duration)}
+    done: dict[str, Any] = {
+        "type": "transcript.text.done",
+        "text": said,
+        "usage": _usage(transcript.duration),
+    }
     if fields.timed:
         done |= {"duration": transcript.duration, **_included(fields, transcript)}
     yield _event(done)

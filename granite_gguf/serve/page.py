@@ -9,7 +9,7 @@ from fastapi.responses import Response
 
 router = APIRouter(include_in_schema=False)
 
-_FOLDER = files("granite_gguf").joinpath("data", "page")
+_FOLDER = files("granite_gguf") / "data" / "page"
 _KINDS = {
     "index.html": "text/html",
     "page.css": "text/css",

@@ -65,7 +65,7 @@ class Session:
     def __init__(self, socket: WebSocket, desk: Desk, max_seconds: float) -> None:
         self._socket, self._desk, self._max_seconds = socket, desk, max_seconds
         self._name = "sess_" + uuid4().hex
-        self._fields = Transcription()
+        self._fields = Transcription.model_validate({})
         self._model: str | None = socket.query_params.get("model")
         self._speech: _Speech | None = None
         self._before: str | None = None  # the last item
