@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -28,6 +29,7 @@ pc = import_extra("pyarrow.compute")
 pq = import_extra("pyarrow.parquet")
 
 FORMS = ("parquet", "jsonl")
+_AT_ONCE = 16  # parts that are read, each of which an object store takes a while to begin with
 _SETTINGS = "_bulk.json"
 _SCHEMA = pa.schema([pa.field("path", pa.string()), *RESULTS])
 
@@ -120,7 +122,8 @@ class Output:
             OutputError: a part cannot be read or written.
         """
         parts = self.parts()
-        tables = [self._read(part, ["path", "error"]) for part in parts]
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="granite-gguf-parts") as pool:
+            tables = list(pool.map(lambda part: self._read(part, ["path", "error"]), parts))
         if not tables:
             return pa.array([], pa.string())
         rows = pa.concat_tables(tables)

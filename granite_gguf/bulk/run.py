@@ -36,6 +36,7 @@ _CPUS = 4  # of an actor: as many recordings side by side
 _LARGEST_BLOCK = 500  # rows
 _SMALLEST_BLOCK = 16
 _BLOCKS = 16  # for each actor, so that none waits long for the last
+_AT_ONCE = 64  # blocks for each actor, whose names are in the object store
 _SMALLER = 16  # times, each time that a round comes to nothing
 _VAIN_ROUNDS = 3  # with recordings by themselves, until these are known to end their process
 _COLUMNS = ["path", *RESULTS.names]
@@ -188,6 +189,15 @@ def transcribe_rows(
     if block is None:
         block = max(_SMALLEST_BLOCK, rows.num_rows // (_BLOCKS * actors.count))
         block = min(_LARGEST_BLOCK, block, -(-rows.num_rows // actors.count))
+    some = _AT_ONCE * block * actors.count
+    for start in range(0, rows.num_rows, some):
+        yield from _transcribe_some(rows.slice(start, some), output, options, actors, block)
+
+
+def _transcribe_some(
+    rows: Any, output: Output, options: Mapping[str, Any], actors: Actors, block: int
+) -> Iterator[Any]:
+    """As many as go through Ray's object store at once: in rounds, until all are done."""
     vain = 0  # rounds of one recording a block that came to nothing
     while rows.num_rows and vain < _VAIN_ROUNDS:
         told = []
