@@ -15,6 +15,7 @@ import soundfile
 import granite_gguf
 from granite_gguf.bench import measure
 from granite_gguf.errors import InputError
+from granite_gguf.ggml import available_kernels, measure_bandwidth, measure_peak
 from tests.signals import synthetic_audio
 
 
@@ -61,10 +62,27 @@ def test_measurement(f32_files: dict[str, Path], audio_file: Path) -> None:
         stage = found.stages[name]
         assert stage.floor is not None and stage.floor > 0 and stage.minimum <= stage.median
         assert stage.ratio == pytest.approx(stage.minimum / stage.floor)
+        # The peak of a row of tiles is not measured; that of everything else is.
+        assert (stage.peak is None) == (available_kernels()[:1] in ([], ["amx-bf16"]))
+        assert stage.peak is None or 0 < stage.peak < 2 * stage.minimum
     assert found.stages["features"].floor is None
     assert found.duration == pytest.approx(3.0)
     assert found.peak_memory > found.file_size
     assert all(name.startswith("F32") for name in found.kernels["encoder"])
+
+
+def test_peaks_are_those_of_the_instructions() -> None:
+    """A vector of 16 floats, a multiply-add each cycle or two of them, at 1 to 6 GHz; memory."""
+    products = {
+        "avx512-vnni": (64, 2), "avx512-bf16": (32, 2), "avx512-fma": (16, 2),
+        "avx2-int8": (32, 2), "avx2-fma": (8, 2),
+    }  # fmt: skip
+    for name in set(products) & set(available_kernels()):
+        each, most = products[name]
+        peak = measure_peak(name, 1)
+        assert peak is not None and peak < 2 * each * most * 6e9, name
+    if available_kernels():
+        assert 1e8 < measure_bandwidth(1) < 1e12
 
 
 def test_nothing_to_time(f32_files: dict[str, Path]) -> None:

@@ -2,6 +2,9 @@
 
 Every product is timed by itself in every kernel whose weights are at least as exact as the file's:
 the file's own type, plain and packed, and the wider float types.
+
+Below it lies the peak: what the products would take if each ran as fast as its kernel's
+instructions can multiply at all, or as its weight can be read from memory.
 """
 
 from __future__ import annotations
@@ -21,6 +24,9 @@ from granite_gguf.ggml import (
     ProductShape,
     Runtime,
     available_kernels,
+    measure_bandwidth,
+    measure_peak,
+    row_bytes,
 )
 from granite_gguf.placing.kernel_choice import Kernel
 
@@ -32,11 +38,13 @@ class Floor:
     Attributes:
         flops: of all of them.
         seconds: at the best rates.
+        peak: seconds at the processor's peak; None where that is not known.
         best: for each weight ``[width, rows]`` its fastest kernel, as text.
     """
 
     flops: float
     seconds: float
+    peak: float | None
     best: Mapping[tuple[int, int], str]
 
 
@@ -54,6 +62,27 @@ def candidates(kind: GGMLType, packings: Packings, width: int, rows: int) -> lis
         Kernel(kind, name) for name in packings.types if packings.supports(name, kind, width, rows)
     ]
     return plain + packed
+
+
+class _Peak:
+    """The least that products could take, by what the processor's threads do at most."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._products = Products(threads, exact=True)
+        self._bandwidth = measure_bandwidth(threads)
+        self._peaks: dict[str | None, float | None] = {None: None}
+
+    def seconds(self, shape: ProductShape) -> float | None:
+        """Of one product; None where its kernel does not tell."""
+        kind = shape.kind if shape.weight else F32
+        name = self._products.kernel(kind, shape.columns)
+        if name not in self._peaks:
+            self._peaks[name] = measure_peak(str(name), self._threads)
+        if (peak := self._peaks[name]) is None:
+            return None
+        read = shape.rows * row_bytes(kind, shape.width) if shape.weight else 0
+        return max(shape.flops / peak, read / self._bandwidth)
 
 
 def measure_floor(
@@ -89,10 +118,15 @@ def measure_floor(
         seconds[shape] = times[fastest]
         best[shape.width, shape.rows] = str(fastest)
         rate = max(rate, *(shape.flops / t for k, t in times.items() if k.type is F32))
+    on_cpu = runtime.device.kind == "cpu" and available_kernels()
+    at_most = _Peak(runtime.threads) if on_cpu else None
     found = {}
     for stage, counts in stages.items():
         floor = sum(n * seconds.get(shape, shape.flops / rate) for shape, n in counts.items())
         flops = sum(n * shape.flops for shape, n in counts.items())
+        peaks = [at_most and at_most.seconds(shape) for shape in counts]
+        known = [n * p for n, p in zip(counts.values(), peaks, strict=True) if p is not None]
+        peak = sum(known) if len(known) == len(counts) else None
         of_stage = {(s.width, s.rows): best[s.width, s.rows] for s in counts if s.weight}
-        found[stage] = Floor(flops, floor, of_stage)
+        found[stage] = Floor(flops, floor, peak, of_stage)
     return found

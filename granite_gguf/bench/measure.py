@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from granite_gguf.arrays import FloatArray
-from granite_gguf.bench.floor import measure_floor
+from granite_gguf.bench.floor import Floor, measure_floor
 from granite_gguf.errors import InputError
 from granite_gguf.ggml import ProductShape, Runtime
 from granite_gguf.memory import peak_resident
@@ -27,13 +27,15 @@ class StageSeconds:
     """Seconds of a stage over several runs, and the least that its products need.
 
     ``floor`` is None where it was not measured, or depends on what is said; ``ratio`` is
-    ``minimum / floor``.
+    ``minimum / floor``. ``peak`` is what they would take at the most that the processor can do,
+    None where that is not known.
     """
 
     minimum: float
     median: float
     floor: float | None = None
     ratio: float | None = None
+    peak: float | None = None
 
 
 @dataclass(frozen=True)
@@ -130,17 +132,16 @@ def measure(
             )
         runs = [model.transcribe(audio) for _ in range(repeats)]
         memory = peak_resident()
-        floors: dict[str, float] = {}
+        floors: dict[str, Floor] = {}
         products, text_rows = _products(model, audio) if passes == 1 else (None, None)
         if with_floor and products is not None:
             runtime = Runtime(model.device.name, model.threads)
             try:
-                found = measure_floor(runtime, products, report=report)
+                floors = measure_floor(runtime, products, report=report)
             finally:
                 runtime.close()
-            floors = {stage: floor.seconds for stage, floor in found.items()}
             if runs[0].timings.keys() - _WITHOUT_PRODUCTS <= floors.keys():
-                floors["whole"] = sum(floors.values())
+                floors["whole"] = _whole(list(floors.values()))
         seconds = {stage: [run.timings[stage] for run in runs] for stage in runs[0].timings}
         seconds["whole"] = [sum(run.timings.values()) for run in runs]
         return Measurement(
@@ -162,9 +163,18 @@ def measure(
         )
 
 
-def _stage(spent: list[float], floor: float | None) -> StageSeconds:
-    ratio = min(spent) / floor if floor else None
-    return StageSeconds(min(spent), median(spent), floor, ratio)
+def _stage(spent: list[float], floor: Floor | None) -> StageSeconds:
+    if floor is None:
+        return StageSeconds(min(spent), median(spent))
+    ratio = min(spent) / floor.seconds
+    return StageSeconds(min(spent), median(spent), floor.seconds, ratio, floor.peak)
+
+
+def _whole(stages: list[Floor]) -> Floor:
+    peaks = [stage.peak for stage in stages if stage.peak is not None]
+    peak = sum(peaks) if len(peaks) == len(stages) else None
+    flops = sum(stage.flops for stage in stages)
+    return Floor(flops, sum(stage.seconds for stage in stages), peak, {})
 
 
 def _products(

@@ -51,7 +51,8 @@ def bench(
 
     The floor is the time that a stage's matrix products take by themselves, each
     in the fastest kernel that is as exact as the file; the ratio says how far a
-    stage is above it.
+    stage is above it. The peak is what they would take at the most that the
+    processor can multiply, or read from memory.
     """
     file = local_model(model)
     with telling_warnings(quiet=False), counting_progress("timing products", 1) as progress:
@@ -79,12 +80,13 @@ def _print(found: Measurement) -> None:
     for line in kernel_lines(found.kernels):
         stdout.print(f"  {line}")
     table = Table(box=None, pad_edge=False)
-    for title in ("seconds", "min", "median", "floor", "ratio"):
+    for title in ("seconds", "min", "median", "floor", "ratio", "peak"):
         table.add_column(title, justify="left" if title == "seconds" else "right")
     for name, spent in found.stages.items():
         limit = "" if spent.floor is None else f"{spent.floor:.3f}"
         ratio = "" if spent.ratio is None else f"{spent.ratio:.2f}"
-        table.add_row(name, f"{spent.minimum:.3f}", f"{spent.median:.3f}", limit, ratio)
+        peak = "" if spent.peak is None else f"{spent.peak:.3f}"
+        table.add_row(name, f"{spent.minimum:.3f}", f"{spent.median:.3f}", limit, ratio, peak)
     stdout.print(table)
     if found.decoding is not None:
         stdout.print(f"{found.tokens} tokens in {found.decoding}")

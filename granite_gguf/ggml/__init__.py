@@ -18,6 +18,7 @@ from granite_gguf.ggml.operations import (
     mul_mat,
     swiglu,
 )
+from granite_gguf.ggml.peak import measure_bandwidth, measure_peak
 from granite_gguf.ggml.products import Products, available_kernels
 from granite_gguf.ggml.runtime import KeptGraph, Reader, Runtime
 from granite_gguf.ggml.state import State
@@ -55,6 +56,8 @@ __all__ = [
     "gated_linear",
     "linear",
     "list_devices",
+    "measure_bandwidth",
+    "measure_peak",
     "mul_mat",
     "observe_inputs",
     "observe_products",

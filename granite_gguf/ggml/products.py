@@ -65,6 +65,9 @@ def _library() -> Any:
             for of_one in (library.kernels_name, library.kernels_words, library.kernels_available):
                 of_one.argtypes = [number]
             library.kernels_takes.argtypes = [number, number, number, number]
+            library.kernels_peak.restype = number
+            library.kernels_peak.argtypes = [number, number]
+            library.kernels_read.argtypes = [ctypes.c_void_p, number]
             library.kernels_plan.argtypes = [number, ctypes.POINTER(_Job)]
             if library.kernels_job_bytes() != ctypes.sizeof(_Job):
                 raise ImportError(
@@ -118,6 +121,19 @@ def kernels_compiled() -> bool:
 def available_kernels() -> list[str]:
     """The kernels that this processor has, the best first; none where they were not compiled."""
     return list(_table())
+
+
+def make_products(kernel: str, rounds: int) -> int:
+    """Have a kernel's instructions multiply what is in registers; how many products that makes.
+
+    0 where a kernel cannot tell.
+    """
+    return int(_library().kernels_peak(_table()[kernel], rounds))
+
+
+def read_memory(address: int, size: int) -> None:
+    """Read so many bytes, whole lines of 64."""
+    _library().kernels_read(address, size)
 
 
 class Products:

@@ -95,7 +95,7 @@ static int takes(int64_t type, int64_t exact, int64_t columns) {
 const Kernel avx2_fma = {
     .name = "avx2-fma", .words = "float32 products of AVX2", .available = available,
     .takes = takes, .plan = plan_few, .pack = PACK, .decode = decode, .multiply = multiply,
-    .few = few,
+    .few = few, .peak = peak,
 };
 
 #else

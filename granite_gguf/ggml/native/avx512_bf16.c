@@ -7,6 +7,7 @@
 #ifdef HAS_X86
 
 #include "avx512.h"
+#include "peak.h"
 
 #define VECTOR __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,f16c,fma")))
 #define INLINE VECTOR static inline __attribute__((always_inline))
@@ -32,6 +33,9 @@ FEW_OF(few_pairs, BF16)
 static void few(const Job *job, const Step *step, int64_t rows) {
     few_pairs(job, step, rows, blocks_of(job->width, 2));
 }
+
+#define STEP_PAIRS(sum, a, b) _mm512_dpbf16_ps(sum, (__m512bh)(a), (__m512bh)(b))
+PEAK(peak, VECTOR, __m512, __m512i, STEP_PAIRS, 32)
 
 static int available(void) { return x86_has(X86_AVX512 | X86_AVX512_BF16); }
 
@@ -119,7 +123,7 @@ VECTOR static void multiply(const Job *job, const Step *step) {
 const Kernel avx512_bf16 = {
     .name = "avx512-bf16", .words = "bfloat16 products of AVX-512", .available = available,
     .takes = takes, .plan = plan, .pack = bfloat16_pack, .decode = bfloat16_decode,
-    .multiply = multiply, .few = few,
+    .multiply = multiply, .few = few, .peak = peak,
 };
 
 #else

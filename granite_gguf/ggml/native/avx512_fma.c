@@ -91,7 +91,7 @@ static int takes(int64_t type, int64_t exact, int64_t columns) {
 const Kernel avx512_fma = {
     .name = "avx512-fma", .words = "float32 products of AVX-512", .available = available,
     .takes = takes, .plan = plan_few, .pack = PACK, .decode = decode, .multiply = multiply,
-    .few = few,
+    .few = few, .peak = peak,
 };
 
 #else

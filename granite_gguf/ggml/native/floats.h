@@ -13,6 +13,7 @@
  */
 
 #include "job.h"
+#include "peak.h"
 
 #ifdef __GNUC__
 #define INLINE TARGET static inline __attribute__((always_inline))
@@ -50,6 +51,13 @@ INLINE Vector load(const float *from) {
     memcpy(&vector, from, sizeof vector);
     return vector;
 }
+
+#ifdef __GNUC__
+#define STEP_FLOATS(sum, a, b) ((sum) + (a) * (b))
+PEAK(peak, TARGET, Vector, Vector, STEP_FLOATS, LANES)
+#else
+#define peak NULL
+#endif
 
 INLINE Vector all(float number) { return (Vector){0} + number; }
 

@@ -21,5 +21,5 @@ static int takes(int64_t type, int64_t exact, int64_t columns) {
 
 const Kernel generic = {
     .name = "generic", .words = "float32 products in plain C", .available = available,
-    .takes = takes, .plan = plan, .pack = PACK, .decode = decode, .multiply = multiply,
+    .takes = takes, .plan = plan, .pack = PACK, .decode = decode, .multiply = multiply, .peak = peak,
 };

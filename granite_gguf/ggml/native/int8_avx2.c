@@ -8,6 +8,7 @@
 #include <float.h>
 
 #include "avx2.h"
+#include "peak.h"
 
 #define NAME avx2_int8
 #define TARGET AVX2
@@ -144,6 +145,11 @@ TARGET static inline __attribute__((always_inline)) void avx2_int8_products(
 
 #include "int8_multiply.h"
 
+#define VNNI __attribute__((target("avx2,fma,f16c,avxvnni")))
+#define STEP_BYTES(sum, a, b) _mm256_add_epi16(sum, _mm256_maddubs_epi16(a, b))
+PEAK(avx_vnni_peak, VNNI, __m256i, __m256i, _mm256_dpbusd_avx_epi32, 32)
+PEAK(avx2_int8_peak, AVX2, __m256i, __m256i, STEP_BYTES, 32)
+
 static int avx_vnni_available(void) { return x86_has(X86_AVX2 | X86_AVX_VNNI); }
 static int avx2_available(void) { return x86_has(X86_AVX2); }
 
@@ -157,6 +163,7 @@ const Kernel avx_vnni = {
     .decode = avx2_int8_decode,
     .multiply = avx_vnni_multiply,
     .few = avx_vnni_few,
+    .peak = avx_vnni_peak,
 };
 
 const Kernel avx2_int8 = {
@@ -169,6 +176,7 @@ const Kernel avx2_int8 = {
     .decode = avx2_int8_decode,
     .multiply = avx2_int8_multiply,
     .few = avx2_int8_few,
+    .peak = avx2_int8_peak,
 };
 
 #else

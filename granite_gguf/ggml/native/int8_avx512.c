@@ -83,6 +83,9 @@ TARGET static inline __attribute__((always_inline)) void avx512_vnni_products(
 }
 
 #include "int8_multiply.h"
+#include "peak.h"
+
+PEAK(peak, TARGET, __m512i, __m512i, _mm512_dpbusd_epi32, 64)
 
 static int available(void) { return x86_has(X86_AVX2 | X86_AVX512 | X86_AVX512_VNNI); }
 
@@ -96,6 +99,7 @@ const Kernel avx512_vnni = {
     .decode = avx512_vnni_decode,
     .multiply = avx512_vnni_multiply,
     .few = avx512_vnni_few,
+    .peak = peak,
 };
 
 #else

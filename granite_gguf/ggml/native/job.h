@@ -116,6 +116,8 @@ struct Kernel {
     /* Writes some rows of y, of all columns; the rows of the weight lie at `panel` as in the file.
      * NULL where no job is planned to be direct. */
     void (*few)(const Job *job, const Step *step, int64_t rows);
+    /* Makes products of what is in registers, over and over; returns how many. Or NULL. */
+    int64_t (*peak)(int64_t rounds);
     /* Around a thread's work, or NULL. */
     void (*begin)(Saved *saved);
     void (*end)(const Saved *saved);

@@ -11,10 +11,15 @@
 #ifdef HAS_ARM
 
 #include "neon.h"
+#include "peak.h"
 
 #define TARGET __attribute__((target("arch=armv8.2-a+bf16")))
 
 enum { DEEP = 4, PANEL_ROWS = 32, COLUMNS = 8, ROWS = 8, SPAN = 256 };
+
+#define STEP_SQUARES(sum, a, b) \
+    vbfmmlaq_f32(sum, vreinterpretq_bf16_u16(a), vreinterpretq_bf16_u16(b))
+PEAK(peak, TARGET, float32x4_t, uint16x8_t, STEP_SQUARES, 16)
 
 static int available(void) { return arm_has(ARM_BF16); }
 
@@ -129,7 +134,7 @@ TARGET static void multiply(const Job *job, const Step *step) {
 
 const Kernel neon_bf16 = {
     .name = "neon-bf16", .words = "bfloat16 matrix products of NEON", .available = available,
-    .takes = takes, .plan = plan, .pack = pack, .decode = decode, .multiply = multiply,
+    .takes = takes, .plan = plan, .pack = pack, .decode = decode, .multiply = multiply, .peak = peak,
 };
 
 #else

@@ -9,6 +9,7 @@
 #include <float.h>
 
 #include "neon.h"
+#include "peak.h"
 
 #define NAME neon_int8
 #define TARGET
@@ -178,6 +179,11 @@ TARGET NEON_INLINE void neon_i8mm_products(const char *w, const int8_t *x, int c
 
 #include "int8_multiply.h"
 
+#define DOT __attribute__((target("arch=armv8.2-a+dotprod")))
+PEAK(dotprod_peak, DOT, int32x4_t, int8x16_t, vdotq_s32, 16)
+#define STEP_MIXED(sum, a, b) vusdotq_s32(sum, vreinterpretq_u8_s8(a), b)
+PEAK(i8mm_peak, TARGET, int32x4_t, int8x16_t, STEP_MIXED, 16)
+
 static int dotprod_available(void) { return arm_has(ARM_DOTPROD); }
 static int i8mm_available(void) { return arm_has(ARM_I8MM); }
 
@@ -185,14 +191,14 @@ const Kernel neon_dotprod = {
     .name = "neon-dotprod", .words = "int8 by dot products of NEON",
     .available = dotprod_available, .takes = int8_takes, .plan = int8_plan, .pack = pack,
     .decode = neon_int8_decode, .multiply = neon_dotprod_multiply,
-    .few = neon_dotprod_few,
+    .few = neon_dotprod_few, .peak = dotprod_peak,
 };
 
 const Kernel neon_i8mm = {
     .name = "neon-i8mm", .words = "int8 by the mixed dot products of NEON",
     .available = i8mm_available, .takes = int8_takes, .plan = int8_plan, .pack = pack,
     .decode = neon_int8_decode, .multiply = neon_i8mm_multiply,
-    .few = neon_i8mm_few,
+    .few = neon_i8mm_few, .peak = i8mm_peak,
 };
 
 #else

@@ -57,6 +57,20 @@ int kernels_takes(int64_t index, int64_t type, int64_t exact, int64_t columns) {
     return table[index]->takes(type, exact, columns);
 }
 
+/* Products that a kernel makes of what is in registers, or 0 where that is not known. */
+int64_t kernels_peak(int64_t index, int64_t rounds) {
+    return table[index]->peak ? table[index]->peak(rounds) : 0;
+}
+
+/* Reads memory of whole lines, aligned to 8 bytes; the result keeps a compiler from leaving it out. */
+int64_t kernels_read(const int64_t *from, int64_t bytes) {
+    int64_t all = 0;
+    for (int64_t i = 0; i < bytes / 8; i++) {
+        all ^= from[i];
+    }
+    return all;
+}
+
 /* Plans what the caller has not told; the structure may move afterwards. */
 void kernels_plan(int64_t index, Job *job) {
     job->kernel = table[index];
