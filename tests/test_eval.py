@@ -7,14 +7,16 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 import soundfile
 
-from granite_gguf import InputError, MissingExtraError, Model, OutputError
+from granite_gguf import InputError, MissingExtraError, Model, OutputError, Transcript
 from granite_gguf.cli import app
 from granite_gguf.evaluation.manifest import Item, read_items
 from granite_gguf.evaluation.results import Result, ResultsFile, read_results, read_transcripts
+from granite_gguf.evaluation.run import Dataset, score_each
 from granite_gguf.evaluation.scoring import Scorer
 from tests.commands import assert_refused, run, shown_in
 from tests.signals import synthetic_audio
@@ -196,6 +198,23 @@ def test_transcripts_of_another_file(tmp_path: Path) -> None:
         read_transcripts(twice, items)
     with pytest.raises(InputError, match=r"no text for b.wav"):
         read_transcripts(write(tmp_path / "u.tsv", "a.wav\tone"), items)
+
+
+def test_the_decoding_of_a_file_is_no_computation(
+    needs_extra: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stub:
+        def transcribe(self, path: Path) -> Transcript:
+            return Transcript("t", "", 1.0, {"audio": 0.75, "encoder": 2.0})
+
+    monkeypatch.setattr(
+        "granite_gguf.evaluation.run.time.perf_counter", iter([10.0, 13.0]).__next__
+    )
+    dataset = Dataset("set", [Item("a.wav", tmp_path / "a.wav", "t", "en")], 0)
+    results = ResultsFile(None, tmp_path / "m.gguf", "set")
+    model = cast(Model, Stub())
+    (row,) = score_each(model, dataset, results, Scorer("plain"))
+    assert row.result == Result("t", 1.0, 2.25) and row.score.exact == 1
 
 
 # The command

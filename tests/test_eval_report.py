@@ -12,10 +12,12 @@ import pytest
 
 from granite_gguf import InputError, OutputError
 from granite_gguf.cli import app
-from granite_gguf.evaluation.figures import Evaluation, length_group, over_sets
+from granite_gguf.evaluation.figures import Evaluation, Row, length_group, over_sets
+from granite_gguf.evaluation.manifest import Item
 from granite_gguf.evaluation.page import write_page
 from granite_gguf.evaluation.report import report_values
-from granite_gguf.evaluation.scoring import Scorer
+from granite_gguf.evaluation.results import Result
+from granite_gguf.evaluation.scoring import Edits, Score, Scorer
 from granite_gguf.evaluation.systems import aligned, rescored, results_files, unique_names
 from granite_gguf.evaluation.tables import as_markdown, as_text
 from tests.commands import run
@@ -249,6 +251,18 @@ def test_rescore_command(write: Write, tmp_path: Path) -> None:
 def test_wrong_usage(options: list[str], says: str, write: Write) -> None:
     with pytest.raises((InputError, OutputError), match=re.escape(says)):
         app(["eval", str(write("a")), *options], standalone_mode=False)
+
+
+def test_the_seed_reaches_the_draws() -> None:
+    nothing = Edits(0, 0, 0, 0)
+    rows = [
+        Row(Item(str(n), Path(str(n)), ""), Result(""), Score(Edits(n % 7, 0, 0, n), nothing, 0))
+        for n in range(1, 40)
+    ]
+    systems = {"a": [Evaluation(rows, "a", "set")]}
+    found = [report_values(systems, seed=seed)["models"][0]["mean"] for seed in (0, 0, 1)]
+    first, again, other = (figures["wer_interval"] for figures in found)
+    assert first == again != other and other == systems["a"][0].interval(seed=1)
 
 
 def test_too_few_to_compare(write: Write) -> None:
