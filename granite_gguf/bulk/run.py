@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import current_thread, main_thread
 from typing import Any
 
 from granite_gguf.bulk.inputs import read_contents
@@ -101,11 +103,14 @@ def ray_running(cpus: int) -> Iterator[None]:
     here: dict[str, Any] = {}
     if not os.environ.get("RAY_ADDRESS"):
         here = {"num_cpus": cpus, "object_store_memory": STORE_BYTES, "include_dashboard": False}
+    terminate = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **here)
     except Exception as error:
         where = os.environ.get("RAY_ADDRESS") or "this machine"
         raise DeviceError(f"Ray on {where} cannot be used: {error}") from error
+    if terminate is not None and current_thread() is main_thread():
+        signal.signal(signal.SIGTERM, terminate)  # Ray's own ends in a dump of the stack
     try:
         yield
     finally:

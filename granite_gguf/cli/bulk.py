@@ -163,7 +163,7 @@ def bulk(
     started = time.perf_counter()
     with ray_running(default_threads()):
         chosen = choose_actors(actors, cpus, gpus)
-        print_note(f"{chosen.count} actors with {chosen.cpus} CPUs each")
+        print_note(f"actors: {chosen.count}, CPUs of each: {chosen.cpus}")
         with counting_progress("bulk", left.num_rows) as progress:
             for told in transcribe_rows(left, results, loading, chosen, block):
                 summary.add(told)
