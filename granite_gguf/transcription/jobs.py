@@ -106,7 +106,8 @@ class Job:
         with self._changed:
             self._error, self._done = error, True
             self._changed.notify_all()
-        self._tell()
+            tell, self._tell = self._tell, _nothing  # who listens may hold it in turn
+        tell()
 
 
 def _nothing() -> None:
