@@ -237,6 +237,7 @@ def faults(model: Path, requests: int, clients: int) -> None:
         print(f"{requests} requests in {spent:.0f} s: {dict(tally.counts)}; no wrong answer")
         print(f"resident {settled[0]:.0f} to {settled[-1]:.0f} MB, "
               f"{1000 * slope:+.2f} MB in 1000 requests")  # fmt: skip
+        print("resident, MB:", *(f"{value:.0f}" for value in tally.resident))
         print(f"{service.open_files()} open files; nothing at work; ready")
 
 
