@@ -1,17 +1,20 @@
-"""The architectures whose checkpoints are converted: the one place that lists them."""
+"""What reads the checkpoints of every architecture that runs."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from granite_gguf.converters.checkpoint import CheckpointConfig, read_json
-from granite_gguf.converters.nar.layouts import NAR_CONFIG
-from granite_gguf.converters.speech.layouts import SPEECH_CONFIG
+from granite_gguf.architectures import ARCHITECTURES
+from granite_gguf.converters.checkpoint import CheckpointConfig, ConfigReader, read_json
 from granite_gguf.errors import CheckpointError, brief
 from granite_gguf.storage.model_file import ModelFile
 
-READERS = (NAR_CONFIG, SPEECH_CONFIG)
+READERS: tuple[ConfigReader, ...] = tuple(
+    import_module(f"{__package__}.{architecture.room}.layouts").CONFIG
+    for architecture in ARCHITECTURES
+)
 
 
 def read_config(directory: Path) -> CheckpointConfig:

@@ -22,6 +22,8 @@ class Architecture(Generic[H]):
     """What is to be known of one kind of model; nothing outside its own rooms knows more.
 
     Attributes:
+        room: the folder that is its own, here and with the converters, where ``layouts`` has what
+            reads its checkpoints.
         format: its name, hyper-parameters, tensors and checks.
         dialects: the readers of its files, our own first.
         derived: computes the weights that the graphs read in place of some tensors.
@@ -29,6 +31,7 @@ class Architecture(Generic[H]):
         parity: how its models are compared, stage by stage.
     """
 
+    room: str
     format: Format[H]
     dialects: tuple[Dialect[H], ...]
     derived: Callable[[H, ReadWeight], DerivedWeights]

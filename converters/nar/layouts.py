@@ -47,7 +47,7 @@ def _read(directory: Path, root: JsonFields, layout: Layout) -> CheckpointConfig
     return CheckpointConfig(NAR, layout, hparams, characters, partial(checkpoint_key, layout))
 
 
-NAR_CONFIG = ConfigReader(
+CONFIG = ConfigReader(
     NAR,
     "'nle' or 'granite_speech_nar' with an encoder_config",
     _recognise,

@@ -90,7 +90,7 @@ def _read(directory: Path, root: JsonFields, layout: Layout) -> CheckpointConfig
     )
 
 
-SPEECH_CONFIG = ConfigReader(
+CONFIG = ConfigReader(
     SPEECH, "'granite_speech' or 'granite_speech_plus'", _recognise, _read, settled
 )
 

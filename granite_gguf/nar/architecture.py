@@ -9,6 +9,7 @@ from granite_gguf.nar.transcribe_cpp import TranscribeCppNar
 from granite_gguf.storage.dialects.own import Own
 
 NAR_ARCHITECTURE = Architecture(
+    room="nar",
     format=NAR,
     dialects=(Own(NAR), TranscribeCppNar()),
     derived=lambda h, read: derived_weights(h.encoder, read),

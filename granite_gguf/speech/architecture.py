@@ -12,6 +12,7 @@ from granite_gguf.speech.transcribe_cpp import TranscribeCppSpeech
 from granite_gguf.storage.dialects.own import Own
 
 SPEECH_ARCHITECTURE = Architecture(
+    room="speech",
     format=SPEECH,
     dialects=(Own(SPEECH), TranscribeCppSpeech(), LlamaCppPair()),
     derived=lambda h, read: derived_weights(h.encoder, read),
