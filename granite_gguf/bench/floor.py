@@ -124,7 +124,7 @@ def measure_floor(
     for stage, counts in stages.items():
         floor = sum(n * seconds.get(shape, shape.flops / rate) for shape, n in counts.items())
         flops = sum(n * shape.flops for shape, n in counts.items())
-        peaks = [at_most and at_most.seconds(shape) for shape in counts]
+        peaks = [at_most.seconds(shape) if at_most else None for shape in counts]
         known = [n * p for n, p in zip(counts.values(), peaks, strict=True) if p is not None]
         peak = sum(known) if len(known) == len(counts) else None
         of_stage = {(s.width, s.rows): best[s.width, s.rows] for s in counts if s.weight}

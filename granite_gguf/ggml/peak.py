@@ -33,8 +33,8 @@ def measure_bandwidth(threads: int) -> float:
 
     def read(thread: int) -> int:
         part = content[thread]
-        read_memory(part.ctypes.data, part.nbytes)
-        return part.nbytes
+        read_memory(part.ctypes.data, size := int(part.nbytes))
+        return size
 
     return _rate(threads, read)
 
