@@ -101,6 +101,8 @@ def imports() -> dict[str, set[str]]:
                 seen |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 assert node.module and not node.level, f"{path}: imports are absolute"
+                there = not in_package(node.module) or node.module in modules()
+                assert there, f"{path}: there is no {node.module}"
                 for alias in node.names:
                     member = f"{node.module}.{alias.name}"
                     seen.add(member if member in modules() else node.module)

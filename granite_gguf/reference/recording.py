@@ -29,6 +29,15 @@ ARCHITECTURE, SPEECH_ARCHITECTURE = "granite_nle", "granite_speech"
 Told = tuple[Recorded, dict[str, str]]
 
 
+def writes_tokens(directory: Path) -> bool:
+    """Whether a checkpoint's model writes token by token, by its ``config.json``.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    return read_json(directory / "config.json").get("model_type") in MODEL_TYPES
+
+
 def record_checkpoint(
     directory: Path,
     samples: NDArray[Any],
@@ -54,7 +63,7 @@ def record_checkpoint(
         granite_gguf.errors.InputError: the model takes no prompt.
     """
     try:
-        if read_json(directory / "config.json").get("model_type") in MODEL_TYPES:
+        if writes_tokens(directory):
             asked = INSTRUCTION if prompt is None else prompt
             speech = SpeechReference(directory, TORCH_DTYPES[dtype], progress)
             said = speech.run(samples, asked, max_tokens or MOST_TOKENS)

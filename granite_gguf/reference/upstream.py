@@ -28,9 +28,8 @@ from granite_gguf.reference import decoding
 from granite_gguf.reference.checkpoint import load_tokenizer
 from granite_gguf.reference.config import CheckpointError, ModelConfig
 from granite_gguf.reference.dtypes import TORCH_DTYPES
-from granite_gguf.reference.families import writes
 from granite_gguf.reference.layouts import read_config
-from granite_gguf.reference.recording import ARCHITECTURE
+from granite_gguf.reference.recording import ARCHITECTURE, writes_tokens
 
 # Where the layouts keep a module, first match first.
 _MODULES = {
@@ -108,12 +107,13 @@ def record_upstream(
         granite_gguf.errors.MissingExtraError: transformers is not installed.
         granite_gguf.errors.InputError: the model writes token by token.
     """
-    if writes(directory):
-        raise errors.InputError(
-            f"{directory}: --upstream records models that edit a hypothesis; leave it out: of the "
-            "others this package computes what transformers' own classes do, as its tests show"
-        )
     try:
+        if writes_tokens(directory):
+            raise errors.InputError(
+                f"{directory}: --upstream records models that edit a hypothesis; leave it out: of "
+                "the others this package computes what transformers' own classes do, as its tests "
+                "show"
+            )
         config = read_config(directory)
     except CheckpointError as error:
         raise errors.CheckpointError(str(error)) from error
