@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -69,6 +69,15 @@ class Office:
         assert segment is not None
         return segment.text
 
+    def begin(self, pool: ThreadPoolExecutor, wanted: Piece) -> Future[str]:
+        """Ask for the first pass, and wait until it is at work."""
+        asked = pool.submit(self.ask, wanted)
+        end = time.monotonic() + SOON
+        while not self.passes:
+            assert time.monotonic() < end
+            time.sleep(0.001)
+        return asked
+
     def waiting(self, count: int) -> None:
         """Wait until so many wait for a turn."""
         end = time.monotonic() + SOON
@@ -91,9 +100,7 @@ def test_one_alone_has_all_threads(pool: ThreadPoolExecutor) -> None:
 
 def test_those_that_wait_share_passes_side_by_side(pool: ThreadPoolExecutor) -> None:
     office = Office(2)
-    first = pool.submit(office.ask, piece(3, 0))
-    while not office.passes:
-        time.sleep(0.001)
+    first = office.begin(pool, piece(3, 0))
     others = [pool.submit(office.ask, piece(1, 1))]
     for n in range(2, 7):
         office.waiting(n - 1)
@@ -109,9 +116,7 @@ def test_those_that_wait_share_passes_side_by_side(pool: ThreadPoolExecutor) -> 
 def test_a_pass_takes_no_more_than_it_should(pool: ThreadPoolExecutor) -> None:
     """By number, by seconds, and only what is asked for in the same way."""
     office = Office(1)
-    first = pool.submit(office.ask, piece(3, 0))
-    while not office.passes:
-        time.sleep(0.001)
+    first = office.begin(pool, piece(3, 0))
     waiting = [
         (7.0, Options()),
         (8.0, Options()),
@@ -132,9 +137,7 @@ def test_a_pass_takes_no_more_than_it_should(pool: ThreadPoolExecutor) -> None:
 
 def test_a_long_one_waits_for_its_turn_and_has_everything(pool: ThreadPoolExecutor) -> None:
     office = Office(2)
-    first = pool.submit(office.ask, piece(3, 0))
-    while not office.passes:
-        time.sleep(0.001)
+    first = office.begin(pool, piece(3, 0))
     jobs = []
     for n, seconds in enumerate([2, 50, 2, 2], start=1):
         jobs.append(pool.submit(office.ask, piece(seconds, n)))
@@ -150,9 +153,7 @@ def test_a_long_one_waits_for_its_turn_and_has_everything(pool: ThreadPoolExecut
 
 def test_where_one_is_to_blame_the_others_are_computed(pool: ThreadPoolExecutor) -> None:
     office = Office(1)
-    first = pool.submit(office.ask, piece(3, 0))
-    while not office.passes:
-        time.sleep(0.001)
+    first = office.begin(pool, piece(3, 0))
     office.error = lambda pieces: AudioError("bad") if 2 in [p.start for p in pieces] else None
     jobs = []
     for n in range(1, 4):
@@ -170,9 +171,7 @@ def test_whoever_is_interrupted_leaves_the_others_their_passes(
     pool: ThreadPoolExecutor, error: type[BaseException]
 ) -> None:
     office = Office(1)
-    first = pool.submit(office.ask, piece(3, 0))
-    while not office.passes:
-        time.sleep(0.001)
+    first = office.begin(pool, piece(3, 0))
     raised: list[BaseException] = []
     office.error = lambda pieces: error() if len(pieces) == 3 else None
 
@@ -194,9 +193,7 @@ def test_whoever_is_interrupted_leaves_the_others_their_passes(
 
 def test_who_is_wanted_no_more_waits_no_longer(pool: ThreadPoolExecutor) -> None:
     office = Office(1)
-    first = pool.submit(office.ask, piece(3, 0))
-    while not office.passes:
-        time.sleep(0.001)
+    first = office.begin(pool, piece(3, 0))
     stop = Stop()
     cancelled = pool.submit(office.ask, piece(1, 1, stop))
     office.waiting(1)
@@ -218,9 +215,7 @@ def test_who_is_wanted_no_more_waits_no_longer(pool: ThreadPoolExecutor) -> None
 def test_what_is_cancelled_in_a_pass_is_not_given_out(pool: ThreadPoolExecutor) -> None:
     office = Office(1)
     stop = Stop()
-    job = pool.submit(office.ask, piece(1, 1, stop))
-    while not office.passes:
-        time.sleep(0.001)
+    job = office.begin(pool, piece(1, 1, stop))
     stop.cancel()
     office.free.set()
     with pytest.raises(CancelledError):
@@ -264,9 +259,7 @@ def test_alone(pool: ThreadPoolExecutor) -> None:
 
 def test_closing(pool: ThreadPoolExecutor) -> None:
     office = Office(1)
-    first = pool.submit(office.ask, piece(3, 0))
-    while not office.passes:
-        time.sleep(0.001)
+    first = office.begin(pool, piece(3, 0))
     waiting = pool.submit(office.ask, piece(1, 1))
     office.waiting(1)
     closing = pool.submit(office.scheduler.close)
