@@ -86,11 +86,7 @@ class Model(Closing):
     ) -> None:
         if max_jobs < 1:
             raise InputError(f"max_jobs is {max_jobs}, expected at least 1")
-        try:
-            wanted = Precision(precision)
-        except ValueError:
-            choices = " or ".join(repr(str(choice)) for choice in Precision)
-            raise InputError(f"precision is {precision!r}, expected {choices}") from None
+        wanted = Precision.of(precision)
         self._asked = {
             "threads": threads,
             "device": device,

@@ -6,15 +6,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import Enum
 from threading import Event
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from granite_gguf.arrays import Samples
-from granite_gguf.errors import CancelledError, DeadlineError, InputError
+from granite_gguf.errors import CancelledError, DeadlineError
+from granite_gguf.named import Named
 from granite_gguf.transcript import Segment
-
-N = TypeVar("N", bound="_Named")
 
 
 class Stop:
@@ -80,48 +78,28 @@ class Piece:
         return self.within or (self.start, self.start + len(self.samples))
 
 
-class _Named(str, Enum):
-    """Something to choose by name."""
-
-    def __str__(self) -> str:
-        return str(self.value)
-
-    @classmethod
-    def of(cls: type[N], name: str) -> N:
-        """The one of a name.
-
-        Raises:
-            InputError: there is none.
-        """
-        try:
-            return cls(name)
-        except ValueError:
-            choices = " or ".join(repr(str(choice)) for choice in cls)
-            raise InputError(f"{cls.__name__.lower()} is {name!r}, expected {choices}") from None
-
-
-class Vad(_Named):
+class Vad(Named):
     """What tells silence from sound."""
 
     ENERGY = "energy"
     OFF = "off"
 
 
-class Task(_Named):
+class Task(Named):
     """What to do with what is said."""
 
     TRANSCRIBE = "transcribe"
     TRANSLATE = "translate"
 
 
-class Draft(_Named):
+class Draft(Named):
     """Whether the encoder's hypothesis is a draft of the text."""
 
     AUTO = "auto"
     OFF = "off"
 
 
-class Editor(_Named):
+class Editor(Named):
     """Whether a language model edits the encoder's hypothesis."""
 
     ALWAYS = "always"

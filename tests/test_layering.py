@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A room is a folder, with the folders in it, or a module at the top of the package. Every room may
 # import those of the ground, besides the ones beside its name.
-GROUND = ("errors", "arrays", "closing", "files", "forks", "sizes", "demo", "_version")
+GROUND = ("errors", "arrays", "closing", "files", "forks", "sizes", "demo", "named", "_version")
 ROOMS = {
     "spec": "",
     "memory": "",

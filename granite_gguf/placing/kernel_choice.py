@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
 
 from granite_gguf.errors import InputError
 from granite_gguf.ggml import (
@@ -33,6 +32,7 @@ from granite_gguf.ggml import (
     available_kernels,
 )
 from granite_gguf.ggml.build import build_info
+from granite_gguf.named import Named
 
 _FLOATS = (F32, F16, BF16)
 _PACKING = "CPU_REPACK"
@@ -45,7 +45,7 @@ AUTO, GGML = "auto", "ggml"
 _WIDENED = (F32, GGMLType.Q8_0, GGMLType.Q6_K, GGMLType.Q5_K, GGMLType.Q5_0, GGMLType.Q5_1)
 
 
-class Precision(str, Enum):
+class Precision(Named):
     """What may be rounded while computing.
 
     ``EXACT`` multiplies each weight as the type it has in the file. Quantized weights meet
@@ -57,9 +57,6 @@ class Precision(str, Enum):
 
     EXACT = "exact"
     FAST = "fast"
-
-    def __str__(self) -> str:
-        return self.value
 
 
 @dataclass(frozen=True)
