@@ -15,6 +15,7 @@ import pytest
 
 from granite_gguf import Model, __version__
 from granite_gguf.cli import app
+from granite_gguf.cli.console import print_error, print_note
 from tests.commands import assert_refused, run
 
 COMMANDS = (
@@ -195,3 +196,13 @@ def test_descriptions_are_not_wrapped_twice() -> None:
     for command in app.registered_commands:
         lines = (inspect.getdoc(command.callback) or "").splitlines()
         assert lines and max(map(len, lines)) <= 78, command.name
+
+
+def test_names_with_colons_are_told_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """Not as the pictures that rich has for such names."""
+    print_error("model:x: no such file")
+    print_note(":smile: is transcribed")
+    assert capsys.readouterr().err.splitlines() == [
+        "error: model:x: no such file",
+        ":smile: is transcribed",
+    ]

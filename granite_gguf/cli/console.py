@@ -30,8 +30,8 @@ from rich.text import Text
 from granite_gguf.errors import AudioWarning, printable
 from granite_gguf.files import Progress, silent
 
-stdout = Console(highlight=False, soft_wrap=True)
-stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+stdout = Console(highlight=False, soft_wrap=True, emoji=False)
+stderr = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def print_error(message: str) -> None:
