@@ -202,6 +202,19 @@ def test_metadata(files: dict[str, Path], checkpoints: dict[str, Path]) -> None:
     assert open_model_file(files["plus"]).hparams.encoder.captured_blocks == (3, 4)
 
 
+def test_the_longest_pass_is_the_checkpoints(
+    files: dict[str, Path], checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    usual = [open_model_file(files[x]).hparams.front_end.max_pass_seconds for x in LAYOUTS]
+    assert usual == [30, 300, 30]
+    shorter = edited(checkpoints["base"], tmp_path / "shorter")
+    path = shorter / "preprocessor_config.json"
+    front_end = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(front_end | {"max_pass_seconds": 6.5}), encoding="utf-8")
+    told = open_model_file(convert(shorter, tmp_path / "shorter.gguf").path).hparams.front_end
+    assert told.max_pass_seconds == 6.5
+
+
 @pytest.mark.parametrize("outtype", ["f16", "bf16"])
 def test_output_types(outtype: str, checkpoints: dict[str, Path], tmp_path: Path) -> None:
     path = convert(checkpoints["plus"], tmp_path / "plus.gguf", outtype=outtype).path

@@ -113,6 +113,8 @@ def _front_end(directory: Path, layout: Layout) -> FrontEnd:
         if "audio_processor" not in fields:
             return default
         fields = fields.section("audio_processor")
+    longest = fields.get(float, "max_pass_seconds", default.max_pass_seconds)
+    default = replace(default, max_pass_seconds=longest)
     if "melspec_kwargs" not in fields:
         return default
     mel = fields.section("melspec_kwargs")
