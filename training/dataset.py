@@ -37,9 +37,12 @@ class Example:
 
 
 def load(
-    directory: Path, split: str, tokenizer: Tokenizer, characters: int, window: int
+    directory: Path, split: str, tokenizer: Tokenizer, characters: int, window: int, lead: str = ""
 ) -> list[Example]:
-    """Every utterance that has room for its text at both heads of the encoder."""
+    """Every utterance that has room for its text: its characters in the frames, and its tokens.
+
+    A token has `window` frames. The text's tokens are those behind `lead`.
+    """
     examples = []
     index = read_index(directory, split)
     for path in sorted(directory.glob(f"{split}-*.npy")):
@@ -50,7 +53,7 @@ def load(
             features = shard[start : start + line.frames]
             start += line.frames
             letters = encode_characters(line.text, characters)
-            tokens = tokenizer.encode(line.text, add_special_tokens=False).ids
+            tokens = tokenizer.encode(lead + line.text, add_special_tokens=False).ids
             fits = rows_needed(tokens) <= line.frames // window
             if fits and rows_needed(letters) <= line.frames:
                 examples.append(Example(features, line.text, letters, tokens))

@@ -1,8 +1,9 @@
-"""Write the trained miniature as a checkpoint directory and as a GGUF file.
+"""Write a trained miniature as a checkpoint directory and as a GGUF file.
 
 python -m training.export RUN
 
-    RUN/editor.pt -> RUN/model/model.safetensors (bfloat16) -> RUN/granite-nle-demo-F16.gguf
+    RUN/editor.pt   -> RUN/model/model.safetensors (bfloat16) -> RUN/granite-nle-demo-F16.gguf
+    RUN/language.pt -> RUN/model/model.safetensors (bfloat16) -> RUN/granite-speech-demo-F16.gguf
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from granite_gguf.converters import convert
 from granite_gguf.reference import to_checkpoint
-from training import miniature
+from granite_gguf.reference.speech.model import checkpoint_key
+from training import base, miniature
 
-GGUF_NAME = "granite-nle-demo-F16.gguf"
+NAR, BASE = "granite-nle-demo", "granite-speech-demo"
 
 
 def stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -33,14 +36,32 @@ def stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def export(run: Path) -> tuple[Path, Path]:
     """Write the run's checkpoint and its GGUF file; return their paths."""
     directory = run / "model"
-    model, _ = miniature.untrained(directory, seed=0)
-    saved = torch.load(run / "editor.pt", map_location="cpu", weights_only=True)
-    model.load_state_dict(saved["model"])
-    path = directory / "model.safetensors"
-    save_file(stored(to_checkpoint(model)), path, metadata={"format": "pt"})
-    gguf = run / GGUF_NAME
-    convert(directory, gguf)
+    if (run / "language.pt").exists():
+        name, tensors = BASE, _base_tensors(run)
+    else:
+        model, _ = miniature.untrained(directory, seed=0)
+        name, tensors = NAR, to_checkpoint(_trained(model, run / "editor.pt"))
+    path, gguf = directory / "model.safetensors", run / f"{name}-F16.gguf"
+    save_file(stored(tensors), path, metadata={"format": "pt"})
+    convert(directory, gguf, name=name)
     return path, gguf
+
+
+def _base_tensors(run: Path) -> dict[str, Tensor]:
+    model, _ = base.untrained(run / "model", seed=0)
+    state = _trained(model, run / "language.pt").state_dict()
+    tensors = {checkpoint_key(name): tensor for name, tensor in state.items()}
+    query = "projector.query"
+    return tensors | {query: tensors[query][None]}  # as transformers has it
+
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def _trained(model: Model, state: Path) -> Model:
+    saved = torch.load(state, map_location="cpu", weights_only=True)
+    model.load_state_dict(saved["model"])
+    return model
 
 
 def main() -> None:

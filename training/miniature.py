@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 
-from granite_gguf.reference import GraniteSpeechNar, ModelConfig, read_config
+from granite_gguf.reference import Editor, GraniteSpeechNar, ModelConfig, read_config
+from granite_gguf.reference.speech.language import Language
 from tests.support.checkpoint.configs import write_configs
 from tests.support.checkpoint.sizes import SMALL, ModelSize, VocabularySize
-from training.tokens import write_trained_tokenizer
+from training.tokens import grammar_texts, write_trained_tokenizer
 
 LAYOUT = "granite_speech_nar"
 
@@ -28,21 +29,25 @@ SIZE = ModelSize(
 # Longer passes are understood worse, see the model's card. Its sentences last 2 s to 10 s.
 MAX_PASS_SECONDS = 6.0
 
-# The editor's multipliers (12 on embeddings, 0.22 on every branch, 1/128 on scores) drown a usual
-# start in the embeddings: it could only copy its hypothesis. So its matrices start wide.
+# Granite's multipliers (12 on embeddings, 0.22 on every branch, 1/128 on scores) drown a usual
+# start in the embeddings: the editor could only copy its hypothesis. So its matrices start wide.
 EMBEDDING_STD = 0.05
-EDITOR_STD = 0.12
-EDITOR_QUERY_KEY_STD = 0.2
+MATRIX_STD = 0.12
+QUERY_KEY_STD = 0.2
 
 
 def write_directory(directory: Path) -> None:
     """Configurations and tokenizer of a checkpoint that has no weights yet."""
     directory.mkdir(parents=True, exist_ok=True)
     write_configs(directory, LAYOUT, SIZE, "BF16")
-    path = directory / "preprocessor_config.json"
-    front_end = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(front_end | {"max_pass_seconds": MAX_PASS_SECONDS}, indent=2))
-    write_trained_tokenizer(directory, SIZE.vocabulary)
+    amend(directory / "preprocessor_config.json", max_pass_seconds=MAX_PASS_SECONDS)
+    write_trained_tokenizer(directory, SIZE.vocabulary, grammar_texts())
+
+
+def amend(path: Path, **fields: object) -> None:
+    """Put more fields into a JSON file."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(content | fields, indent=2) + "\n", encoding="utf-8")
 
 
 def untrained(directory: Path, seed: int) -> tuple[GraniteSpeechNar, ModelConfig]:
@@ -50,12 +55,17 @@ def untrained(directory: Path, seed: int) -> tuple[GraniteSpeechNar, ModelConfig
     config = read_config(directory)
     torch.manual_seed(seed)
     model = GraniteSpeechNar(config)
-    torch.nn.init.normal_(model.editor.embed_tokens.weight, std=EMBEDDING_STD)
-    for name, parameter in model.editor.layers.named_parameters():
-        if name.endswith("_proj.weight"):
-            blind = name.endswith(("q_proj.weight", "k_proj.weight"))
-            torch.nn.init.normal_(parameter, std=EDITOR_QUERY_KEY_STD if blind else EDITOR_STD)
+    begin_widely(model.editor)
     for name, parameter in model.encoder.named_parameters():
         if name.endswith("rel_pos_emb.weight"):
             torch.nn.init.normal_(parameter, std=0.1)
     return model, config
+
+
+def begin_widely(granite: Editor | Language) -> None:
+    """The starting point of a language model."""
+    torch.nn.init.normal_(granite.embed_tokens.weight, std=EMBEDDING_STD)
+    for name, parameter in granite.layers.named_parameters():
+        if name.endswith("_proj.weight"):
+            blind = name.endswith(("q_proj.weight", "k_proj.weight"))
+            torch.nn.init.normal_(parameter, std=QUERY_KEY_STD if blind else MATRIX_STD)

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from tokenizers import Tokenizer
@@ -29,6 +30,8 @@ from training.scoring import word_error_rate
 
 SCORED = 200  # development utterances
 
+Result = TypeVar("Result")
+
 
 @dataclass(frozen=True)
 class Loss:
@@ -42,12 +45,10 @@ class Stage(ABC):
     """One stage: which parameters it trains and how well they do."""
 
     strength = Strength()
+    model: nn.Module
 
-    def __init__(
-        self, model: GraniteSpeechNar, tokenizer: Tokenizer, device: torch.device, *, mixed: bool
-    ) -> None:
-        self.model, self.tokenizer, self.device, self.mixed = model, tokenizer, device, mixed
-        self.rules = model.config.semantics
+    def __init__(self, tokenizer: Tokenizer, device: torch.device, *, mixed: bool) -> None:
+        self.tokenizer, self.device, self.mixed = tokenizer, device, mixed
 
     @abstractmethod
     def parameters(self) -> Iterator[nn.Parameter]: ...
@@ -72,13 +73,50 @@ class Stage(ABC):
         generator = torch.Generator().manual_seed(step)
         return augmented(stacked(batch), generator, self.strength).to(self.device)
 
+
+class ListeningStage(Stage, Generic[Result]):
+    """One that trains what stands behind a frozen encoder."""
+
+    # Harder than what the encoder was trained on: it must be wrong as often as with new voices.
+    strength = Strength(warp=0.18, tilt=0.8, noise_share=0.7, noise=(0.4, 3.0), time_masks=3)
+
+    def __init__(self, tokenizer: Tokenizer, device: torch.device, *, mixed: bool) -> None:
+        super().__init__(tokenizer, device, mixed=mixed)
+        self.heard: dict[int, Result] = {}
+
+    @abstractmethod
+    def hear(self, features: Tensor) -> Result:
+        """What the encoder makes of features (B, T, 160)."""
+
+    def begin(self) -> None:
+        self.model.eval()
+
+    def listen(self, batch: list[Example], step: int) -> Result:
+        """The encoder's results, computed when the batch is first met."""
+        if id(batch) not in self.heard:
+            with torch.no_grad(), self.precision():
+                self.heard[id(batch)] = self.hear(self.features(batch, step))
+        return self.heard[id(batch)]
+
+
+class NarStage(Stage):
+    """One of the model that edits."""
+
+    model: GraniteSpeechNar
+
+    def __init__(
+        self, model: GraniteSpeechNar, tokenizer: Tokenizer, device: torch.device, *, mixed: bool
+    ) -> None:
+        super().__init__(tokenizer, device, mixed=mixed)
+        self.model, self.rules = model, model.config.semantics
+
     def hypothesis(self, logits: Tensor) -> list[int]:
         """The tokens that the rows of the BPE head say (rows, vocabulary)."""
         rows = logits.argmax(dim=-1).tolist()
         return hypothesis_tokens(rows, self.rules.bpe_blank_id, self.rules.bpe_id_shift)
 
 
-class EncoderStage(Stage):
+class EncoderStage(NarStage):
     """All CTC heads of the encoder at once."""
 
     def parameters(self) -> Iterator[nn.Parameter]:
@@ -122,11 +160,9 @@ class Heard:
     bpe_logits: Tensor  # (B, T / pooling window, vocabulary), without errors but the encoder's own
 
 
-class EditorStage(Stage):
+class EditorStage(NarStage, ListeningStage[Heard]):
     """Projector and editor, above a frozen encoder."""
 
-    # Harder than what the encoder was trained on: it must be wrong as often as with new voices.
-    strength = Strength(warp=0.18, tilt=0.8, noise_share=0.7, noise=(0.4, 3.0), time_masks=3)
     # Other errors than the encoder's favourite ones, so that copying does not pay.
     doubtful = 0.4  # share of the hypotheses drawn from the encoder's own probabilities
     hottest = 1.3  # temperature, at most
@@ -135,28 +171,13 @@ class EditorStage(Stage):
     audio_weight = 1.0
     label_weight = 2.0  # there are about two rows to a token
 
-    def __init__(
-        self, model: GraniteSpeechNar, tokenizer: Tokenizer, device: torch.device, *, mixed: bool
-    ) -> None:
-        super().__init__(model, tokenizer, device, mixed=mixed)
-        self.heard: dict[int, Heard] = {}
-
     def parameters(self) -> Iterator[nn.Parameter]:
         yield from self.model.projector.parameters()
         yield from self.model.editor.parameters()
 
-    def begin(self) -> None:
-        self.model.eval()
-
-    def listen(self, batch: list[Example], step: int) -> Heard:
-        """The encoder's results, computed when the batch is first met."""
-        if id(batch) not in self.heard:
-            with torch.no_grad(), self.precision():
-                encoded: Encoded = self.model.encoder(self.features(batch, step))
-            self.heard[id(batch)] = Heard(
-                encoded.output.to(torch.bfloat16), encoded.bpe_logits.float()
-            )
-        return self.heard[id(batch)]
+    def hear(self, features: Tensor) -> Heard:
+        encoded: Encoded = self.model.encoder(features)
+        return Heard(encoded.output.to(torch.bfloat16), encoded.bpe_logits.float())
 
     def loss(self, batch: list[Example], step: int) -> Loss:
         heard = self.listen(batch, step)

@@ -1,9 +1,10 @@
-"""The miniature's own byte-level BPE tokenizer and its characters."""
+"""The miniatures' own byte-level BPE tokenizers and their characters."""
 
 from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -17,12 +18,17 @@ SENTENCES = 20_000
 SEED = 1
 
 
-def write_trained_tokenizer(directory: Path, vocabulary: VocabularySize) -> None:
-    """Write tokenizer.json in the published structure, with merges learned from the grammar."""
-    write_tokenizer(directory, vocabulary, slow_files=False)
+def write_trained_tokenizer(
+    directory: Path, vocabulary: VocabularySize, texts: Iterable[str], last: str | None = None
+) -> None:
+    """Write tokenizer.json in the published structure, with merges learned from the texts.
+
+    `last` replaces the last added token.
+    """
+    write_tokenizer(directory, vocabulary, slow_files=False, last=last)
     path = directory / "tokenizer.json"
     content = json.loads(path.read_text(encoding="utf-8"))
-    merges = learn_merges(Tokenizer.from_file(str(path)).pre_tokenizer, vocabulary)
+    merges = learn_merges(Tokenizer.from_file(str(path)).pre_tokenizer, vocabulary, texts)
     pieces = [*BYTE_LETTERS.values(), *(left + right for left, right in merges)]
     content["model"]["vocab"] = {piece: number for number, piece in enumerate(pieces)}
     content["model"]["merges"] = merges
@@ -30,20 +36,25 @@ def write_trained_tokenizer(directory: Path, vocabulary: VocabularySize) -> None
     path.write_text(text + "\n", encoding="utf-8")
 
 
+def grammar_texts() -> Iterator[str]:
+    """Random sentences of the grammar."""
+    rng = random.Random(SEED)
+    return (sentence(rng).text for _ in range(SENTENCES))
+
+
 def learn_merges(
-    split: pre_tokenizers.PreTokenizer, vocabulary: VocabularySize
+    split: pre_tokenizers.PreTokenizer, vocabulary: VocabularySize, texts: Iterable[str]
 ) -> list[tuple[str, str]]:
-    """The merges that BPE finds in random sentences of the grammar, in order of priority."""
+    """The merges that BPE finds in texts, in order of priority."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = split
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary.bpe, initial_alphabet=list(BYTE_LETTERS.values()), show_progress=False
     )
-    rng = random.Random(SEED)
-    tokenizer.train_from_iterator((sentence(rng).text for _ in range(SENTENCES)), trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     merges = json.loads(tokenizer.to_str())["model"]["merges"]
     if len(merges) != vocabulary.bpe - len(BYTE_LETTERS):
-        raise ValueError(f"the grammar gives only {len(merges)} merges")
+        raise ValueError(f"the texts give only {len(merges)} merges")
     return [(left, right) for left, right in merges]
 
 

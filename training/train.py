@@ -1,7 +1,13 @@
-"""Train the miniature: first the encoder, then the projector and the editor on top of it.
+"""Train a miniature.
+
+The one that edits, first its encoder, then the projector and the editor on top of it:
 
 python -m training.train encoder DATA RUN
 python -m training.train editor DATA RUN
+
+The autoregressive one, on top of the first one's encoder:
+
+python -m training.train language DATA RUN
 
 Each stage keeps its state in RUN/<stage>.pt and goes on from there when it is run again.
 """
@@ -20,12 +26,12 @@ from typing import Any
 import torch
 
 from granite_gguf.reference import load_tokenizer
-from training import dataset, miniature
+from training import base, dataset, miniature
+from training.causal import LanguageStage
 from training.dataset import Example
-from training.stages import EditorStage, EncoderStage, Stage
+from training.stages import EditorStage, EncoderStage, NarStage, Stage
 
 EVERY = 25  # steps between lines of the log
-CHECK = 250  # steps between evaluations, and between states
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,7 @@ class Plan:
     warm_up: int = 300
     short_first: int = 0  # frames: the first epoch begins with utterances up to this length
     fixed_batches: int = 0  # the same batches in every epoch, this many; 0 makes new ones
+    check: int = 250  # steps between evaluations, and between states
     weight_decay: float = 0.01
     clip: float = 1.0
 
@@ -52,8 +59,11 @@ class Plan:
 PLANS = {
     "encoder": Plan(steps=2000, peak=1.2e-3, frames=4000, short_first=110),
     "editor": Plan(steps=4000, peak=1.5e-3, frames=4000, warm_up=200, fixed_batches=560),
+    "language": Plan(
+        steps=5000, peak=1.5e-3, frames=2400, short_first=130, fixed_batches=2000, check=500
+    ),
 }
-STAGES: dict[str, type[Stage]] = {"encoder": EncoderStage, "editor": EditorStage}
+STAGES: dict[str, type[NarStage]] = {"encoder": EncoderStage, "editor": EditorStage}
 
 
 def train(stage: Stage, plan: Plan, data: Data, state: Path, seed: int) -> None:
@@ -87,7 +97,7 @@ def train(stage: Stage, plan: Plan, data: Data, state: Path, seed: int) -> None:
             pace = (time.monotonic() - started) / (step + 1 - first)
             print(f"{clock()} {step + 1:5d} {text} | {pace:.2f} s/step", flush=True)
             losses = []
-        if (step + 1) % CHECK == 0 or step + 1 == plan.steps:
+        if (step + 1) % plan.check == 0 or step + 1 == plan.steps:
             text = " ".join(f"{k} {v:.2%}" for k, v in stage.scores(data.development).items())
             print(f"{clock()} {step + 1:5d} development: {text}", flush=True)
             save(state, stage, optimizer, step + 1)
@@ -135,36 +145,60 @@ class Data:
 def main() -> None:
     """Run one stage."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("stage", choices=tuple(STAGES))
+    parser.add_argument("stage", choices=tuple(PLANS))
     parser.add_argument("data", type=Path)
     parser.add_argument("run", type=Path)
     parser.add_argument("--steps", type=int, help="another number than planned")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--float32", action="store_true", help="no bfloat16 in the products")
+    parser.add_argument("--threads", type=int, help="of the processor; all by default")
     args = parser.parse_args()
 
-    directory = args.run / "model"
-    if not (directory / "tokenizer.json").exists():
-        miniature.write_directory(directory)
-    model, config = miniature.untrained(directory, args.seed)
-    encoder_state = args.run / "encoder.pt"
-    if args.stage == "editor":
-        saved = torch.load(encoder_state, map_location="cpu", weights_only=True)
-        trained = {name: t for name, t in saved["model"].items() if name.startswith("encoder.")}
-        model.load_state_dict(model.state_dict() | trained)
-    tokenizer = load_tokenizer(directory)
+    if args.threads:
+        torch.set_num_threads(args.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    stage = STAGES[args.stage](model.to(device), tokenizer, device, mixed=not args.float32)
-    encoder = config.encoder
+    begin = base_stage if args.stage == "language" else nar_stage
+    stage, room = begin(args.stage, args.run, args.seed, device, mixed=not args.float32)
     train_set, development = (
-        dataset.load(args.data, split, tokenizer, encoder.char_vocab, encoder.pooling_window)
-        for split in ("train", "development")
+        dataset.load(args.data, split, stage.tokenizer, *room) for split in ("train", "development")
     )
     plan = PLANS[args.stage]
     if args.steps:
         plan = Plan(**asdict(plan) | {"steps": args.steps})
     print(f"{clock()} {args.stage}: {len(train_set)} utterances, {plan}", flush=True)
     train(stage, plan, Data(train_set, development), args.run / f"{args.stage}.pt", args.seed)
+
+
+Room = tuple[int, int, str]  # characters, frames of a token, and what stands before a text
+
+
+def nar_stage(
+    name: str, run: Path, seed: int, device: torch.device, *, mixed: bool
+) -> tuple[Stage, Room]:
+    """A stage of the model that edits, at its beginning."""
+    directory = run / "model"
+    if not (directory / "tokenizer.json").exists():
+        miniature.write_directory(directory)
+    model, config = miniature.untrained(directory, seed)
+    if name == "editor":
+        saved = torch.load(run / "encoder.pt", map_location="cpu", weights_only=True)
+        trained = {name: t for name, t in saved["model"].items() if name.startswith("encoder.")}
+        model.load_state_dict(model.state_dict() | trained)
+    stage = STAGES[name](model.to(device), load_tokenizer(directory), device, mixed=mixed)
+    return stage, (config.encoder.char_vocab, config.encoder.pooling_window, "")
+
+
+def base_stage(
+    _: str, run: Path, seed: int, device: torch.device, *, mixed: bool
+) -> tuple[Stage, Room]:
+    """The stage of the autoregressive model, at its beginning."""
+    directory = run / "model"
+    if not (directory / "tokenizer.json").exists():
+        base.write_directory(directory)
+    model, config = base.untrained(directory, seed)
+    tokenizer = load_tokenizer(directory)
+    stage = LanguageStage(model.to(device), tokenizer, device, mixed=mixed, directory=directory)
+    return stage, (config.encoder.char_vocab, config.projector.downsample, " ")
 
 
 if __name__ == "__main__":
