@@ -13,10 +13,13 @@ from granite_gguf.storage.model_file import ModelFile
 
 ARCHITECTURES: tuple[Architecture[Any], ...] = (NAR_ARCHITECTURE, SPEECH_ARCHITECTURE)
 
-DIALECTS = tuple(
-    dict.fromkeys(d.architecture for a in ARCHITECTURES for d in a.dialects if d.beside is None)
-)
+_DIALECTS = tuple(d for a in ARCHITECTURES for d in a.dialects)
+
+DIALECTS = tuple(dict.fromkeys(d.architecture for d in _DIALECTS if d.beside is None))
 """What the files that are whole models name as their architecture."""
+
+HALVES = tuple(dict.fromkeys(d.architecture for d in _DIALECTS if d.beside is not None))
+"""And those that are whole with another file beside them."""
 
 
 def open_model_file(path: str | Path, mmproj: str | Path | None = None) -> ModelFile[Any]:
@@ -24,13 +27,14 @@ def open_model_file(path: str | Path, mmproj: str | Path | None = None) -> Model
 
     Args:
         path: the file.
-        mmproj: the file with encoder and projector, where the model is a pair for llama.cpp.
+        mmproj: the file with encoder and projector, where the model is a pair for llama.cpp; by
+            default the one in the same folder that is named so.
 
     Raises:
         ModelFileError: the file is damaged, incomplete or inconsistent.
         UnsupportedModelError: it holds another architecture.
     """
-    return model_file.open_model_file(path, [d for a in ARCHITECTURES for d in a.dialects], mmproj)
+    return model_file.open_model_file(path, _DIALECTS, mmproj)
 
 
 def architecture_of(file: ModelFile[Any]) -> Architecture[Any]:

@@ -18,6 +18,15 @@ def silent(_name: str, _written: int, _total: int) -> None:
     """Reports no progress."""
 
 
+def is_audio_part(name: str) -> bool:
+    """Whether a file is named as llama.cpp names the encoder and projector of a pair.
+
+    >>> is_audio_part("mmproj-model-f16.gguf"), is_audio_part("granite-speech-4.1-2b-Q4_K_M.gguf")
+    (True, False)
+    """
+    return name.lower().endswith(".gguf") and "mmproj" in name.lower()
+
+
 def check_target(path: Path, *, force: bool) -> None:
     """See, before the work, that a file may be written.
 

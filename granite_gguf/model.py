@@ -414,7 +414,7 @@ def load(
             progress. Without one, the demonstration model of this package, which knows a few
             hundred English words.
         mmproj: the file with encoder and projector, where the model is the language model of a
-            pair for llama.cpp; in the same forms.
+            pair for llama.cpp; in the same forms. By default the ``mmproj-*.gguf`` beside it.
         threads: CPU threads; by default as many as the process may run on.
         device: ``auto`` (a GPU where this build of ggml has one), ``cpu`` or a device's name.
         precision: ``exact`` multiplies with the file's own types; ``fast`` may round further where

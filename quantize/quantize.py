@@ -206,7 +206,7 @@ def quantize(
     plan = make_plan(file, quant, scope, overrides, allow_requantize=allow_requantize)
     importance = None if imatrix is None else _fitting_importance(file, imatrix)
     path = default_output(file.path, plan.quant, scope) if output is None else Path(output)
-    if path.exists() and path.samefile(file.path):
+    if path.exists() and any(path.samefile(stored.path) for stored in file.container.files):
         raise InputError(f"{path}: is the source itself; name another output")
     count = threads or default_threads()
     for kind in {tensor.choice.type for tensor in plan.tensors}:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 from granite_gguf.architectures import ARCHITECTURES
 from granite_gguf.demo import DEMO_MODEL, DEMO_SAMPLES
 from granite_gguf.errors import HubError
-from granite_gguf.hub.names import HubFile, HubName, choose_file, parse_name
+from granite_gguf.hub.names import HubFile, HubName, audio_part, choose_file, parse_name
 from granite_gguf.hub.published import PUBLISHED as KNOWN
 from tests.fake_hub import COMMIT, FakeHub, serving
 
@@ -288,6 +289,18 @@ def test_models_lists_what_is_known_and_cached(hub: FakeHub, client: Client) -> 
     assert cached["path"] in table and COMMIT[:12] in table and "recommended (auto)" in table
 
 
+@pytest.mark.slow
+def test_both_files_of_a_pair_come(hub: FakeHub, client: Client) -> None:
+    hub.files |= {"mmproj-model-f16.gguf": b"GGUF, the other", "sub/mmproj.gguf": b"GGUF"}
+    first = client.run("inspect", f"{REPOSITORY}:q6_k")
+    assert first.returncode == 0, first.stderr
+    assert re.findall(r"downloading (\S+)", first.stderr) == [FILE, "mmproj-model-f16.gguf"]
+    (snapshot,) = (client.repository / "snapshots").iterdir()
+    assert {path.name for path in snapshot.iterdir()} == {FILE, "mmproj-model-f16.gguf"}
+    again = client.run("inspect", f"{REPOSITORY}:q6_k", HF_HUB_OFFLINE="1")
+    assert re.findall(r"using (\S+)", again.stderr) == [FILE, "mmproj-model-f16.gguf"]
+
+
 # Names, without a hub
 
 PUBLISHED = [
@@ -314,6 +327,14 @@ MIXED = [HubFile(f"x-{kind}.gguf", 1) for kind in ("BF16", "F16", "Q4_K_M", "Q5_
 )
 def test_the_file_a_type_means(files: list[HubFile], selector: str | None, chosen: str) -> None:
     assert choose_file(HubName("a/b", selector), files, "a/b").name == chosen
+
+
+def test_the_other_file_of_a_pair() -> None:
+    model, other = HubFile("x-Q4_K_M.gguf", 1), HubFile("mmproj-model-f16.gguf", 1)
+    assert audio_part(model, [model, other, HubFile("sub/mmproj.gguf", 1)]) == other
+    assert audio_part(model, [model, HubFile("sub/mmproj.gguf", 1)]) is None
+    assert audio_part(model, [model, other, HubFile("mmproj-model-f32.gguf", 1)]) is None
+    assert audio_part(other, [model, other]) is None
 
 
 @pytest.mark.parametrize(

@@ -293,8 +293,11 @@ def test_the_wrong_file_of_two(
     ours: dict[str, Path], write: Callable[..., Pair], tmp_path: Path
 ) -> None:
     text, mmproj = write()
-    with pytest.raises(UnsupportedModelError, match=r"language model alone.*--mmproj"):
-        open_model_file(text)
+    alone = tmp_path / "alone" / text.name
+    alone.parent.mkdir()
+    alone.symlink_to(text)
+    with pytest.raises(UnsupportedModelError, match=r"language model alone.*mmproj-.*convert"):
+        open_model_file(alone)
     with pytest.raises(UnsupportedModelError, match="is the smaller part of a model in two files"):
         open_model_file(mmproj, text)
     with pytest.raises(ModelFileError, match=r"mmproj\.gguf: holds 'clip', but .* a whole model"):
@@ -306,6 +309,35 @@ def test_the_wrong_file_of_two(
     for path in (text, mmproj):
         with pytest.raises(InputError, match="is the source itself"):
             convert_gguf(text, path, mmproj=mmproj, force=True)
+
+
+def test_the_other_file_is_found_beside(
+    ours: dict[str, Path], write: Callable[..., Pair], tmp_path: Path
+) -> None:
+    """What every command opens by the language model alone; of two that could be, none is taken."""
+    text, mmproj = write()
+    found = open_model_file(text).container.beside
+    assert found is not None and found.path == mmproj
+    assert_our_tensors(text, None, decoded(ours["base"]))
+    assert open_model_file(ours["base"]).container.beside is None
+    made = convert_gguf(text, tmp_path / "made.gguf").path
+    small = [decoded(quantize(f, tmp_path / f"{f.stem}-q.gguf", "q8_0").path) for f in (text, made)]
+    assert small[0].keys() == small[1].keys()
+    for name, values in small[0].items():
+        np.testing.assert_array_equal(values, small[1][name], err_msg=name)
+    again = mmproj.with_name("mmproj-model-bf16.GGUF")
+    again.symlink_to(mmproj)
+    with pytest.raises(ModelFileError, match=r"2 files .*mmproj-model-bf16\.GGUF, mmproj\.gguf"):
+        open_model_file(text)
+    assert open_model_file(text, again).container.beside is not None
+
+
+def test_parts_of_two_models(write: Callable[..., Pair]) -> None:
+    text, mmproj = write(changed={"general.name": ("Granite Speech 4.1 2B", Kind.STRING)})
+    other = mmproj.with_name("mmproj-granite-speech-4.1-2b-plus.gguf")
+    mmproj.rename(other)
+    with pytest.raises(ModelFileError, match=r"is of 4\.1-2b-plus by its name.*is of 4\.1-2b$"):
+        open_model_file(text)
 
 
 @pytest.mark.slow
@@ -347,7 +379,20 @@ def test_the_command(ours: dict[str, Path], write: Callable[..., Pair], tmp_path
         *("--prompt", "write", "--max-tokens", "4"),
     )
     assert said.returncode == 0 and said.stdout.strip(), said.stderr
-    refused = run("convert", text)
+    for command in (
+        ("inspect", text),
+        ("quantize", text, tmp_path / "small.gguf", "q8_0"),
+        ("imatrix", text, DEMO_SAMPLES[0], "-o", tmp_path / "imatrix.gguf"),
+        ("diff", text, text, DEMO_SAMPLES[0]),
+        ("diff", output, text, DEMO_SAMPLES[0]),
+        ("bench", text, DEMO_SAMPLES[0], "--no-floor", "-n", "1"),
+    ):
+        done = run(*command)
+        assert done.returncode == 0, done.stderr
+    alone = tmp_path / "alone" / text.name
+    alone.parent.mkdir()
+    alone.symlink_to(text)
+    refused = run("convert", alone)
     assert refused.returncode == 2 and "--mmproj" in refused.stderr
     refused = run("convert", tmp_path, tmp_path / "x.gguf", "--mmproj", mmproj)
     assert refused.returncode == 2 and "is no GGUF file" in refused.stderr

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import groupby
 
 from rich.markup import escape
 from rich.table import Table
 
-from granite_gguf.architectures import DIALECTS
+from granite_gguf.architectures import DIALECTS, HALVES
 from granite_gguf.cli.console import print_result, stdout
 from granite_gguf.cli.options import AsJson
 from granite_gguf.errors import HubError, ModelFileError, printable
-from granite_gguf.hub.names import AUTO, HubFile, HubName, Snapshot, choose_file, is_gguf
+from granite_gguf.hub.names import (
+    AUTO,
+    HubFile,
+    HubName,
+    Snapshot,
+    audio_part,
+    choose_file,
+    is_gguf,
+)
 from granite_gguf.hub.published import PUBLISHED, RECOMMENDED_REPOSITORY, Published
 from granite_gguf.sizes import megabytes
 from granite_gguf.storage.container import open_container
@@ -32,7 +40,7 @@ def models(as_json: AsJson = False) -> None:
     from granite_gguf.hub.repository import cached_snapshots  # noqa: PLC0415 - takes long to import
 
     cached = [
-        replace(snapshot, files=[file for file in snapshot.files if _runs(file)])
+        replace(snapshot, files=[f for f in snapshot.files if _runs(f, snapshot.files)])
         for snapshot in cached_snapshots()
     ]
     if as_json:
@@ -49,15 +57,19 @@ def models(as_json: AsJson = False) -> None:
     _print_cached(cached)
 
 
-def _runs(file: HubFile) -> bool:
-    """Whether it names an architecture that is run; what cannot be read does not."""
+def _runs(file: HubFile, others: Sequence[HubFile]) -> bool:
+    """Whether it names an architecture that is run, a half one with the other beside it.
+
+    What cannot be read is not run.
+    """
     if not is_gguf(file.name) or file.path is None:
         return False
     try:
         value = open_container(file.path).metadata.get(Keys.General.ARCHITECTURE)
     except ModelFileError:
         return False
-    return value is not None and value.value in DIALECTS
+    run = DIALECTS if audio_part(file, others) is None else (*DIALECTS, *HALVES)
+    return value is not None and value.value in run
 
 
 def _files_of(published: Published, cached: Iterable[Snapshot]) -> Iterator[CachedFile]:

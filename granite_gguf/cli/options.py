@@ -26,7 +26,7 @@ Mmproj = Annotated[
         "--mmproj",
         metavar="FILE",
         help="The file with encoder and projector, where the model is the language model of a "
-        "pair for llama.cpp; or REPO/ID:FILE.gguf.",
+        "pair for llama.cpp; or REPO/ID:FILE.gguf. By default the mmproj-*.gguf beside it.",
         rich_help_panel=INPUT,
         show_default=False,
     ),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from granite_gguf.errors import HubError
+from granite_gguf.files import is_audio_part
 from granite_gguf.hub.published import RECOMMENDED_REPOSITORY, RECOMMENDED_TYPES
 from granite_gguf.sizes import megabytes
 
@@ -166,8 +167,18 @@ def _matches(wanted: str, models: Sequence[HubFile]) -> list[HubFile]:
 
 
 def _is_model(file: HubFile) -> bool:
-    beside = ("imatrix", "mmproj")  # an importance matrix, the audio part of a pair
-    return is_gguf(file.name) and not any(part in file.name.lower() for part in beside)
+    beside = "imatrix" in file.name.lower() or is_audio_part(file.name)
+    return is_gguf(file.name) and not beside
+
+
+def audio_part(file: HubFile, files: Sequence[HubFile]) -> HubFile | None:
+    """The other file of a pair for llama.cpp: the one with encoder and projector beside a model."""
+    folder = PurePosixPath(file.name).parent
+    found = [
+        other for other in files
+        if is_audio_part(other.name) and PurePosixPath(other.name).parent == folder
+    ]  # fmt: skip
+    return found[0] if len(found) == 1 and found[0] != file else None
 
 
 def _listing(name: HubName, files: Sequence[HubFile]) -> str:

@@ -107,7 +107,7 @@ def _all() -> Iterator[Published]:
         yield from _of(f"handy-computer/{model}-gguf", "granite_speech", described)
     for model in ("granite-speech-4.1-2b", "granite-speech-4.1-2b-plus"):
         for kind in ("Q8_0", "Q4_K_M"):
-            text = f"{kind}, with :mmproj-model-f16.gguf as --mmproj"
+            text = f"{kind}; mmproj-model-f16.gguf, encoder and projector in F16, comes along"
             yield Published(f"ibm-granite/{model}-GGUF", kind, "granite", text)
 
 

@@ -20,7 +20,7 @@ from granite_gguf.errors import HubError
 from granite_gguf.files import Progress
 from granite_gguf.hub.download import download, folder_of
 from granite_gguf.hub.faults import FAULTS, HTTP_ERROR, explain, is_passing
-from granite_gguf.hub.names import HubFile, HubName, Snapshot, choose_file
+from granite_gguf.hub.names import HubFile, HubName, Snapshot, audio_part, choose_file
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -50,6 +50,8 @@ def cached_snapshots(repository: str | None = None) -> Iterator[Snapshot]:
 def fetch(name: HubName, note: Callable[[str], None], progress: Progress) -> Path:
     """The file that a name means, from the cache or downloaded into it.
 
+    Of a pair for llama.cpp the other file comes, too, so that it lies beside.
+
     Raises:
         HubError: there is none, or it cannot be had.
     """
@@ -69,16 +71,26 @@ def fetch(name: HubName, note: Callable[[str], None], progress: Progress) -> Pat
     except FAULTS as error:  # no network, or a repository that is gone: what is here still runs
         snapshot, file = _from_cache(name, revision, error)
         why = "" if isinstance(error, OfflineModeIsEnabled) else f": {explain(error, revision)}"
-    path = _cached(snapshot, file.name)
-    if path is None:
-        path = download(snapshot, file, note, progress)
-    else:
-        note(f"using {file.name} of {snapshot} from the cache{why}")
+    path = _had(snapshot, file, note, progress, why)
+    beside = audio_part(file, snapshot.files)
+    if beside is not None:
+        _had(snapshot, beside, note, progress, why)
     if revision != snapshot.commit:
         # Only lets the revision be found again offline, which a cache that may not be written,
         # shared by many users, does without.
         with suppress(OSError):
             _remember(snapshot, revision)
+    return path
+
+
+def _had(
+    snapshot: Snapshot, file: HubFile, note: Callable[[str], None], progress: Progress, why: str
+) -> Path:
+    """A file in the cache, where it is downloaded to unless it is there."""
+    path = _cached(snapshot, file.name)
+    if path is None:
+        return download(snapshot, file, note, progress)
+    note(f"using {file.name} of {snapshot} from the cache{why}")
     return path
 
 

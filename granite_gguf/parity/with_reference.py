@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from granite_gguf.architectures import DIALECTS
+from granite_gguf.architectures import DIALECTS, HALVES
 from granite_gguf.errors import ComparisonError, brief
 from granite_gguf.model import Model, load
 from granite_gguf.parity.diff import StageResult, diff_model, record
@@ -30,7 +30,7 @@ def recorded_by(path: Path, audio: str | PathLike[str], **loading: Any) -> Recor
     found = architecture(path)
     if found == ARCHITECTURE:
         return read_reference(path)
-    if found not in DIALECTS:
+    if found not in (*DIALECTS, *HALVES):
         raise ComparisonError(
             f"{path}: holds {brief(found)}, expected a reference file ({ARCHITECTURE!r}) or a "
             f"model ({' or '.join(map(repr, DIALECTS))})"

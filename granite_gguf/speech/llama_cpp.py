@@ -40,6 +40,7 @@ from granite_gguf.speech.spec import (
     Llm,
     Projector,
     Prompt,
+    named_variant,
 )
 from granite_gguf.storage.container import Container, MetadataValue, to_float32
 from granite_gguf.storage.dialects.dialect import Dialect, Replacement
@@ -114,10 +115,11 @@ class LlamaCppPair(Dialect[HParams]):
     def read_hparams(self, stored: Container) -> HParams:
         if stored.beside is None:
             raise UnsupportedModelError(
-                f"{stored.path}: is a Granite language model alone. Name the file with encoder "
-                "and projector that belongs to it, too: transcribe, inspect and convert take "
-                "--mmproj mmproj-model-f16.gguf"
+                f"{stored.path}: is a Granite language model alone, and in its folder is no "
+                "mmproj-*.gguf with encoder and projector. Put that file beside it; or name it as "
+                "--mmproj to transcribe or inspect, or to convert, which makes one file of both"
             )
+        _check_variants(stored, stored.beside)
         fields = self.fields(stored)
         fields.require(Keys.Tokenizer.MODEL, "gpt2", optional=False)
         audio = replace(fields, path=stored.beside.path, owner="clip")
@@ -199,6 +201,19 @@ class LlamaCppPair(Dialect[HParams]):
             **{k: MetadataValue.of(v) for k, v in ours.items()},
             **hparams_metadata(self.format, hparams),
         }
+
+
+def _check_variants(text: Container, audio: Container) -> None:
+    """See that two files are of one model, where both tell."""
+    named = [
+        named_variant(" ".join(filter(None, (f.text(Keys.General.NAME), f.path.stem))))
+        for f in (text, audio)
+    ]
+    if all(named) and named[0] != named[1]:
+        raise ModelFileError(
+            f"{audio.path}: is of {named[1]} by its name, expected encoder and projector of "
+            f"{text.path}, which is of {named[0]}"
+        )
 
 
 def halves_from_pairs(heads: int, head_dim: int) -> npt.NDArray[np.intp]:

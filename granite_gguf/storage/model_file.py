@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from granite_gguf.arrays import FloatArray
 from granite_gguf.errors import ModelFileError, UnsupportedModelError, brief
+from granite_gguf.files import is_audio_part
 from granite_gguf.spec.format import Format, H
 from granite_gguf.spec.tensors import TensorSpec
 from granite_gguf.storage.container import (
@@ -130,13 +131,18 @@ def open_model_file(
     Args:
         path: the file.
         dialects: those to try.
-        mmproj: the file with the rest of the model, where it lies in two.
+        mmproj: the file with the rest of the model, where it lies in two; by default the one that
+            lies in the same folder, and is named so.
 
     Raises:
         ModelFileError: the file is damaged, incomplete or inconsistent.
         UnsupportedModelError: it holds another architecture.
     """
     container = open_container(Path(path))
+    if mmproj is None and any(
+        d.beside is not None and d.architecture == _architecture(container) for d in dialects
+    ):
+        mmproj = _found_beside(Path(path))
     beside = None if mmproj is None else open_container(Path(mmproj))
     if beside is not None:
         container = join(container, beside)
@@ -158,6 +164,22 @@ def open_model_file(
     stored = reader.stored_specs(hparams, specs.values())
     check_tensors(container, stored, reader.format.unused)
     return ModelFile(container, reader, hparams, specs, reader.replaced(container, hparams, specs))
+
+
+def _found_beside(path: Path) -> Path | None:
+    """The rest of a model, as llama.cpp's users name it, if there is any in the same folder.
+
+    Raises:
+        ModelFileError: there are several.
+    """
+    found = sorted(other for other in path.parent.iterdir() if is_audio_part(other.name))
+    if len(found) > 1:
+        raise ModelFileError(
+            f"{path}: is a language model alone, and {len(found)} files with encoder and projector "
+            f"lie beside it: {', '.join(other.name for other in found)}. Name one as --mmproj to "
+            "transcribe, inspect or convert; other commands take a folder with one"
+        )
+    return found[0] if found else None
 
 
 def _recognise(container: Container, dialects: Sequence[Dialect[Any]]) -> Dialect[Any]:
