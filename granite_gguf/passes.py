@@ -10,7 +10,7 @@ from threading import Event
 from typing import Any, Protocol
 
 from granite_gguf.arrays import Samples
-from granite_gguf.errors import CancelledError, DeadlineError
+from granite_gguf.errors import CancelledError, DeadlineError, InputError
 from granite_gguf.named import Named
 from granite_gguf.transcript import Segment
 
@@ -151,6 +151,7 @@ class Options:
         max_tokens: the most tokens of a piece's text; by default so many as its length is worth.
         draft: whether the encoder's hypothesis may be looked at to write faster.
         editor: whether the hypothesis of a NAR model is edited; ``auto`` where it is not sure.
+        language: what is said to be spoken, which is only checked.
     """
 
     chunk_seconds: float | None = None
@@ -160,6 +161,22 @@ class Options:
     max_tokens: int | None = None
     draft: bool = True
     editor: Editor = Editor.ALWAYS
+    language: str | None = None
+
+
+def check_language(language: str | None, heard: Sequence[str]) -> None:
+    """See that a model hears the language that is said to be spoken.
+
+    Raises:
+        InputError: it does not.
+
+    >>> check_language("pt-BR", ["en", "pt"])
+    """
+    if language is not None and language.partition("-")[0].lower() not in heard:
+        raise InputError(
+            f"language is {language!r}, expected one of {', '.join(heard)}, or none: the model "
+            "finds out by itself"
+        )
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from granite_gguf.bench import measure
 from granite_gguf.cli import app
 from granite_gguf.errors import InputTypeError
 from granite_gguf.formats import FORMATS, Shape
+from granite_gguf.speech.spec import Prompt
 from granite_gguf.speech.tags import speakers
 from granite_gguf.transcript import Turn
 from tests.signals import SAMPLE_RATE, synthetic_audio
@@ -96,6 +98,9 @@ def test_options_that_cannot_be(
         (model, {"speakers": True}, "-plus can do that"),
         (model, {"max_tokens": 0}, "expected 1 or more"),
         (model, {"chunk_seconds": 121}, "expected 5 to 120 s"),
+        (model, {"language": "zh"}, "'zh', expected one of en, fr, de, es, pt, ja, or none"),
+        (plus, {"language": "ja"}, "'ja', expected one of en, fr, de, es, pt, or none"),
+        (models["nle"], {"language": "ja"}, "'ja', expected one of en, fr, de, es, pt, or none"),
         (plus, {"task": "translate"}, "does not translate; granite-speech-4.1-2b"),
         (plus, {"speakers": True, "word_times": True}, "does not tell the characters"),
         (models["nle"], {"task": "translate"}, "translates nothing; granite-speech-4.1-2b"),
@@ -110,6 +115,24 @@ def test_options_that_cannot_be(
             loaded.transcribe(samples, **options)  # type: ignore[arg-type]
     with pytest.raises(InputTypeError, match="one string, expected several"):
         model.transcribe(samples, keywords="Grnit")
+
+
+@pytest.mark.filterwarnings("ignore::granite_gguf.AudioWarning")
+def test_the_language_that_is_spoken_changes_nothing(
+    model: Model, samples: npt.NDArray[np.float32]
+) -> None:
+    """As the cards name them: Japanese by the base models alone, and English alone by 3.2."""
+    found = [
+        model.transcribe(samples, max_tokens=4, language=code).token_ids
+        for code in (None, "ja", "pt-BR")
+    ]
+    assert found[0] and found.count(found[0]) == 3
+    for variant, heard in (
+        ("3.3-2b", "en fr de es pt"),
+        ("3.2-8b", "en"),
+        ("", "en fr de es pt ja"),
+    ):
+        assert replace(model.hparams, prompt=Prompt(variant)).heard == tuple(heard.split())
 
 
 def test_a_loop_is_a_warning_with_the_files_name(plus: Model, audio_file: Path) -> None:

@@ -50,6 +50,11 @@ _NAR = (
     ("q4_k-mini", "all Q4_K", 1.5),
 )
 _F16, _Q4 = "language model F16, the rest F32", "language model Q4_K, the rest F32"
+_THIRD = {
+    "3.3-2b": ("f16", "q8_0", "q5_0", "q4_k"),
+    "3.3-8b": ("q8_0", "q5_0", "q4_k"),
+    "3.2-8b": ("q8_0", "q5_0", "q4_k"),
+}
 _CRISPASR = {
     "granite-speech-4.1-2b": (
         ("f16", _F16, 5.58),
@@ -66,21 +71,22 @@ _CRISPASR = {
     "granite-speech-4.0-1b": (
         ("f16", _F16, 5.58),
         ("q8_0", "language model Q8_0, the rest F32", None),
+        ("q5_0", "language model Q5_0, the rest F32", None),
         ("q4_k", _Q4, 2.94),
     ),
     **{
-        f"granite-speech-3.3-{size}": tuple(
+        f"granite-speech-{variant}": tuple(
             (kind, f"language model {kind.upper()}, perhaps without its adapter", None)
-            for kind in ("f16", "q8_0", "q5_0", "q4_k")
+            for kind in kinds
         )
-        for size in ("2b", "8b")
+        for variant, kinds in _THIRD.items()
     },
 }
 _MIXED = "linears Q4_K, embedding Q6_K"
 _TRANSCRIBE_CPP = {
     "granite-speech-4.1-2b": (4.63, 4.63, 2.56, 2.02, 1.83, 1.6),
     "granite-speech-4.1-2b-plus": (None,) * 6,
-    "granite-4.0-1b-speech": (None,) * 6,
+    "granite-4.0-1b-speech": (4.63, 4.63, 2.56, 2.02, 1.83, 1.6),
 }
 _KINDS = ("BF16", "F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M")
 
@@ -88,7 +94,7 @@ _KINDS = ("BF16", "F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M")
 def _of(
     repository: str, architecture: str, files: Iterable[tuple[str, str, float | None]]
 ) -> Iterator[Published]:
-    known = "-3.3-" not in repository  # the others' publisher says which he recommends
+    known = "-speech-3." not in repository  # the others' publisher says which he recommends
     for kind, description, gigabytes in files:
         yield Published(
             repository, kind, architecture, description, gigabytes, kind == "q4_k" and known

@@ -17,6 +17,7 @@ from granite_gguf.passes import (
     Options,
     PassLimits,
     Piece,
+    check_language,
 )
 from granite_gguf.placing.weights import ModelWeights
 from granite_gguf.storage.model_file import ModelFile
@@ -54,6 +55,7 @@ class NarLane:
         Raises:
             InputError: it is asked for.
         """
+        check_language(options.language, self.stages.hparams.heard)
         wish = options.wish
         for asked, what, others in (
             (wish.translate_to is not None, "translates nothing", TRANSLATING),

@@ -111,6 +111,10 @@ class HParams(hparams.HParams):
         return self.editor
 
     @property
+    def heard(self) -> tuple[str, ...]:
+        return hparams.HEARD
+
+    @property
     def layout(self) -> str:
         return "nle" if self.hypothesis.retokenize else "granite_speech_nar"
 

@@ -18,9 +18,6 @@ from granite_gguf.passes import Task, Vad
 from granite_gguf.serve.faults import ApiError
 from granite_gguf.transcription.options import TranscribeOptions
 
-HEARD = ("en", "fr", "de", "es", "pt")
-"""Languages that all models of the family were trained on."""
-
 ResponseFormat = Literal["json", "text", "srt", "vtt", "verbose_json", "diarized_json"]
 
 _FINDS_OUT = "the model finds out the language by itself"
@@ -32,9 +29,7 @@ class Fields(BaseModel):
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
-    language: str | None = Field(
-        None, description=f"One of {', '.join(HEARD)}, which is only checked: {_FINDS_OUT}."
-    )
+    language: str | None = Field(None, description=f"A code, which is only checked: {_FINDS_OUT}.")
     prompt: str | None = Field(
         None, description="An instruction in place of the model's own; for autoregressive ones."
     )
@@ -64,16 +59,11 @@ class Fields(BaseModel):
                 "temperature",
                 f"temperature is {self.temperature:g}: this model computes one answer, as with 0",
             )
-        if self.language is not None and self.language.partition("-")[0].lower() not in HEARD:
-            raise _cannot(
-                "language",
-                f"language is {self.language!r}, expected one of {', '.join(HEARD)}, or none: "
-                f"{_FINDS_OUT}",
-            )
         options: TranscribeOptions = {
             "word_times": self.timed,
             "vad": str(self.vad),
             "chunk_seconds": self.chunk_seconds,
+            "language": self.language,
             "max_seconds": max_seconds,
             "task": str(Task.TRANSLATE if self.translating else Task.TRANSCRIBE),
         }

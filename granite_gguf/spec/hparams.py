@@ -13,6 +13,9 @@ from typing import Annotated, ClassVar, Protocol
 from granite_gguf.spec.parameters import SAME, Told, at
 from granite_gguf.spec.tensors import BATCH_NORM, ENCODER_INPUT, MEL_FILTERS
 
+HEARD = ("en", "fr", "de", "es", "pt")
+"""Languages that nearly all models of the family hear."""
+
 LAYER_NORM_EPS = 1e-5  # every LayerNorm and BatchNorm of the encoder
 MAX_LAYERS = 256
 
@@ -150,6 +153,11 @@ class HParams(ABC):
     @abstractmethod
     def language(self) -> Granite:
         """The language model's layers."""
+
+    @property
+    @abstractmethod
+    def heard(self) -> tuple[str, ...]:
+        """Codes of the languages that the model was trained to hear, by its card."""
 
     @property
     @abstractmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from granite_gguf.ggml import Runtime
-from granite_gguf.passes import Options, PassLimits, Piece
+from granite_gguf.passes import Options, PassLimits, Piece, check_language
 from granite_gguf.placing.weights import ModelWeights
 from granite_gguf.speech import characters
 from granite_gguf.speech.spec import HParams
@@ -48,6 +48,7 @@ class SpeechLane:
             InputError: it is asked for.
         """
         file = self.stages.file
+        check_language(options.language, file.hparams.heard)
         Manner.of(file.hparams, characters.labels_of(file), options)
 
     def one_pass(self, pieces: Sequence[Piece], options: Options) -> list[Segment | None]:

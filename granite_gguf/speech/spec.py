@@ -255,6 +255,12 @@ class HParams(hparams.HParams):
         return "3.x" if third else "base"
 
     @property
+    def heard(self) -> tuple[str, ...]:
+        if self.prompt.variant.startswith("3.2"):
+            return ("en",)
+        return (*hparams.HEARD, "ja") if self.family == "base" else hparams.HEARD
+
+    @property
     def layout(self) -> str:
         return _LAYOUTS[self.family]
 

@@ -45,6 +45,8 @@ class TranscribeOptions(TypedDict, total=False):
             it faster; ``off`` does without.
         editor: of NAR models, ``always`` edits the encoder's hypothesis, ``auto`` only where it is
             not sure of each of its tokens, ``never`` does without; faster, with more errors.
+        language: the code of the language that is spoken. Models find out by themselves, so that it
+            changes nothing; one that the model does not hear is an error.
     """
 
     sample_rate: float | None
@@ -64,6 +66,7 @@ class TranscribeOptions(TypedDict, total=False):
     max_tokens: int | None
     draft: str
     editor: str
+    language: str | None
 
 
 class Divided(NamedTuple):
