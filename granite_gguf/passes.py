@@ -79,9 +79,10 @@ class Piece:
 
 
 class Vad(Named):
-    """What tells silence from sound."""
+    """What tells silence from what is transcribed."""
 
     ENERGY = "energy"
+    SILERO = "silero"
     OFF = "off"
 
 

@@ -94,7 +94,8 @@ ChunkSeconds = Annotated[
 Vad = Annotated[
     passes.Vad,
     typer.Option(
-        help="'energy' leaves out silence at the ends and in long pauses, 'off' leaves it in.",
+        help="'energy' leaves out silence at the ends and in long pauses, 'silero' (extra `vad`) "
+        "what is no speech there, 'off' nothing.",
         rich_help_panel=INPUT,
     ),
 ]

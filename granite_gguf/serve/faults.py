@@ -15,6 +15,7 @@ from granite_gguf.errors import (
     DeadlineError,
     HubError,
     InputError,
+    MissingExtraError,
     ModelFileError,
     TooLongError,
 )
@@ -79,6 +80,7 @@ _CLIENTS: tuple[tuple[type[Exception], Callable[[str], ApiError]], ...] = (
     (DeadlineError, lambda m: ApiError(504, m, code="deadline_exceeded", retry=False)),
     (CancelledError, lambda m: ApiError(499, m, code="cancelled", retry=False)),
     (InputError, lambda m: ApiError(400, m)),
+    (MissingExtraError, lambda m: ApiError(400, m, code="unsupported_value")),
 )
 """What is a client's own to mend, and how it is told; the first that fits."""
 

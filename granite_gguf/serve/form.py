@@ -36,7 +36,9 @@ class Fields(BaseModel):
     response_format: ResponseFormat = "json"
     temperature: float = Field(0, description="0: the model computes one answer.")
     vad: Vad = Field(
-        Vad.ENERGY, description="'energy' leaves out silence before the model, 'off' does not."
+        Vad.ENERGY,
+        description="'energy' leaves out silence before the model, 'silero' what is no "
+        "speech, where that is installed, 'off' nothing.",
     )
 
     chunk_seconds: float | None = Field(

