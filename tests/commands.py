@@ -7,16 +7,20 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 
-def run(*arguments: object, **options: str) -> subprocess.CompletedProcess[str]:
-    """``granite-gguf`` with arguments, offline; options are of the environment."""
+def run(
+    *arguments: object, cwd: Path | None = None, **options: str
+) -> subprocess.CompletedProcess[str]:
+    """``granite-gguf`` with arguments, offline, in a folder; options are of the environment."""
     environment = {key: value for key, value in os.environ.items() if "GRANITE" not in key}
     return subprocess.run(
         [sys.executable, "-m", "granite_gguf", *map(str, arguments)],
         capture_output=True,
         text=True,
         env={**environment, "HF_HUB_OFFLINE": "1", **options},
+        cwd=cwd,
         timeout=120,
         check=False,
     )

