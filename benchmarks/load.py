@@ -2,7 +2,7 @@
 
 python -m benchmarks.load speed [--model FILE] [--clients 1 4 16 64] [--seconds 3 11] [--spend 10]
 python -m benchmarks.load faults [--requests 10000] [--clients 32]
-python -m benchmarks.load killed [--clients 16]
+python -m benchmarks.load killed [--clients 16] [--times 6]
 
 `speed` prints Markdown: clips of a length from so many clients at a time. `faults` sends clips of
 which 5 % break off, 5 % are damaged and 1 % are too large. `killed` ends the service under load.
@@ -241,13 +241,20 @@ def faults(model: Path, requests: int, clients: int) -> None:
         print(f"{service.open_files()} open files; nothing at work; ready")
 
 
-async def until_killed(service: Service, given: list[Clip], clients: int) -> Counter[str]:
+async def until_killed(
+    service: Service, given: list[Clip], clients: int, *, keep: bool
+) -> Counter[str]:
     counts: Counter[str] = Counter()
 
     async def one(client: httpx.AsyncClient, number: int) -> None:
         while True:
             try:
-                await ask(client, given[(number + counts.total()) % len(given)])
+                clip = given[(number + counts.total()) % len(given)]
+                response = await client.post(ROUTE, files={"file": clip.data})
+                if response.status_code == 503 and response.json()["error"]["code"] == "ending":
+                    counts["told that it ends"] += 1
+                    return
+                assert (response.status_code, response.json()["text"]) == (200, clip.text)
                 counts["answered"] += 1
             except httpx.ConnectError:
                 counts["not accepted"] += 1
@@ -260,21 +267,21 @@ async def until_killed(service: Service, given: list[Clip], clients: int) -> Cou
         await asyncio.sleep(4)
         service.process.send_signal(signal.SIGTERM)
 
-    # A connection for each request, so that none is given up between two of them.
-    async with httpx.AsyncClient(
-        base_url=service.address, timeout=WAIT, headers={"Connection": "close"}
-    ) as client:
+    # A connection for each request or one for all: both end otherwise.
+    headers = {} if keep else {"Connection": "close"}
+    async with httpx.AsyncClient(base_url=service.address, timeout=WAIT, headers=headers) as client:
         await asyncio.gather(kill(), *(one(client, number) for number in range(clients)))
     return counts
 
 
-def killed(model: Path, clients: int) -> None:
+def killed(model: Path, clients: int, times: int) -> None:
     given = clips(model, 1.5)
-    with serving(model, "--uploads", str(clients)) as service:
-        counts = asyncio.run(until_killed(service, given, clients))
-        code = service.process.wait(WAIT)
-    print(f"SIGTERM under load: {dict(counts)}; exit code {code}")
-    assert set(counts) == {"answered", "not accepted"} and code == 0
+    for number in range(times):
+        with serving(model, "--uploads", str(clients)) as service:
+            counts = asyncio.run(until_killed(service, given, clients, keep=number % 2 == 1))
+            code = service.process.wait(WAIT)
+        print(f"SIGTERM under load: {dict(counts)}; exit code {code}", flush=True)
+        assert set(counts) <= {"answered", "not accepted", "told that it ends"} and code == 0
 
 
 def main() -> None:
@@ -285,13 +292,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, nargs="+", default=[3, 11])
     parser.add_argument("--spend", type=float, default=10, help="seconds for each line")
     parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--times", type=int, default=6, help="how often it is killed")
     args = parser.parse_args()
     if args.what == "speed":
         speed(args.model, args.seconds, args.clients or [1, 4, 16, 64], args.spend)
     elif args.what == "faults":
         faults(args.model, args.requests, (args.clients or [32])[0])
     else:
-        killed(args.model, (args.clients or [16])[0])
+        killed(args.model, (args.clients or [16])[0], args.times)
 
 
 if __name__ == "__main__":
