@@ -27,6 +27,7 @@ from granite_gguf.serve.form import Inference, Transcription, Translation, read 
 from tests.serving import error_of, metric, post, serving  # noqa: E402
 
 SAMPLE = DEMO_SAMPLES[1]
+_POLICY = "Content-Security-Policy"
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +261,9 @@ def test_documentation(address: str) -> None:
     fields = body["content"]["multipart/form-data"]["schema"]["properties"]
     assert fields["file"]["format"] == "binary"
     assert "timestamp_granularities[]" in fields and "$ref" not in str(fields)
-    assert httpx.get(f"{address}/docs").status_code == 200
+    page = httpx.get(f"{address}/docs")
+    assert "<script" not in page.text and "script-src 'self'" in page.headers[_POLICY]
+    assert all(f">{name}<" in page.text for name in fields) and "POST /inference" in page.text
 
 
 def test_together_and_counted(address: str) -> None:

@@ -241,6 +241,19 @@ def test_looks(browser: Any, address: str, scheme: str, width: int) -> None:
     page.close()
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_documentation(page: Any, address: str, scheme: str) -> None:
+    """Without anything from elsewhere, on a phone, too."""
+    page.set_viewport_size({"width": 360, "height": 800})
+    page.emulate_media(color_scheme=scheme)
+    page.goto(f"{address}/docs")
+    (field,) = page.get_by_role("term").filter(has_text="granularities[]").all_inner_texts()
+    assert field == "timestamp_granularities[] word, segment; may be repeated"
+    shot(page, f"docs-{scheme}")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert not page.evaluate(UNCLEAR)
+
+
 UNCLEAR = """() => {
   const numbers = c => c.match(/[\\d.]+/g).map(Number);
   const light = c => {
@@ -256,7 +269,8 @@ UNCLEAR = """() => {
     return 'rgb(255, 255, 255)';
   };
   const found = [];
-  for (const e of document.querySelectorAll('h1, h3, p, label, button, .button, .word, .key')) {
+  const texts = 'h1, h2, h3, p, a, dt, dd, label, button, .button, .word, .key';
+  for (const e of document.querySelectorAll(texts)) {
     if (!e.offsetParent || e.classList.contains('unseen')) continue;
     const [a, b] = [light(getComputedStyle(e).color), light(back(e))];
     const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);

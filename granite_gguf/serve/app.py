@@ -45,8 +45,10 @@ def create_app(models: Models, settings: Settings) -> ASGIApp:
         title="granite-gguf",
         version=__version__,
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
-        description="Speech to text, in OpenAI's form.",
+        description="Speech to text, in OpenAI's form. Live speech is at the WebSocket "
+        "/v1/realtime, in the events of OpenAI's transcription sessions.",
     )
     _tell_errors(app)
 

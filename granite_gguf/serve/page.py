@@ -1,11 +1,13 @@
-"""The page at ``/``: three files of the package, which ask for nothing from elsewhere."""
+"""The pages: ``/``, three files of the package, and ``/docs``; none asks for anything elsewhere."""
 
 from __future__ import annotations
 
 from importlib.resources import files
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import Response
+
+from granite_gguf.serve.documentation import as_page
 
 router = APIRouter(include_in_schema=False)
 
@@ -40,6 +42,15 @@ async def part(name: str) -> Response:
     return _file(name)
 
 
+@router.get("/docs")
+async def documentation(request: Request) -> Response:
+    """What can be asked."""
+    return _page(as_page(request.app.openapi()), "text/html")
+
+
 def _file(name: str) -> Response:
-    text = _FOLDER.joinpath(name).read_text(encoding="utf-8")
-    return Response(text, media_type=f"{_KINDS[name]}; charset=utf-8", headers=_HEADERS)
+    return _page(_FOLDER.joinpath(name).read_text(encoding="utf-8"), _KINDS[name])
+
+
+def _page(text: str, kind: str) -> Response:
+    return Response(text, media_type=f"{kind}; charset=utf-8", headers=_HEADERS)
