@@ -132,7 +132,9 @@ def test_openai_client(address: str) -> None:
         ({"type": "input_audio_buffer.append", "audio": "?"}, "not base64"),
         ({"type": "input_audio_buffer.append", "audio": 3}, "not base64"),
         ({"type": "input_audio_buffer.commit"}, "nothing to commit"),
-        ({"type": "session.update", "session": 3}, "expected a session"),
+        ({"type": "session.update", "session": 3}, "session is 3, expected an object"),
+        ({"type": "session.update", "session": {"tools": []}}, "session has 'tools', expected"),
+        ({"type": ["session.update"]}, "is not known"),
         (
             {"type": "session.update", "session": {"input_audio_format": "g711_ulaw"}},
             "expected PCM of 16 bits",

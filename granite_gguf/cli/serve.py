@@ -124,6 +124,8 @@ def serve(
         )
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    # A client's broken form is told to the client.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     if requests:
         logging.getLogger("uvicorn.access").setLevel(logging.INFO)
     with listening(host, port) as listener:

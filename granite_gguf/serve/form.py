@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
@@ -143,8 +143,8 @@ class Transcription(Fields):
             return
         if isinstance(strategy, str):
             try:
-                strategy = json.loads(strategy)
-            except json.JSONDecodeError:
+                strategy = json_of(strategy)
+            except ValueError:
                 strategy = {"type": strategy}
         if not isinstance(strategy, dict) or strategy.get("type") not in ("auto", "server_vad"):
             raise _cannot("chunking_strategy", "expected 'auto' or an object of type server_vad")
@@ -205,7 +205,7 @@ def read(kind: type[Fields], items: Iterable[tuple[str, str | UploadFile]]) -> F
         if isinstance(value, UploadFile):
             raise ApiError(400, f"{key} is a file, expected a text", param=_shown(key))
         nested = _NESTED.fullmatch(key)
-        if nested and nested[1] in kind.model_fields:
+        if nested and nested[1] in kind.model_fields.keys() - lists:
             within = values.setdefault(nested[1], {})
             if not isinstance(within, dict) or nested[2] in within:
                 raise ApiError(400, f"{nested[1]} is given twice", param=nested[1])
@@ -216,10 +216,37 @@ def read(kind: type[Fields], items: Iterable[tuple[str, str | UploadFile]]) -> F
             raise ApiError(400, f"{key} is given twice", param=_shown(key))
         elif value:  # an empty one is none
             values[key] = value
+    return checked(kind, values)
+
+
+FieldsT = TypeVar("FieldsT", bound=Fields)
+
+
+def checked(kind: type[FieldsT], values: Any) -> FieldsT:
+    """Fields of some values by name.
+
+    Raises:
+        ApiError: one of them is unknown or out of range, or there are no names.
+    """
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         raise _told(kind, error) from error
+
+
+def json_of(text: str) -> Any:
+    """What a client's JSON says.
+
+    Raises:
+        ValueError: it is none, goes too deep, or has half a character in it.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("it goes too deep") from None
+    if "\\u" in text:
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
 
 
 def _told(kind: type[Fields], error: ValidationError) -> ApiError:

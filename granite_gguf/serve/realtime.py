@@ -22,10 +22,11 @@ from uuid import uuid4
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from granite_gguf.errors import brief
 from granite_gguf.live import Live
 from granite_gguf.serve.desk import Desk
 from granite_gguf.serve.faults import ApiError, told
-from granite_gguf.serve.form import Transcription
+from granite_gguf.serve.form import Transcription, checked, json_of
 from granite_gguf.serve.guard import KEY_PROTOCOL
 from granite_gguf.serve.work import Work
 from granite_gguf.transcript import Segment
@@ -33,6 +34,12 @@ from granite_gguf.transcript import Segment
 RATE = 24_000
 _INTERIM_SECONDS = 0.4
 _BEHIND_SECONDS = 0.05
+_INPUT = {"format", "transcription", "turn_detection", "noise_reduction"}
+_SESSION = {
+    "type", "audio", "include", "turn_detection", "input_audio_format",
+    "input_audio_transcription", "input_audio_noise_reduction",
+}  # fmt: skip
+_HEARING = {"model", "language", "prompt", "hotwords", "temperature", "vad", "chunk_seconds"}
 _OF = "conversation.item.input_audio_transcription"
 
 
@@ -94,9 +101,9 @@ class Session:
 
     async def _obey(self, text: str) -> None:
         try:
-            event = json.loads(text)
+            event = json_of(text)
             kind = event["type"]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, LookupError):
             await self._tell(ApiError(400, "expected a JSON object with a type"))
             return
         handlers = {
@@ -106,7 +113,7 @@ class Session:
             "input_audio_buffer.commit": self._commit,
             "input_audio_buffer.clear": self._clear,
         }
-        if kind not in handlers:
+        if not isinstance(kind, str) or kind not in handlers:
             known = ", ".join(handlers)
             await self._tell(ApiError(400, f"{str(kind)[:80]!r} is not known, expected {known}"))
             return
@@ -120,18 +127,18 @@ class Session:
     async def _update(self, event: dict[str, Any]) -> None:
         if self._speech is not None:
             raise ApiError(400, "what is being said was begun with other settings: commit it first")
-        session = event.get("session")
-        if not isinstance(session, dict):
-            raise ApiError(400, "expected a session", param="session")
+        session = _part(event, "session", _SESSION)
         # The first form of the interface had no levels within.
-        within = session.get("audio", {}).get("input", {})
-        given = within.get("transcription") or session.get("input_audio_transcription") or {}
+        within = _part(_part(session, "audio", {"input"}), "input", _INPUT)
+        given = within.get("transcription") or session.get("input_audio_transcription")
         form = within.get("format") or session.get("input_audio_format") or "pcm16"
         if form not in ("pcm16", "audio/pcm") and form != {"type": "audio/pcm", "rate": RATE}:
             raise ApiError(400, f"the format is {form!r}, expected PCM of 16 bits at {RATE} Hz")
         if within.get("noise_reduction") or session.get("input_audio_noise_reduction"):
             raise ApiError(400, "noise is not reduced here: leave noise_reduction out")
-        fields = Transcription.model_validate(given)
+        if session.get("type", "transcription") != "transcription" or session.get("include"):
+            raise ApiError(400, "expected a session of type transcription that includes nothing")
+        fields = checked(Transcription, _part({"transcription": given}, "transcription", _HEARING))
         fields.options(self._max_seconds)
         self._desk.find(fields.model or self._model)
         turns = _turns(within, session)
@@ -259,6 +266,26 @@ class Session:
                 }
             },
         }
+
+
+def _part(whole: dict[str, Any], name: str, known: set[str]) -> dict[str, Any]:
+    """A part of an event, empty where there is none.
+
+    Raises:
+        ApiError: it is no object, or has in it what is not known.
+    """
+    part = whole.get(name)
+    if part is None:
+        return {}
+    if not isinstance(part, dict):
+        raise ApiError(400, f"{name} is {brief(part)}, expected an object", param=name)
+    for one in part:
+        if one not in known:
+            raise ApiError(
+                400, f"{name} has {one[:80]!r}, expected some of {', '.join(sorted(known))}",
+                param=name, code="unknown_field",
+            )  # fmt: skip
+    return part
 
 
 def _turns(within: dict[str, Any], session: dict[str, Any]) -> dict[str, Any] | None:
