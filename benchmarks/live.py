@@ -1,7 +1,7 @@
 """Live speech: how soon there is text, what it costs, and whether memory grows.
 
 python -m benchmarks.live latency [--model FILE] [--turns 4]    fed in real time
-python -m benchmarks.live memory [--minutes 60]                 fed as fast as it is taken up
+python -m benchmarks.live memory [--minutes 60] [--real-time]   fed as fast as it is taken up
 
 A turn is a sample of the package and a pause. A word's text is there with the first interim text
 that has as many words; it is final when its segment is finished.
@@ -13,6 +13,7 @@ import argparse
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
@@ -105,23 +106,44 @@ def resident() -> float:
     return int(found[1]) / 1e3
 
 
-def memory(model: Model, minutes: float) -> None:
+def memory(model: Model, minutes: float, *, real_time: bool) -> None:
     given = turns(12)
     live, written, marks = Live(model, RATE, options={}), 0.0, []
+    count, over = Counter[str](), threading.Event()
+    started, cpu = time.perf_counter(), time.process_time()
+
+    def follow() -> None:
+        for segment in live.job.segments():
+            count["final"] += bool(segment.text)
+
+    def listen() -> None:
+        while not over.wait(EVERY):
+            count["interim"] += live.interim() is not None
+
+    threads = [threading.Thread(target=work) for work in (follow, listen)]
+    for thread in threads:
+        thread.start()
     while written < 60 * minutes:
         for data, _ in given:
             for block in blocks(data):
+                ahead = written - (time.perf_counter() - started) if real_time else 0.0
+                time.sleep(max(0.0, ahead))
                 while live.behind:
                     time.sleep(0.02)
                 live.write(block)
-            written += len(data) / RATE
-            live.interim()
+                written += len(block) / 2 / RATE
         marks.append(resident())
+        print(f"{written / 60:.1f} min: {marks[-1]:.1f} MB", flush=True)
     live.end()
-    count = sum(bool(segment.text) for segment in live.job.segments())
-    tenth = max(1, len(marks) // 10)
-    print(f"{written / 60:.0f} min of speech, {count} final texts; resident "
-          f"{marks[tenth]:.0f} MB after a tenth of it, {marks[-1]:.0f} MB at the end")  # fmt: skip
+    threads[0].join()
+    over.set()
+    threads[1].join()
+    share = (time.process_time() - cpu) / (time.perf_counter() - started)
+    tenth, half = len(marks) // 10, len(marks) // 2
+    print(f"{written / 60:.0f} min of speech in {(time.perf_counter() - started) / 60:.0f} min, "
+          f"{count['interim']} interim and {count['final']} final texts; resident "
+          f"{marks[tenth]:.1f} MB after a tenth of it, {marks[half]:.1f} MB after half of it, "
+          f"{marks[-1]:.1f} MB at the end; {100 * share:.0f} % of one core")  # fmt: skip
 
 
 def main() -> None:
@@ -130,12 +152,13 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=DEMO_MODEL)
     parser.add_argument("--turns", type=int, default=4)
     parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--real-time", action="store_true", help="feed memory in real time, too")
     args = parser.parse_args()
     with granite_gguf.load(args.model) as model:
         if args.what == "latency":
             latency(model, args.turns)
         else:
-            memory(model, args.minutes)
+            memory(model, args.minutes, real_time=args.real_time)
 
 
 if __name__ == "__main__":
