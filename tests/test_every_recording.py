@@ -16,12 +16,11 @@ import pytest
 import soundfile
 
 import granite_gguf
-from granite_gguf import AudioError, AudioWarning, InputError, Model, RawFormat
+from granite_gguf import AudioError, AudioWarning, Model, RawFormat
 from granite_gguf.cli.inputs import find_recordings
 from granite_gguf.demo import DEMO_SAMPLES
 from granite_gguf.sound.conversion import prepare_audio
 from granite_gguf.sound.reading import Selection, duration_of, open_audio, read_audio
-from granite_gguf.sound.silence import Loudness
 from tests.recordings import RATE, encoded, muxed, piped, place
 
 DATA = Path(__file__).parent / "data"
@@ -190,58 +189,6 @@ def test_a_long_pause_is_not_transcribed(model: Model, said: list[np.ndarray]) -
     assert first.end == second.start and second.end == len(samples) / RATE
     assert second.words is not None
     assert second.words[0].start >= len(said[0]) / RATE + 12
-
-
-def stretches(samples: np.ndarray) -> list[tuple[int, int, int, int]]:
-    return list(Loudness(RATE).stretches(samples))
-
-
-def test_quiet_speech_survives(model: Model, said: list[np.ndarray]) -> None:
-    """At a peak of -40 dBFS, in 16 bits."""
-    silence = np.zeros(5 * RATE, np.float32)
-    for samples in said:
-        gain = np.float32(10 ** (-40 / 20) / np.abs(samples).max())
-        quiet = np.round(samples * gain * 32768) / np.float32(32768)
-        assert model.transcribe(quiet).text == model.transcribe(quiet, vad="off").text
-        between = np.concatenate([silence, quiet, silence])
-        ((_, first, last, _),) = stretches(between)
-        sound = np.flatnonzero(between)
-        assert first <= sound[0] + RATE // 10 and last >= sound[-1] - RATE // 4
-        assert last - first < len(samples) + RATE // 2
-
-
-def test_what_is_silence_is_told_by_the_level(said: list[np.ndarray]) -> None:
-    """A knock makes no silence of speech, and a silence of a minute no speech of noise."""
-    knock = np.zeros(2 * RATE, np.float32)
-    knock[-200:] = np.tile([0.9, -0.9], 100)
-    ((_, first, last, _),) = stretches(np.concatenate([said[0] / np.float32(20), knock]))
-    assert (first, last) == (0, len(said[0]) + len(knock))
-    pause = np.zeros(3 * RATE, np.float32)
-    loud, quiet = stretches(np.concatenate([said[0], pause, 0.025 * said[1]]))  # 32 dB less
-    begin = len(said[0]) + len(pause)
-    assert abs(loud[2] - len(said[0])) < RATE // 2 and loud[3] == quiet[0]
-    assert abs(quiet[1] - begin) < RATE // 2 and quiet[2] > begin + len(said[1]) - RATE // 2
-    noise = np.random.default_rng(0).standard_normal(60 * RATE).astype(np.float32)
-    loudness = Loudness(RATE)
-    ((_, first, last, _),) = loudness.stretches(np.concatenate([said[0], 1e-4 * noise]))
-    assert first == 0 and abs(last - len(said[0])) < RATE // 2
-    assert list(loudness.stretches(1e-4 * noise)) == [(0, 0, 0, len(noise))]
-    assert stretches(noise) == [(0, 0, len(noise), len(noise))]
-
-
-@pytest.mark.parametrize("name", ["a.wav", "a.flac"])
-def test_a_recording_without_speech_has_an_empty_transcript(
-    model: Model, tmp_path: Path, name: str
-) -> None:
-    path = tmp_path / name
-    soundfile.write(path, np.zeros(20 * RATE, np.float32), RATE)
-    transcript = model.transcribe(path)
-    assert (transcript.text, transcript.duration) == ("", 20.0)
-
-
-def test_no_silence_finder_of_another_name(model: Model) -> None:
-    with pytest.raises(InputError, match=r"vad is 'webrtc', expected 'energy' or 'off'"):
-        model.transcribe(np.zeros(RATE, np.float32), vad="webrtc")
 
 
 # Videos
