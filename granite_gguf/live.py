@@ -54,7 +54,8 @@ class Live:
         model: transcribes.
         rate: of the samples, in Hz.
         wait: as for :meth:`granite_gguf.Model.submit`.
-        options: as for :meth:`granite_gguf.Model.transcribe`, but for ``raw`` and ``sample_rate``.
+        options: as for :meth:`granite_gguf.Model.transcribe`, but for ``raw``, ``sample_rate`` and
+            ``clip``.
 
     Raises:
         BusyError: there is no room, and it is not waited for.
@@ -64,6 +65,8 @@ class Live:
     def __init__(
         self, model: Model, rate: int, *, wait: bool = True, options: TranscribeOptions
     ) -> None:
+        if options.get("clip") is not None:
+            raise InputError("live speech has no clip: all of it is transcribed")
         self._model, self._rate = model, rate
         self._feed = _Feed()
         self._changed = Condition()

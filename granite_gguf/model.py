@@ -226,7 +226,7 @@ class Model(Closing):
                 floats in [-1, 1], or int16 or int32; or a dict with ``array`` and
                 ``sampling_rate``, as the library `datasets` has it.
             options: see :class:`granite_gguf.TranscribeOptions`: ``sample_rate``, ``channel``,
-                ``track``, ``raw``, ``chunk_seconds``, ``word_times``, ``vad``; and for
+                ``track``, ``raw``, ``clip``, ``chunk_seconds``, ``word_times``, ``vad``; and for
                 autoregressive models ``task``, ``to``, ``punctuation``, ``keywords``, ``prompt``,
                 ``speakers``, ``max_tokens``, ``draft``.
 

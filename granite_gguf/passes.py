@@ -64,6 +64,7 @@ class Piece:
         within: the first sample and the one behind the last of the stretch of the recording that
             it stands for, which is longer where silence is left out; by default its own.
         stop: tells whether it is still wanted.
+        follows: whether something of the recording went before it.
     """
 
     start: int
@@ -71,6 +72,7 @@ class Piece:
     timings: dict[str, float] = field(default_factory=dict)
     within: tuple[int, int] | None = None
     stop: Stop = field(default_factory=Stop)
+    follows: bool = False
 
     @property
     def stretch(self) -> tuple[int, int]:

@@ -183,7 +183,7 @@ class Transcript:
         return cls(
             text=joined([part.text for part in parts]),
             hypothesis=joined([part.hypothesis for part in parts]),
-            duration=parts[-1].end if parts else 0.0,
+            duration=parts[-1].end - parts[0].start if parts else 0.0,
             timings=timings,
             token_ids=tuple(token for part in parts for token in part.token_ids),
             segments=parts,

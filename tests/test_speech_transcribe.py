@@ -231,7 +231,8 @@ def test_word_times_by_tags_are_for_five_minutes(models: dict[str, SpeechStages]
 
 def test_speakers(lettered: SpeechStages, saying: Any) -> None:
     saying("well [Speaker 1]: so ask [Speaker 2]: why?")
-    pieces = pieces_of((1.0, 1.0))
+    begins, follows = pieces_of((1.0, 1.0))
+    pieces = [begins, replace(follows, follows=True)]
     first, second = passed(lettered, pieces, wish=Wish(speakers=True), word_times=True)
     assert first.text == "well [Speaker 1]: so ask [Speaker 2]: why?"
     assert first.turns == (

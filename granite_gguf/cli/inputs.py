@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from granite_gguf.errors import InputError
+from granite_gguf.sound.clip import Clip
 from granite_gguf.sound.reading import AUDIO_SUFFIXES, recordings_of
 from granite_gguf.sound.sndfile import RawFormat
 
 STDIN = "-"
+_CLOCK = r"((?:[0-9]+:(?:[0-5]?[0-9]:)?[0-5]?[0-9]|[0-9]+)(?:\.[0-9]+)?)"
+_CLIP = re.compile(f"{_CLOCK}-{_CLOCK}?")
 
 T = TypeVar("T")
 
@@ -82,6 +85,30 @@ def raw_format_of(rate: int | None, form: str | None, channels: int | None) -> R
         RawFormat.format if form is None else form,
         RawFormat.channels if channels is None else channels,
     )
+
+
+def parse_clip(text: str) -> Clip:
+    """``START-END`` as a clip: each in seconds or as ``H:MM:SS``; without END to the end.
+
+    Raises:
+        InputError: it is none.
+
+    >>> parse_clip("90-1:45:30.5")
+    Clip(start=90.0, end=6330.5)
+    """
+    found = _CLIP.fullmatch(text)
+    if found is None:
+        raise InputError(
+            f"--clip is {text!r}, expected START-END in seconds or as H:MM:SS, such as 90-120, "
+            "1:30-2:00 or, to the end, 90-"
+        )
+    start, end = found.groups()
+    return Clip(_seconds(start), _seconds(end) if end else None)
+
+
+def _seconds(clock: str) -> float:
+    """Hours, minutes and seconds, or the last of them alone."""
+    return sum(float(part) * 60**n for n, part in enumerate(reversed(clock.split(":"))))
 
 
 def _expand(text: str, *, patterns: bool) -> Iterator[Recording]:

@@ -60,6 +60,8 @@ def live_stdin(
     raw = take.raw or _USUAL
     if (take.channel, take.track, raw.format, raw.channels) != (None, None, "s16le", 1):
         raise InputError("--live takes samples of one channel, as s16le")
+    if take.clip is not None:
+        raise InputError("--live takes all that is spoken: leave --clip out")
 
     def run(model: Model) -> None:
         live = Live(model, raw.rate, options=options)

@@ -13,7 +13,13 @@ import typer
 from granite_gguf import passes
 from granite_gguf.cli import wishes
 from granite_gguf.cli.console import kernel_lines, print_note
-from granite_gguf.cli.inputs import Recording, find_recordings, parse_shard, raw_format_of
+from granite_gguf.cli.inputs import (
+    Recording,
+    find_recordings,
+    parse_clip,
+    parse_shard,
+    raw_format_of,
+)
 from granite_gguf.cli.job import Job, check_failures_file, write_failures
 from granite_gguf.cli.leaving import EXIT_FAILED, EXIT_INTERRUPTED, leave
 from granite_gguf.cli.live import live_stdin
@@ -84,6 +90,14 @@ def transcribe(
         int | None,
         _input(
             min=1, metavar="N", help="Take this audio track of a video, 1 the first, as by default."
+        ),
+    ] = None,
+    clip: Annotated[
+        str | None,
+        _input(
+            metavar="START-END",
+            help="Take this stretch of each recording, in seconds or as H:MM:SS; without END to "
+            "the end. Times stay those of the recording.",
         ),
     ] = None,
     live: Annotated[
@@ -214,7 +228,12 @@ def transcribe(
         "editor": editor,
     }
     options = divide({**asked}).options
-    take = Selection(channel, track, raw_format_of(raw_rate, raw_format, raw_channels))
+    take = Selection(
+        channel,
+        track,
+        raw_format_of(raw_rate, raw_format, raw_channels),
+        clip=parse_clip(clip) if clip is not None else None,
+    )
     shape = _shape(max_line_width, max_lines, formats)
     chosen = parse_shard(shard).of(range(len(recordings))) if shard else range(len(recordings))
     if targets is not None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import importlib
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from itertools import chain
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -72,11 +73,13 @@ def decode(
     seconds = _seconds(container, stream)
     frames = None if seconds is None else int(seconds * stream.rate)
     exact = container.format.name.split(",")[0] in _EXACT and stream.duration
+    samples = _Samples(av, name, container, stream)
     return Decoded(
         stream.rate,
-        _blocks(av, name, container, stream),
+        samples.blocks(),
         promised=frames if exact else None,
         expected=frames,
+        seek=samples.seek,
     )
 
 
@@ -118,31 +121,68 @@ def _seconds(container: Any, stream: Any) -> float | None:
     return container.duration / _MICROSECONDS if container.duration else None
 
 
-def _blocks(av: Any, name: str, container: Any, stream: Any) -> Iterator[FloatArray]:
-    rate, zero = stream.rate, _zero(container)
-    longest = _LEAP_SECONDS if container.format.name in _ANY_START else _LONGEST_GAP_SECONDS
-    resampler, form, done = None, None, 0
-    try:
-        for frame in container.decode(stream):
-            if frame.time is not None:
-                gap = round((frame.time - zero) * rate) - done
+class _Samples:
+    """The samples of a track, each at its time: silence where no frame tells of a stretch."""
+
+    def __init__(self, av: Any, name: str, container: Any, stream: Any) -> None:
+        self._av, self._name, self._container, self._stream = av, name, container, stream
+        self._frames: Iterator[Any] = container.decode(stream)
+        self._done = 0
+
+    def seek(self, sample: int) -> int:
+        """Begin at a sample or before it, and tell where; see :class:`Decoded`."""
+        container, stream = self._container, self._stream
+        with self._damage():
+            for target in (sample, 0):
+                seconds = target / stream.rate + _zero(container)
+                container.seek(int(seconds / stream.time_base), stream=stream)
+                frames = container.decode(stream)
+                first = next(frames, None)
+                self._frames = frames if first is None else chain([first], frames)
+                if first is not None and first.time is not None:
+                    self._done = max(0, self._place(first))
+                    if self._done <= sample:
+                        return self._done
+        self._done = 0
+        return 0
+
+    def blocks(self) -> Iterator[FloatArray]:
+        """Float32 ``(n, channels)``."""
+        rate = self._stream.rate
+        any_start = self._container.format.name in _ANY_START
+        longest = _LEAP_SECONDS if any_start else _LONGEST_GAP_SECONDS
+        resampler, form = None, None
+        with self._damage():
+            for frame in self._frames:
+                gap = 0 if frame.time is None else self._place(frame) - self._done
                 if _GAP_SECONDS * rate < gap <= longest * rate:
                     channels = len(frame.layout.channels)
                     for begin in range(0, gap, _SILENCE):
                         yield np.zeros((min(_SILENCE, gap - begin), channels), np.float32)
-                    done += gap
-            if form != (frame.format.name, frame.layout.name, frame.sample_rate):
-                yield from _converted(resampler, None)
-                form = (frame.format.name, frame.layout.name, frame.sample_rate)
-                resampler = av.AudioResampler(format="fltp", rate=rate)
-            for block in _converted(resampler, frame):
-                done += len(block)
-                yield block
-        yield from _converted(resampler, None)
-    except (av.error.FFmpegError, ValueError) as error:
-        raise AudioError(
-            f"{name}: cannot be read as audio: it is damaged or truncated ({_reason(error)})"
-        ) from error
+                    self._done += gap
+                if form != (frame.format.name, frame.layout.name, frame.sample_rate):
+                    yield from _converted(resampler, None)
+                    form = (frame.format.name, frame.layout.name, frame.sample_rate)
+                    resampler = self._av.AudioResampler(format="fltp", rate=rate)
+                for block in _converted(resampler, frame):
+                    self._done += len(block)
+                    yield block
+            yield from _converted(resampler, None)
+
+    def _place(self, frame: Any) -> int:
+        """The sample that a frame begins with, by its time."""
+        return round((frame.time - _zero(self._container)) * self._stream.rate)
+
+    @contextmanager
+    def _damage(self) -> Iterator[None]:
+        """Turn what goes wrong while decoding inside the block into an AudioError."""
+        try:
+            yield
+        except (self._av.error.FFmpegError, ValueError) as error:
+            raise AudioError(
+                f"{self._name}: cannot be read as audio: it is damaged or truncated "
+                f"({_reason(error)})"
+            ) from error
 
 
 def _converted(resampler: Any, frame: Any) -> Iterator[FloatArray]:

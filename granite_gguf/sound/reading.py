@@ -24,6 +24,7 @@ from granite_gguf import memory
 from granite_gguf.arrays import Samples
 from granite_gguf.errors import AudioError, TooLongError
 from granite_gguf.sound import ffmpeg
+from granite_gguf.sound.clip import Clip
 from granite_gguf.sound.conversion import converted
 from granite_gguf.sound.decoded import Decoded
 from granite_gguf.sound.joined import Kind, Part, kind_of, parts_of_file, parts_of_pipe
@@ -51,13 +52,20 @@ class Selection:
         channel: the channel, 1 the first; by default the mean of all.
         track: the audio track of a container, 1 the first; by default the first.
         raw: how to read samples that no header describes; None where there is a header.
-        max_seconds: the longest recording that is taken; by default any.
+        max_seconds: the longest recording, or clip of one, that is taken; by default any.
+        clip: the stretch to take; by default all.
     """
 
     channel: int | None = None
     track: int | None = None
     raw: RawFormat | None = None
     max_seconds: float | None = None
+    clip: Clip | None = None
+
+    @property
+    def start(self) -> float:
+        """Where in the recording begins what is taken, in seconds."""
+        return 0.0 if self.clip is None else self.clip.start
 
     def check_length(self, name: str, seconds: float) -> None:
         """Refuse a recording that is longer than what is taken.
@@ -81,11 +89,13 @@ class AudioStream:
         blocks: mono float32 samples at the rate asked for; raises AudioError where the audio is
             damaged.
         live: whether it comes through a pipe, perhaps as it is spoken.
+        start: where in the recording it begins, in seconds.
     """
 
     duration: float | None
     blocks: Iterator[Samples]
     live: bool = False
+    start: float = 0.0
 
 
 @contextmanager
@@ -101,7 +111,8 @@ def open_audio(
 
     Raises:
         AudioError: the file is missing, is no audio, is damaged, has no such channel or track, or
-            holds values that are not finite; as TooLongError, it is longer than what is taken.
+            holds values that are not finite, or ends before the clip begins; as TooLongError, it
+            is longer than what is taken.
     """
     with ExitStack() as stack:
         name, file = _open(stack, source)
@@ -110,10 +121,14 @@ def open_audio(
         else:
             duration, streams = _from_pipe(stack, name, file, take)
         live = not file.seekable()
+        if take.clip is not None:
+            streams = take.clip.of_streams(name, streams)
+            duration = None if duration is None else take.clip.length(duration)
         # What a header says may be true, and need not: both are looked at.
         take.check_length(name, duration or 0.0)
         blocks = converted(name, streams, sample_rate, take.channel)
-        yield AudioStream(duration, _counted(name, blocks, sample_rate, take), live)
+        counted = _counted(name, blocks, sample_rate, take)
+        yield AudioStream(duration, counted, live, take.start)
 
 
 def read_audio(

@@ -11,7 +11,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -113,11 +113,17 @@ def decode_part(
             "fetch or record it again"
         )
     known = sound.frames < _UNKNOWN_FRAMES and part.samples is None
+
+    def seek(sample: int) -> int:
+        with _quiet(kind), _damage(name):
+            return int(sound.seek(sample)) if sample < sound.frames else 0
+
     return Decoded(
         sound.samplerate,
         _blocks(name, sound, _BLOCK, view.check, kind),
         promised=sound.frames if known else None,
         expected=part.samples,
+        seek=seek if sound.frames < _UNKNOWN_FRAMES else None,
     )
 
 
@@ -173,20 +179,26 @@ def _blocks(
     name: str, sound: soundfile.SoundFile, size: int, check: Callable[[], None], kind: Kind
 ) -> Iterator[FloatArray]:
     while True:
-        try:
+        with _damage(name):
             with _quiet(kind):
                 block = sound.read(size, dtype="float32", always_2d=True)
             check()
-        except soundfile.LibsndfileError as error:
-            raise AudioError(
-                f"{name}: cannot be read as audio: it is damaged or truncated "
-                f"({error.error_string})"
-            ) from error
-        except OSError as error:
-            raise AudioError(f"{name}: cannot be read: {error.strerror or error}") from error
         if not len(block):
             return
         yield block
+
+
+@contextmanager
+def _damage(name: str) -> Iterator[None]:
+    """Turn what goes wrong while decoding inside the block into an AudioError."""
+    try:
+        yield
+    except soundfile.LibsndfileError as error:
+        raise AudioError(
+            f"{name}: cannot be read as audio: it is damaged or truncated ({error.error_string})"
+        ) from error
+    except OSError as error:
+        raise AudioError(f"{name}: cannot be read: {error.strerror or error}") from error
 
 
 def _quiet(kind: Kind) -> AbstractContextManager[object]:

@@ -127,7 +127,10 @@ class Source:
         ``rate`` is that of samples without one of their own, in Hz.
         """
         if isinstance(self.audio, np.ndarray):
-            return len(self.audio) / (self.sample_rate or rate) if self.audio.ndim else None
+            if not self.audio.ndim:
+                return None
+            seconds = len(self.audio) / (self.sample_rate or rate)
+            return seconds if self.take.clip is None else self.take.clip.length(seconds)
         if not self.is_at_hand:
             return None
         start = self.audio.tell() if isinstance(self.audio, _AT_HAND) else 0
@@ -145,7 +148,10 @@ class Source:
         """
         if isinstance(self.audio, np.ndarray):
             given = rate if self.sample_rate is None else self.sample_rate
-            return prepare_audio(self.audio, given, rate, channel=self.take.channel)
+            audio, clip = self.audio, self.take.clip
+            if clip is not None and audio.ndim and given > 0:
+                audio = clip.of_samples(audio, given)
+            return prepare_audio(audio, given, rate, channel=self.take.channel)
         self._refuse_rate()
         return reading.read_audio(self.audio, rate, self.take)
 
@@ -155,7 +161,7 @@ class Source:
         if isinstance(self.audio, np.ndarray):
             samples = self.load(rate)
             self.take.check_length("the array", len(samples) / rate)
-            yield AudioStream(len(samples) / rate, iter([samples]))
+            yield AudioStream(len(samples) / rate, iter([samples]), start=self.take.start)
             return
         self._refuse_rate()
         with reading.open_audio(self.audio, rate, self.take) as stream:

@@ -225,7 +225,7 @@ class _Pass:
                 f"{where} prompt and text have {rows + len(said.tokens)} positions, and the model "
                 f"names {positions}: shorter pieces may be understood better"
             )
-        if self.manner.speakers and piece.start:
+        if self.manner.speakers and piece.follows:
             found.append(f"{where} speakers are counted anew: the model tells them within a piece")
         return found
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypedDict
 
-from granite_gguf.errors import InputError, InputTypeError
+from granite_gguf.errors import InputError, InputTypeError, brief
 from granite_gguf.passes import Draft, Editor, Options, Task, Vad, Wish
+from granite_gguf.sound.clip import Clip
 from granite_gguf.sound.reading import Selection
 from granite_gguf.sound.sndfile import RawFormat
 
@@ -27,6 +28,8 @@ class TranscribeOptions(TypedDict, total=False):
         raw: how to read a file, a pipe or bytes without a header.
         max_seconds: the longest recording that is taken; a longer one is a TooLongError as soon as
             that is seen, and is decoded no further.
+        clip: where to begin and where to end, in seconds, None being the recording's end; times
+            stay those of the recording. By default all of it.
         chunk_seconds: the longest stretch of audio for one pass, from 5 to what the model can take
             (408 the released one); longer audio is cut at pauses. By default what the model's file
             tells, ``max_pass_seconds``, or 30 where it does not.
@@ -55,6 +58,7 @@ class TranscribeOptions(TypedDict, total=False):
     track: int | None
     raw: RawFormat | None
     max_seconds: float | None
+    clip: tuple[float, float | None] | None
     chunk_seconds: float | None
     word_times: bool
     vad: str
@@ -68,6 +72,18 @@ class TranscribeOptions(TypedDict, total=False):
     draft: str
     editor: str
     language: str | None
+
+
+def _clip(given: Any) -> Clip:
+    try:
+        start, end = () if isinstance(given, str) else given
+        return Clip(float(start), None if end is None else float(end))
+    except (TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputTypeError(
+            f"clip is {brief(given)}, expected two numbers of seconds, where it begins and ends"
+        ) from error
 
 
 class Divided(NamedTuple):
@@ -120,7 +136,9 @@ def divide(given: dict[str, Any]) -> Divided:
     if unknown:
         known = ", ".join(TranscribeOptions.__annotations__)
         raise InputTypeError(f"there is no option {min(unknown)!r}; expected some of {known}")
-    of_reading = ("channel", "track", "raw", "max_seconds")
+    if given.get("clip") is not None:
+        given["clip"] = _clip(given["clip"])
+    of_reading = ("channel", "track", "raw", "max_seconds", "clip")
     take = {name: given.pop(name) for name in of_reading if name in given}
     rate = given.pop("sample_rate", None)
     if "vad" in given:

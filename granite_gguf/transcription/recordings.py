@@ -85,7 +85,7 @@ def transcribe_source(
             if piece is None:
                 return
             stop.check()
-            piece = replace(piece, timings=timings, stop=stop)
+            piece = replace(piece, timings=timings, stop=stop, follows=index > 0)
             longest = _longest_piece(scheduler.limits, options)
             for segment in _transcribe_piece(scheduler, piece, longest, options):
                 for remark in segment.remarks:
@@ -97,17 +97,19 @@ def transcribe_source(
 def _pieces(limits: PassLimits, stream: AudioStream, options: Options) -> Iterator[Piece]:
     """What of a recording goes through the model, piece by piece."""
     rate, longest = limits.sample_rate, _longest_piece(limits, options)
+    offset = round(stream.start * rate)
     detector = _detector(limits, options)
     if detector is None:
         cut = spoken if stream.live else chunks
         for start, samples in cut(stream.blocks, rate=rate, longest=longest):
-            yield Piece(start, samples)
+            yield Piece(offset + start, samples)
         return
     if stream.live:
         heard = spoken(stream.blocks, rate=rate, longest=longest)
     else:
         heard = chunks(stream.blocks, rate=rate, longest=max(longest, int(rate * _HEARD_SECONDS)))
-    for start, samples in heard:
+    for place, samples in heard:
+        start = offset + place
         sounding = detector.sounding(samples)
         for begin, first, last, end in stretches(sounding, len(samples), rate):
             within = (start + begin, start + end)
@@ -125,6 +127,7 @@ def _parts(piece: Piece, rate: int, longest: int) -> Iterator[Piece]:
             piece,
             start=start,
             samples=part,
+            follows=piece.follows or offset > 0,
             timings={} if offset else piece.timings,
             within=(start if offset else piece.stretch[0], piece.stretch[1] if is_last else end),
         )
