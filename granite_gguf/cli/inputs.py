@@ -108,7 +108,7 @@ def parse_clip(text: str) -> Clip:
 
 def _seconds(clock: str) -> float:
     """Hours, minutes and seconds, or the last of them alone."""
-    return sum(float(part) * 60**n for n, part in enumerate(reversed(clock.split(":"))))
+    return sum(float(part) * 60.0**n for n, part in enumerate(reversed(clock.split(":"))))
 
 
 def _expand(text: str, *, patterns: bool) -> Iterator[Recording]:

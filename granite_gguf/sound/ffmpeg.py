@@ -171,7 +171,8 @@ class _Samples:
 
     def _place(self, frame: Any) -> int:
         """The sample that a frame begins with, by its time."""
-        return round((frame.time - _zero(self._container)) * self._stream.rate)
+        samples: float = (frame.time - _zero(self._container)) * self._stream.rate
+        return round(samples)
 
     @contextmanager
     def _damage(self) -> Iterator[None]:

@@ -129,8 +129,8 @@ class Source:
         if isinstance(self.audio, np.ndarray):
             if not self.audio.ndim:
                 return None
-            seconds = len(self.audio) / (self.sample_rate or rate)
-            return seconds if self.take.clip is None else self.take.clip.length(seconds)
+            whole = len(self.audio) / (self.sample_rate or rate)
+            return whole if self.take.clip is None else self.take.clip.length(whole)
         if not self.is_at_hand:
             return None
         start = self.audio.tell() if isinstance(self.audio, _AT_HAND) else 0

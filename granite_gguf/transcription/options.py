@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
+from types import NoneType
 from typing import Any, NamedTuple, TypedDict
 
 from granite_gguf.errors import InputError, InputTypeError, brief
@@ -75,15 +77,12 @@ class TranscribeOptions(TypedDict, total=False):
 
 
 def _clip(given: Any) -> Clip:
-    try:
-        start, end = () if isinstance(given, str) else given
-        return Clip(float(start), None if end is None else float(end))
-    except (TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+    start, end = given if isinstance(given, (tuple, list)) and len(given) == 2 else ("", "")
+    if not isinstance(start, Real) or not isinstance(end, (Real, NoneType)):
         raise InputTypeError(
             f"clip is {brief(given)}, expected two numbers of seconds, where it begins and ends"
-        ) from error
+        )
+    return Clip(float(start), None if end is None else float(end))
 
 
 class Divided(NamedTuple):
