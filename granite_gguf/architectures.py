@@ -9,16 +9,20 @@ from granite_gguf.architecture import Architecture
 from granite_gguf.nar.architecture import NAR_ARCHITECTURE
 from granite_gguf.speech.architecture import SPEECH_ARCHITECTURE
 from granite_gguf.storage import model_file
+from granite_gguf.storage.dialects.dialect import Dialect
 from granite_gguf.storage.model_file import ModelFile
 
 ARCHITECTURES: tuple[Architecture[Any], ...] = (NAR_ARCHITECTURE, SPEECH_ARCHITECTURE)
 
-_DIALECTS = tuple(d for a in ARCHITECTURES for d in a.dialects)
 
-DIALECTS = tuple(dict.fromkeys(d.architecture for d in _DIALECTS if d.beside is None))
+def _dialects() -> list[Dialect[Any]]:
+    return [dialect for architecture in ARCHITECTURES for dialect in architecture.dialects]
+
+
+DIALECTS = tuple(dict.fromkeys(d.architecture for d in _dialects() if d.beside is None))
 """What the files that are whole models name as their architecture."""
 
-HALVES = tuple(dict.fromkeys(d.architecture for d in _DIALECTS if d.beside is not None))
+HALVES = tuple(dict.fromkeys(d.architecture for d in _dialects() if d.beside is not None))
 """And those that are whole with another file beside them."""
 
 
@@ -34,7 +38,7 @@ def open_model_file(path: str | Path, mmproj: str | Path | None = None) -> Model
         ModelFileError: the file is damaged, incomplete or inconsistent.
         UnsupportedModelError: it holds another architecture.
     """
-    return model_file.open_model_file(path, _DIALECTS, mmproj)
+    return model_file.open_model_file(path, _dialects(), mmproj)
 
 
 def architecture_of(file: ModelFile[Any]) -> Architecture[Any]:
