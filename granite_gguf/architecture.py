@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Generic
+from functools import partial
+from typing import Any, Generic, Protocol
 
-from granite_gguf.ggml import Runtime
-from granite_gguf.passes import Lane
+from granite_gguf.ggml import Runtime, Turns
+from granite_gguf.passes import Cache, Lane
+from granite_gguf.placing.kernel_choice import Precision
 from granite_gguf.placing.weights import ModelWeights
 from granite_gguf.recorded.stages import Parity
 from granite_gguf.spec.derived import DerivedWeights, ReadWeight
@@ -15,6 +18,25 @@ from granite_gguf.spec.format import Format, H
 from granite_gguf.storage.dialects.dialect import Dialect
 from granite_gguf.storage.model_file import ModelFile
 from granite_gguf.tokenizer import SpeechTokenizer
+
+
+class MakeLane(Protocol):
+    """Makes what runs a file's weights on a runtime.
+
+    Raises:
+        InputError: the model keeps no cache, and one of another type than usual is asked for.
+    """
+
+    def __call__(
+        self,
+        file: ModelFile[Any],
+        tokenizer: SpeechTokenizer,
+        weights: ModelWeights,
+        runtime: Runtime,
+        *,
+        precision: Precision,
+        cache: Cache,
+    ) -> Lane: ...
 
 
 @dataclass(frozen=True)
@@ -35,5 +57,33 @@ class Architecture(Generic[H]):
     format: Format[H]
     dialects: tuple[Dialect[H], ...]
     derived: Callable[[H, ReadWeight], DerivedWeights]
-    lane: Callable[[ModelFile[H], SpeechTokenizer, ModelWeights, Runtime], Lane]
+    lane: MakeLane
     parity: Parity[H]
+
+
+def lane_maker(
+    make: Callable[[Runtime], Lane],
+    lanes: list[Lane],
+    stack: ExitStack,
+    turns: Turns,
+    device: str,
+    threads: int,
+) -> Callable[[int], Lane]:
+    """What adds lanes, each with its share of the threads.
+
+    Args:
+        make: makes one on a runtime.
+        lanes: those that there are, to which it adds.
+        stack: closes what is made.
+        turns: the lanes', by their numbers.
+        device: the name of what computes.
+        threads: of each.
+    """
+
+    def new_lane(number: int) -> Lane:
+        runtime = Runtime(device, threads, partial(turns.one, number))
+        stack.callback(runtime.close)
+        lanes.append(make(runtime))
+        return lanes[-1]
+
+    return new_lane

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from granite_gguf.architecture import lane_maker
 from granite_gguf.architectures import architecture_of, open_model_file
 from granite_gguf.arrays import Samples
 from granite_gguf.closing import Closing
@@ -25,7 +26,7 @@ from granite_gguf.ggml import (
     observe_products,
 )
 from granite_gguf.hub import find_model
-from granite_gguf.passes import Lane, Options, Stop
+from granite_gguf.passes import Cache, Options, Stop
 from granite_gguf.placing.kernel_choice import AUTO, Precision
 from granite_gguf.placing.weights import ModelWeights
 from granite_gguf.sound.reading import ALL, Selection
@@ -65,6 +66,7 @@ class Model(Closing):
         low_memory: whether mapped weights are let go of after every stage.
         kernels: ``auto``, ``ggml`` or a name, see
             :class:`granite_gguf.placing.kernel_choice.Kernels`.
+        cache: ``f16`` or ``f32``, of the keys and values of an autoregressive model.
         max_jobs: recordings that may be at work at a time.
 
     Raises:
@@ -82,17 +84,19 @@ class Model(Closing):
         precision: str = Precision.EXACT,
         low_memory: bool = False,
         kernels: str = AUTO,
+        cache: str = Cache.F16,
         max_jobs: int = MAX_JOBS,
     ) -> None:
         if max_jobs < 1:
             raise InputError(f"max_jobs is {max_jobs}, expected at least 1")
-        wanted = Precision.of(precision)
+        wanted, kept = Precision.of(precision), Cache.of(cache)
         self._asked = {
             "threads": threads,
             "device": device,
             "precision": str(wanted),
             "low_memory": low_memory,
             "kernels": kernels,
+            "cache": str(kept),
             "max_jobs": max_jobs,
         }
         self._file, self._tokenizer = file, load_tokenizer(file)
@@ -110,12 +114,19 @@ class Model(Closing):
                 kernels=kernels,
             )
             unfinished.callback(self._weights.close)
-            make = partial(architecture.lane, file, self._tokenizer, self._weights)
+            make = partial(
+                architecture.lane,
+                file,
+                self._tokenizer,
+                self._weights,
+                precision=wanted,
+                cache=kept,
+            )
             self._lanes = [make(self._runtime)]
             self._stack = unfinished.pop_all()
         count = min(self.threads, _MOST_LANES) if self.device.kind == "cpu" else 1
         # Not a method: it would hold the model, whose memory is free as soon as nobody holds it.
-        new_lane = _lane_maker(
+        new_lane = lane_maker(
             make, self._lanes, self._stack, turns, self.device.name, self.threads // count
         )
         self._scheduler = Scheduler(self._lanes[0], count, new_lane)
@@ -225,10 +236,7 @@ class Model(Closing):
                 samples ``(n,)`` or ``(n, channels)`` as an array, a list or a tensor on the CPU:
                 floats in [-1, 1], or int16 or int32; or a dict with ``array`` and
                 ``sampling_rate``, as the library `datasets` has it.
-            options: see :class:`granite_gguf.TranscribeOptions`: ``sample_rate``, ``channel``,
-                ``track``, ``raw``, ``clip``, ``chunk_seconds``, ``word_times``, ``vad``; and for
-                autoregressive models ``task``, ``to``, ``punctuation``, ``keywords``, ``prompt``,
-                ``speakers``, ``max_tokens``, ``draft``.
+            options: see :class:`granite_gguf.TranscribeOptions`.
 
         Returns:
             The transcript. Audio shorter than one frame of 20 ms has an empty one.
@@ -371,25 +379,6 @@ def _local(path: str | PathLike[str]) -> Path:
     return find_model(path) if isinstance(path, str) else Path(path)
 
 
-def _lane_maker(
-    make: Callable[[Runtime], Lane],
-    lanes: list[Lane],
-    stack: ExitStack,
-    turns: Turns,
-    device: str,
-    threads: int,
-) -> Callable[[int], Lane]:
-    """What adds lanes, each with its share of the threads, and notes what is to be closed."""
-
-    def new_lane(number: int) -> Lane:
-        runtime = Runtime(device, threads, partial(turns.one, number))
-        stack.callback(runtime.close)
-        lanes.append(make(runtime))
-        return lanes[-1]
-
-    return new_lane
-
-
 def _reload(path: Path | None, options: dict[str, Any]) -> Model:
     return load(path, **options)
 
@@ -403,6 +392,7 @@ def load(
     precision: str = Precision.EXACT,
     low_memory: bool = False,
     kernels: str = AUTO,
+    cache: str = Cache.F16,
     max_jobs: int = MAX_JOBS,
 ) -> Model:
     """Load a model from a GGUF file.
@@ -418,12 +408,14 @@ def load(
         threads: CPU threads; by default as many as the process may run on.
         device: ``auto`` (a GPU where this build of ggml has one), ``cpu`` or a device's name.
         precision: ``exact`` multiplies with the file's own types; ``fast`` may round further where
-            the processor has a faster kernel.
+            the processor has a faster kernel, and takes a sure draft of a plain transcription
+            without a look from the language model.
         low_memory: give the pages of a mapped file back to the system after every stage, so that
             only one stage's weights are resident; a pass takes a little longer.
         kernels: ``auto`` takes the best of our kernels that the processor has, ``ggml`` none of
             them; a name, as ``granite-gguf doctor`` lists them, takes that one and, for what it
             does not multiply, those after it. On another machine the name may be unknown.
+        cache: what an autoregressive model keeps its keys and values as, ``f16`` or ``f32``.
         max_jobs: recordings that may be at work at a time, see :meth:`Model.submit`.
 
     Raises:
@@ -442,5 +434,6 @@ def load(
         precision=precision,
         low_memory=low_memory,
         kernels=kernels,
+        cache=cache,
         max_jobs=max_jobs,
     )

@@ -102,6 +102,13 @@ class Draft(Named):
     OFF = "off"
 
 
+class Cache(Named):
+    """What the keys and values of a text are kept as while it is written."""
+
+    F16 = "f16"
+    F32 = "f32"
+
+
 class Editor(Named):
     """Whether a language model edits the encoder's hypothesis."""
 

@@ -17,7 +17,8 @@ class Word:
         text: the word with its punctuation, without white space.
         start: where it begins, in seconds from the start of the recording.
         end: where it ends.
-        probability: the language model's, of the least sure of its tokens.
+        probability: the language model's, of the least sure of its tokens; the encoder's where the
+            language model did not look at it.
         aligned: whether the encoder heard it, or the model told when. Where it did not, because the
             word was put in by the language model, the times are those of the gap it must lie in.
         speaker: who says it, where that was asked for.
@@ -75,11 +76,13 @@ class Decoding:
         steps: passes of the language model, the prompt's not among them.
         guessed: tokens of a draft that were looked at.
         accepted: those of them that were right.
+        unseen: tokens of a draft that were taken without looking, with ``--precision fast``.
     """
 
     steps: int
     guessed: int
     accepted: int
+    unseen: int = 0
 
     def __str__(self) -> str:
         """In words, for a person.
@@ -87,8 +90,10 @@ class Decoding:
         >>> print(Decoding(steps=12, guessed=40, accepted=29))
         12 steps; 29 of the draft's 40 guesses were right
         """
+        unseen = f", {self.unseen} tokens were taken without looking" if self.unseen else ""
         return (
             f"{self.steps} steps; {self.accepted} of the draft's {self.guessed} guesses were right"
+            f"{unseen}"
         )
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ import granite_gguf
 from granite_gguf.ctc import collapse
 from granite_gguf.nar.decoding import edited_tokens, insert_slots
 from granite_gguf.nar.spec import Hypothesis
-from granite_gguf.stages.decoding import hypothesis_tokens
+from granite_gguf.stages.decoding import entropies, hypothesis_tokens
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,14 @@ from granite_gguf.stages.decoding import hypothesis_tokens
 )
 def test_collapse(ids: list[int], expected: list[int]) -> None:
     assert collapse(np.array(ids, dtype=np.int32), blank=0).tolist() == expected
+
+
+def test_entropies() -> None:
+    """Of four equal odds log 4; of 3 to 1 by hand; of a certain id none, whatever its logit."""
+    rows = [[5.0, 5.0, 5.0, 5.0], [math.log(3), 0.0, -np.inf, -np.inf], [9000.0, 0.0, 0.0, 0.0]]
+    finite = np.maximum(np.array(rows * 40, np.float32), -1e4)
+    expected = [math.log(4), math.log(4) - 0.75 * math.log(3), 0.0]
+    np.testing.assert_allclose(entropies(finite), expected * 40, rtol=1e-6, atol=1e-7)
 
 
 def test_hypothesis_ids_shift_in_the_first_release_only() -> None:

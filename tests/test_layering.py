@@ -40,8 +40,8 @@ ROOMS = {
     "storage tokenizer transcript words",
     "architectures": "architecture nar speech storage",
     "transcription": "memory passes sound transcript",
-    "model": "architectures ggml hub passes placing sound storage tokenizer transcript "
-    "transcription",
+    "model": "architecture architectures ggml hub passes placing sound storage tokenizer "
+    "transcript transcription",
     "granite_gguf": "converters evaluation model parity quantize sound stages transcript "
     "transcription",
     "converters": "architectures fields ggml hub nar sound spec speech storage",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,6 +20,7 @@ from granite_gguf.bench import measure
 from granite_gguf.cli import app
 from granite_gguf.errors import InputTypeError
 from granite_gguf.formats import FORMATS, Shape
+from granite_gguf.ggml import F16, F32
 from granite_gguf.speech.spec import Prompt
 from granite_gguf.speech.tags import speakers
 from granite_gguf.transcript import Turn
@@ -224,6 +226,35 @@ def test_speakers_in_every_format() -> None:
     assert segment["turns"][1] == {"speaker": "Speaker 1", "text": "so ask"}
     assert segment["turns"][0]["speaker"] is None
     assert segment["words"][3]["speaker"] == "Speaker 2" and "speaker" not in segment["words"][0]
+
+
+@pytest.mark.filterwarnings("ignore::granite_gguf.AudioWarning")
+def test_what_keys_and_values_are_kept_as(
+    speech_files: dict[str, Path], samples: npt.NDArray[np.float32], audio_file: Path
+) -> None:
+    ids = []
+    for cache, kind in (("f16", F16), ("f32", F32)):
+        with granite_gguf.load(
+            speech_files["base"], device="cpu", threads=1, cache=cache
+        ) as loaded:
+            assert loaded.stages.cache_type is kind
+            with pickle.loads(pickle.dumps(loaded)) as again:
+                assert again.stages.cache_type is kind
+            mel = loaded.compute_mel(samples)
+            audio = loaded.run_projector(loaded.run_encoder(mel).captured)
+            ids.append(loaded.logits(loaded.prompt(audio, ("", "")), np.array([1, 2])))
+    difference = np.abs(ids[0] - ids[1]).max()
+    assert 0 < difference < 2e-3
+    with pytest.raises(InputError, match="cache is 'q8', expected 'f16' or 'f32'"):
+        granite_gguf.load(speech_files["base"], device="cpu", cache="q8")
+    with pytest.raises(InputError, match=r"cache is 'f32', and this model \(NAR\) keeps none"):
+        granite_gguf.load(device="cpu", cache="f32")
+    more = ["--cache", "f32", "--precision", "fast", "--no-punctuation", "--max-tokens", "4"]
+    result = runner.invoke(
+        app,
+        ["transcribe", "-m", str(speech_files["base"]), str(audio_file), *more, "-v", "-d", "cpu"],
+    )
+    assert result.exit_code == 0 and "tokens in" in result.stderr
 
 
 @pytest.mark.filterwarnings("ignore::granite_gguf.AudioWarning")

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from granite_gguf.arrays import FloatArray, IntArray
 from granite_gguf.errors import InputError
 from granite_gguf.passes import Editor, Options, Piece, Wish
-from granite_gguf.speech import characters
+from granite_gguf.speech import characters, drafts
 from granite_gguf.speech.greedy import End, Said
 from granite_gguf.speech.lane import SpeechLane
 from granite_gguf.speech.reading import Answer
@@ -119,6 +119,61 @@ def test_a_draft_changes_nothing_but_the_steps(
     for untouched in ({"wish": Wish(translate_to="fr")}, {"draft": False}):
         (segment,) = passed(model, [piece], max_tokens=MOST, **untouched)
         assert segment.decoding is not None and segment.decoding.guessed == 0
+
+
+def test_a_sure_draft_is_the_text_where_it_may_be_fast(
+    models: dict[str, SpeechStages], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By entropies in float64, with a bound between those of the pieces; never in other cases."""
+    model, pieces = models["base"], pieces_of((0.6, 0.3, 1.1))
+    worst = []
+    for piece in pieces:
+        encoded = model.run_encoder(model.compute_mel(piece.samples))
+        taps = model.run_hypothesis_head(
+            encoded.final, encoded.blank, frozenset({"bpe_logits"})
+        ).taps
+        logits = taps["bpe_logits"].astype(np.float64)
+        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+        odds /= odds.sum(axis=1, keepdims=True)
+        worst.append(float((-odds * np.log(odds)).sum(axis=1).max()))
+    bound = float(np.mean(sorted(worst)[1:]))
+    unsure = int(np.argmax(worst))
+    monkeypatch.setattr(drafts, "_SURE", bound)
+    plain: dict[str, Any] = {"wish": Wish(punctuation=False), "max_tokens": 40, "word_times": True}
+
+    def fast(**options: Any) -> list[Segment]:
+        found = one_pass(model, pieces, Options(**{**plain, **options}), fast=True)
+        return [segment for segment in found if segment is not None]
+
+    exact = passed(model, pieces, **plain)
+    assert [s.decoding and s.decoding.unseen for s in exact] == [0, 0, 0]
+    for n, (segment, slow) in enumerate(zip(fast(), exact, strict=True)):
+        assert segment.hypothesis == slow.hypothesis and segment.decoding is not None
+        if n == unsure:
+            assert segment.token_ids == slow.token_ids
+            assert segment.decoding.unseen == 0 and segment.decoding.steps
+            continue
+        assert segment.text == slow.hypothesis != slow.text
+        assert segment.decoding.unseen == len(segment.token_ids) and not segment.decoding.steps
+        assert f", {len(segment.token_ids)} tokens were taken without" in str(segment.decoding)
+        assert segment.words and " ".join(w.text for w in segment.words) == " ".join(
+            segment.text.split()
+        )
+    for options in (
+        {"draft": False},
+        {"wish": Wish()},  # asks for punctuation, which is not heard
+        {"wish": Wish(punctuation=False, keywords=("Ada",))},
+        {"wish": Wish(translate_to="fr")},
+        {"wish": Wish(prompt="what is said?")},
+        {"max_tokens": 1},
+    ):
+        assert not any(s.decoding and s.decoding.unseen for s in fast(**options)), options
+
+
+def test_how_sure_a_draft_has_to_be() -> None:
+    assert drafts.is_sure(np.array([0.1, 0.69], np.float32))
+    assert not drafts.is_sure(np.array([0.1, 0.71, 0.2], np.float32))
+    assert not drafts.is_sure(np.zeros(0, np.float32))
 
 
 def test_what_the_heads_hear(models: dict[str, SpeechStages], lettered: SpeechStages) -> None:

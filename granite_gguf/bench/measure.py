@@ -90,6 +90,7 @@ def measure(
     threads: int | None = None,
     device: str = "auto",
     precision: str = "exact",
+    cache: str = "f16",
     low_memory: bool = False,
     kernels: str = "auto",
     repeats: int = 5,
@@ -104,6 +105,7 @@ def measure(
         threads: CPU threads; by default one for each available core.
         device: as in :func:`granite_gguf.load`.
         precision: as in :func:`granite_gguf.load`.
+        cache: as in :func:`granite_gguf.load`.
         low_memory: as in :func:`granite_gguf.load`.
         kernels: as in :func:`granite_gguf.load`; the floor is that of the best ones there are.
         repeats: runs that are timed.
@@ -120,6 +122,7 @@ def measure(
         threads=threads,
         device=device,
         precision=precision,
+        cache=cache,
         low_memory=low_memory,
         kernels=kernels,
     ) as model:

@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from granite_gguf import passes
 from granite_gguf.bench import Measurement, measure
 from granite_gguf.cli.console import (
     counting_progress,
@@ -22,6 +23,7 @@ from granite_gguf.cli.model_names import local_model
 from granite_gguf.cli.options import (
     MODEL_HELP,
     AsJson,
+    Cache,
     Device,
     Kernels,
     LowMemory,
@@ -41,6 +43,7 @@ def bench(
     device: Device = "auto",
     kernels: Kernels = kernel_choice.AUTO,
     precision: Precision = kernel_choice.Precision.EXACT,
+    cache: Cache = passes.Cache.F16,
     low_memory: LowMemory = False,
     floor: Annotated[
         bool, typer.Option(help="Also time every matrix product by itself, for the ratio.")
@@ -62,6 +65,7 @@ def bench(
             threads=threads,
             device=device,
             precision=precision,
+            cache=cache,
             low_memory=low_memory,
             kernels=kernels,
             repeats=repeats,

@@ -69,7 +69,16 @@ Precision = Annotated[
     kernel_choice.Precision,
     typer.Option(
         help="'exact' multiplies with the file's own types, 'fast' may round further where the "
-        "processor has a faster kernel.",
+        "processor has a faster kernel, and takes the encoder's word for plain transcriptions that "
+        "it is sure of.",
+        rich_help_panel=COMPUTATION,
+    ),
+]
+Cache = Annotated[
+    passes.Cache,
+    typer.Option(
+        help="What autoregressive models keep keys and values as: 'f16', or 'f32', which takes "
+        "twice the memory.",
         rich_help_panel=COMPUTATION,
     ),
 ]

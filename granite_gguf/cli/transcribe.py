@@ -27,6 +27,7 @@ from granite_gguf.cli.model_names import local_mmproj, local_model
 from granite_gguf.cli.options import (
     INPUT,
     OUTPUT,
+    Cache,
     ChunkSeconds,
     Device,
     Force,
@@ -182,6 +183,7 @@ def transcribe(
     device: Device = "auto",
     kernels: Kernels = kernel_choice.AUTO,
     precision: Precision = kernel_choice.Precision.EXACT,
+    cache: Cache = passes.Cache.F16,
     low_memory: LowMemory = False,
 ) -> None:
     """Transcribe recordings of any length.
@@ -256,6 +258,7 @@ def transcribe(
             device=device,
             kernels=kernels,
             precision=precision,
+            cache=cache,
             low_memory=low_memory,
         )
         _run(job, model, loading, following)

@@ -14,11 +14,13 @@ from granite_gguf.passes import (
     PUNCTUATING,
     TELLING_SPEAKERS,
     TRANSLATING,
+    Cache,
     Options,
     PassLimits,
     Piece,
     check_language,
 )
+from granite_gguf.placing.kernel_choice import Precision
 from granite_gguf.placing.weights import ModelWeights
 from granite_gguf.storage.model_file import ModelFile
 from granite_gguf.tokenizer import SpeechTokenizer
@@ -26,7 +28,8 @@ from granite_gguf.transcript import Segment
 
 
 class NarLane:
-    """Passes of all stages. Arguments are those of :class:`Stages`.
+    """Passes of all stages. Arguments are those of :class:`Stages`; ``precision`` changes nothing
+    besides its weights.
 
     The editor's positions hold minutes of audio, if little is said in it. What the model was
     trained on is shorter, and in a longer pass the editor spoils what the encoder understood.
@@ -38,7 +41,14 @@ class NarLane:
         tokenizer: SpeechTokenizer,
         weights: ModelWeights,
         runtime: Runtime,
+        *,
+        precision: Precision = Precision.EXACT,
+        cache: Cache = Cache.F16,
     ) -> None:
+        if cache is not Cache.F16:
+            raise InputError(
+                f"cache is {str(cache)!r}, and this model (NAR) keeps none; {ASKED_IN_WORDS} do"
+            )
         self.stages = Stages(file, tokenizer, weights, runtime)
         h = file.hparams
         most, rate = longest_pass(h), h.front_end.sample_rate

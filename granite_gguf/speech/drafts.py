@@ -3,18 +3,34 @@
     said    a b X d e          after X the draft is found again by the words around it
     draft   a b c d e f
 
-A draft never decides anything. It tells which tokens are worth looking at together, and a wrong
-one costs time alone.
+A draft decides nothing. It tells which tokens are worth looking at together, and a wrong one costs
+time alone. Only where the last bit of exactness is not asked for, one that is sure from end to end
+is taken without looking, as the model's card does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from granite_gguf.arrays import FloatArray
+
 MOST_GUESSED = 32  # rows of a pass: more are no cheaper by the row
 _REACH = 24  # tokens to either side of where the draft is expected to go on
 _TELLING = 4  # tokens in a row that are surely no coincidence
 _PATIENCE = 4  # guesses in vain, after which only a telling place is worth another
+
+_SURE = 0.7  # nats in any row, by the card of granite-speech-4.1-2b
+
+
+def is_sure(entropies: FloatArray) -> bool:
+    """Whether a draft may be taken without looking.
+
+    Args:
+        entropies: ``(rows,)``, of the head's rows, in nats; blank ones count, too.
+
+    Source: the first step of self-speculative decoding (Saon et al. 2026, arXiv 2603.11243).
+    """
+    return bool(len(entropies)) and float(entropies.max()) <= _SURE
 
 
 class Draft:

@@ -76,6 +76,7 @@ class Said:
         guessed: tokens of a draft that were looked at.
         accepted: those of them that were said.
         steps: passes of the model it took, the prompt's not among them.
+        unseen: tokens of a draft that were taken without looking.
     """
 
     tokens: tuple[int, ...]
@@ -85,6 +86,7 @@ class Said:
     guessed: int = 0
     accepted: int = 0
     steps: int = 0
+    unseen: int = 0
 
 
 Text = Generator[Step, Sequence[Choice], Said]

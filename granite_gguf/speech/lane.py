@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from granite_gguf.ggml import Runtime
-from granite_gguf.passes import Options, PassLimits, Piece, check_language
+from granite_gguf.ggml import F16, F32, Runtime
+from granite_gguf.passes import Cache, Options, PassLimits, Piece, check_language
+from granite_gguf.placing.kernel_choice import Precision
 from granite_gguf.placing.weights import ModelWeights
 from granite_gguf.speech import characters
 from granite_gguf.speech.spec import HParams
@@ -18,10 +19,16 @@ from granite_gguf.transcript import Segment
 # Seconds that can be asked for. The base models were trained with short recordings, and their
 # publisher's own program never goes beyond 120; the card of the plus model names 9 minutes.
 _MOST_SECONDS = {"base": 120.0, "3.x": 120.0, "plus": 540.0}
+_CACHES = {Cache.F16: F16, Cache.F32: F32}
 
 
 class SpeechLane:
-    """Passes of all stages. Arguments are those of :class:`SpeechStages`."""
+    """Passes of all stages. Arguments are those of :class:`SpeechStages`, and:
+
+    Args:
+        precision: with ``fast``, a draft that is sure is not looked at.
+        cache: what keys and values are kept as.
+    """
 
     def __init__(
         self,
@@ -29,8 +36,12 @@ class SpeechLane:
         tokenizer: SpeechTokenizer,
         weights: ModelWeights,
         runtime: Runtime,
+        *,
+        precision: Precision = Precision.EXACT,
+        cache: Cache = Cache.F16,
     ) -> None:
-        self.stages = SpeechStages(file, tokenizer, weights, runtime)
+        self.stages = SpeechStages(file, tokenizer, weights, runtime, _CACHES[cache])
+        self._fast = precision is Precision.FAST
         front_end = file.hparams.front_end
         rate, usual = front_end.sample_rate, front_end.max_pass_seconds
         most = int(rate * max(usual, _MOST_SECONDS[file.hparams.family]))
@@ -53,7 +64,7 @@ class SpeechLane:
 
     def one_pass(self, pieces: Sequence[Piece], options: Options) -> list[Segment | None]:
         """As :func:`granite_gguf.speech.transcribe.one_pass` does it."""
-        return one_pass(self.stages, pieces, options)
+        return one_pass(self.stages, pieces, options, fast=self._fast)
 
     def close(self) -> None:
         """Wait for what is being computed, and compute nothing more."""

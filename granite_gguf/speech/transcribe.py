@@ -15,15 +15,17 @@ from granite_gguf.arrays import FloatArray, IntArray, Rows
 from granite_gguf.errors import InputError
 from granite_gguf.passes import NOTHING_ELSE, Editor, Options, Piece, timed
 from granite_gguf.speech import characters
-from granite_gguf.speech.asking import around_audio, instruction, language_name
+from granite_gguf.speech.asking import RAW, around_audio, instruction, language_name
+from granite_gguf.speech.drafts import is_sure
 from granite_gguf.speech.greedy import End, Said
 from granite_gguf.speech.loops import token_budget
 from granite_gguf.speech.reading import Answer, even_words, placed_words, tagged_words
 from granite_gguf.speech.spec import HParams
 from granite_gguf.speech.stages import SpeechStages
+from granite_gguf.stages.decoding import run_probabilities
 from granite_gguf.stages.passing import silent_segment, sounding_features
 from granite_gguf.stages.results import EncoderResult, TokenResult
-from granite_gguf.stages.shared import BPE_TOTALS, NO_TAPS
+from granite_gguf.stages.shared import BPE_BEST, BPE_ENTROPIES, BPE_TOTALS, NO_TAPS
 from granite_gguf.transcript import Decoding, Segment, Word
 from granite_gguf.words.times import Heard, Spellings, character_spellings, token_spellings
 
@@ -41,6 +43,7 @@ class Manner:
         speakers: whether it is to tell who speaks.
         translated_to: the language, if it is to translate.
         drafted: whether what is heard is a draft of the text.
+        unseen: whether a draft that is sure is the text, without looking at it.
     """
 
     around: tuple[str, str]
@@ -48,10 +51,19 @@ class Manner:
     speakers: bool
     translated_to: str | None
     drafted: bool
+    unseen: bool
 
     @classmethod
-    def of(cls, h: HParams, known: Mapping[str, int], options: Options) -> Manner:
+    def of(
+        cls, h: HParams, known: Mapping[str, int], options: Options, *, fast: bool = False
+    ) -> Manner:
         """The manner of a model with such numbers and known labels of characters.
+
+        Args:
+            h: its numbers.
+            known: a label of each character.
+            options: what is wanted.
+            fast: whether it may be less exact.
 
         Raises:
             InputError: the model cannot do it; it tells what can.
@@ -83,15 +95,18 @@ class Manner:
             translated,
             # A tag after every word leaves nothing to follow, nor does another language.
             options.draft and not tagged and translated is None,
+            # What is heard is words alone, without what else can be asked for.
+            fast and options.draft and words == RAW and bool(h.draft.bpe_vocab),
         )
 
 
 def one_pass(
-    model: SpeechStages, pieces: Sequence[Piece], options: Options
+    model: SpeechStages, pieces: Sequence[Piece], options: Options, *, fast: bool = False
 ) -> list[Segment | None]:
     """All stages on pieces of one or several recordings, together.
 
-    Each gets what it would get alone; seconds are shared out by its length.
+    Each gets what it would get alone; seconds are shared out by its length. If it may be ``fast``,
+    a draft that is sure is the text of a plain transcription.
 
     Returns:
         A segment of index 0 for each piece, or None where it is too long for what is asked.
@@ -100,7 +115,7 @@ def one_pass(
         InputError: the model cannot do what is asked.
     """
     known = characters.labels_of(model.file)
-    manner = Manner.of(model.hparams, known, options)
+    manner = Manner.of(model.hparams, known, options, fast=fast)
     rate = model.hparams.front_end.sample_rate
     found: list[Segment | None] = [None] * len(pieces)
     sounding = {}
@@ -148,23 +163,18 @@ class _Pass:
         with timed("hypothesis", pieces):
             head = None if self._by_characters else self._bpe(encoded)
             hypotheses = [self._hypothesis(n, encoded, head) for n in range(len(pieces))]
-        with timed("projector", pieces):
-            audio = model.run_projector(encoded.captured)
-        with timed("language model", pieces):
-            prompts = [model.prompt(part, manner.around) for part in audio]
-            budgets = [self._budget(piece) for piece in pieces]
-            drafts = [draft if manner.drafted else None for _, draft in hypotheses]
-            said = model.generate(prompts, budgets, drafts, lambda n: pieces[n].stop.asked())
+        said, rows = self._say(encoded, hypotheses, head)
         segments = []
-        for n, (piece, text) in enumerate(zip(pieces, said, strict=True)):
+        for n, piece in enumerate(pieces):
+            text = said[n]
             answer = Answer(model.tokenizer, text)
             segment = replace(
                 _silent(model, manner, piece, self.options),
                 text=answer.shown(tagged=manner.tagged),
                 hypothesis=hypotheses[n][0],
                 token_ids=text.tokens,
-                decoding=Decoding(text.steps, text.guessed, text.accepted),
-                remarks=tuple(self._remarks(piece, text, len(prompts[n]))),
+                decoding=Decoding(text.steps, text.guessed, text.accepted, text.unseen),
+                remarks=tuple(self._remarks(piece, text, rows[n])),
             )
             if manner.speakers:
                 segment = replace(segment, turns=answer.turns())
@@ -175,14 +185,53 @@ class _Pass:
             segments.append(segment)
         return segments
 
+    def _say(
+        self,
+        encoded: EncoderResult[Rows],
+        hypotheses: Sequence[tuple[str, IntArray | None]],
+        head: TokenResult[Rows] | None,
+    ) -> tuple[dict[int, Said], dict[int, int]]:
+        """The text of each piece, and how many rows its prompt has, if it has any."""
+        model, manner = self.model, self.manner
+        every = range(len(self.pieces))
+        said = {n: text for n in every if (text := self._unseen(n, head, hypotheses[n][1]))}
+        left = [n for n in every if n not in said]
+        rows = dict.fromkeys(every, 0)
+        if not left:
+            return said, rows
+        pieces = [self.pieces[n] for n in left]
+        with timed("projector", pieces):
+            audio = model.run_projector(encoded.captured.some(left))
+        with timed("language model", pieces):
+            prompts = [model.prompt(part, manner.around) for part in audio]
+            budgets = [self._budget(piece) for piece in pieces]
+            drafts = [hypotheses[n][1] if manner.drafted else None for n in left]
+            found = model.generate(prompts, budgets, drafts, lambda n: pieces[n].stop.asked())
+        rows |= zip(left, map(len, prompts), strict=True)
+        return said | dict(zip(left, found, strict=True)), rows
+
     @property
     def _by_characters(self) -> bool:
         return not self.model.hparams.draft.bpe_vocab
 
     def _bpe(self, encoded: EncoderResult[Rows]) -> TokenResult[Rows]:
         timed_by_it = self.options.word_times and not self.manner.tagged
-        taps = frozenset({"pooled", BPE_TOTALS}) if timed_by_it else NO_TAPS
-        return self.model.run_hypothesis_head(encoded.final, encoded.blank, taps)
+        taps = {"pooled", BPE_TOTALS} if timed_by_it else set()
+        taps |= {BPE_ENTROPIES, BPE_BEST} if self.manner.unseen else set()
+        return self.model.run_hypothesis_head(encoded.final, encoded.blank, frozenset(taps))
+
+    def _unseen(
+        self, n: int, head: TokenResult[Rows] | None, draft: IntArray | None
+    ) -> Said | None:
+        """The text of a piece that is heard for sure, and need not be looked at."""
+        if not self.manner.unseen or head is None or draft is None or not len(draft):
+            return None
+        count = len(draft)
+        if count > self._budget(self.pieces[n]) or not is_sure(head.taps[BPE_ENTROPIES][n]):
+            return None
+        blank = self.model.hparams.draft.blank_id
+        sure = run_probabilities(head.ids[n], head.taps[BPE_BEST][n], blank)
+        return Said(tuple(draft.tolist()), tuple(sure.tolist()), End.FINISHED, unseen=count)
 
     def _hypothesis(
         self, n: int, encoded: EncoderResult[Rows], head: TokenResult[Rows] | None

@@ -34,6 +34,19 @@ def best_probabilities(logits: FloatArray) -> FloatArray:
     return best
 
 
+def entropies(logits: FloatArray) -> FloatArray:
+    """The entropy of each row's softmax in nats ``(rows,)``: 0 where one id is certain."""
+    found = np.empty(len(logits), np.float32)
+    for start in range(0, len(logits), ROWS_AT_ONCE):
+        below = logits[start : start + ROWS_AT_ONCE]
+        below = below - below.max(axis=1, keepdims=True)
+        weights = np.exp(below)
+        totals = weights.sum(axis=1)
+        weights *= below
+        found[start : start + ROWS_AT_ONCE] = np.log(totals) - weights.sum(axis=1) / totals
+    return found
+
+
 def run_probabilities(ids: IntArray, best: FloatArray, blank: int) -> FloatArray:
     """The probability of each token that a collapse leaves: its run's surest row counts.
 

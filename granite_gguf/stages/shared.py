@@ -55,6 +55,9 @@ BPE_TOTALS = "bpe_totals"
 BPE_BEST = "bpe_best_probabilities"
 """A tap of the BPE head: the probability of each best id."""
 
+BPE_ENTROPIES = "bpe_entropies"
+"""A tap of the BPE head: how uncertain each row is, in nats."""
+
 _PURPOSE = "This stretch of audio"
 _SHORTER = "Transcribe it in shorter pieces (--chunk-seconds), or free some memory"
 _LOGIT_ROWS = 160  # computed at once: 64 MB of the released model's 100,353 logits
@@ -174,7 +177,8 @@ class SharedStages(ABC, Generic[H]):
         Args:
             final: ``(T, D)``, T at least 1.
             blank: ``(T,)``.
-            taps: may name ``pooled``, ``bpe_logits``, :data:`BPE_TOTALS` and :data:`BPE_BEST`.
+            taps: may name ``pooled``, ``bpe_logits``, :data:`BPE_TOTALS`, :data:`BPE_BEST` and
+                :data:`BPE_ENTROPIES`.
         """
         e, h = self.hparams.encoder, self._bpe_head
         if not h.bpe_vocab:
@@ -192,7 +196,11 @@ class SharedStages(ABC, Generic[H]):
             "first hypothesis",
             "bpe_logits",
             h.bpe_vocab,
-            {BPE_TOTALS: decoding.log_totals, BPE_BEST: decoding.best_probabilities},
+            {
+                BPE_TOTALS: decoding.log_totals,
+                BPE_BEST: decoding.best_probabilities,
+                BPE_ENTROPIES: decoding.entropies,
+            },
             lambda graph, rows: build_hypothesis(graph, self._weights, window, e.d_model, rows),
         )
         found = self._run_head(head, taps, {"final": states.array, "blank": silence.array}, window)
