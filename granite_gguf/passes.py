@@ -65,6 +65,7 @@ class Piece:
             it stands for, which is longer where silence is left out; by default its own.
         stop: tells whether it is still wanted.
         follows: whether something of the recording went before it.
+        channel: where it is from, 1 the first, if channels are told apart.
     """
 
     start: int
@@ -73,6 +74,7 @@ class Piece:
     within: tuple[int, int] | None = None
     stop: Stop = field(default_factory=Stop)
     follows: bool = False
+    channel: int | None = None
 
     @property
     def stretch(self) -> tuple[int, int]:
@@ -86,6 +88,13 @@ class Vad(Named):
     ENERGY = "energy"
     SILERO = "silero"
     OFF = "off"
+
+
+class Channels(Named):
+    """What becomes of several channels."""
+
+    MIXED = "mixed"
+    EACH = "each"
 
 
 class Task(Named):

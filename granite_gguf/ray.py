@@ -35,8 +35,8 @@ pa = import_extra("pyarrow")
 
 _TURN = pa.struct({"speaker": pa.string(), "text": pa.string()})
 _SEGMENT = pa.struct(
-    {"start": pa.float64(), "end": pa.float64(), "text": pa.string(), "turns": pa.list_(_TURN),
-     "remarks": pa.list_(pa.string())}
+    {"start": pa.float64(), "end": pa.float64(), "channel": pa.int64(), "text": pa.string(),
+     "turns": pa.list_(_TURN), "remarks": pa.list_(pa.string())}
 )  # fmt: skip
 _WORD = pa.struct(
     {"word": pa.string(), "start": pa.float64(), "end": pa.float64(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
@@ -120,6 +120,8 @@ class Segment:
         translated_to: the language of the text, by its English name, where it was translated.
         decoding: what it took to write the text, where it was written token by token.
         remarks: what a person should know of it, such as that the text was cut short.
+        channel: whose sound it is, 1 the first, where channels were told apart. Segments of others
+            may then begin before it ends, or after a pause.
     """
 
     index: int
@@ -134,6 +136,21 @@ class Segment:
     translated_to: str | None = None
     decoding: Decoding | None = None
     remarks: tuple[str, ...] = ()
+    channel: int | None = None
+
+    def of_channel(self, channel: int | None) -> Segment:
+        """The same segment as what was heard on a channel, which is its words' speaker."""
+        if channel is None or self.words is None:
+            return replace(self, channel=channel)
+        words = tuple(replace(word, speaker=_channel_name(channel)) for word in self.words)
+        return replace(self, channel=channel, words=words)
+
+    @property
+    def labelled(self) -> str:
+        """The text, behind the channel where that is known."""
+        if self.channel is None or not self.text.strip():
+            return self.text
+        return f"{_channel_name(self.channel)}: {self.text.strip()}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -143,6 +160,8 @@ class Segment:
             "end": round(self.end, _MILLISECONDS),
             "text": self.text,
         }
+        if self.channel is not None:
+            values["channel"] = self.channel
         if self.turns is not None:
             values["turns"] = [turn.to_dict() for turn in self.turns]
         if self.words is not None:
@@ -159,10 +178,10 @@ class Transcript:
     Attributes:
         text: that of its segments, with a space between them.
         hypothesis: the encoder's first hypothesis.
-        duration: seconds of audio.
+        duration: seconds of audio; of channels told apart, from the first sound to the last.
         timings: seconds spent in each stage.
         token_ids: the transcript's tokens.
-        segments: the passes it was made in, one after the other.
+        segments: the passes it was made in, in the order in which they begin.
     """
 
     text: str
@@ -188,10 +207,24 @@ class Transcript:
         return cls(
             text=joined([part.text for part in parts]),
             hypothesis=joined([part.hypothesis for part in parts]),
-            duration=parts[-1].end - parts[0].start if parts else 0.0,
+            duration=_span(parts),
             timings=timings,
             token_ids=tuple(token for part in parts for token in part.token_ids),
             segments=parts,
+        )
+
+    @property
+    def labelled(self) -> str:
+        """The text, behind the channel at each segment where that is known."""
+        return joined(part.labelled for part in self.segments)
+
+    @property
+    def voices(self) -> tuple[tuple[Word, ...], ...]:
+        """The words with their times, those of each channel where these were told apart."""
+        channels = sorted({part.channel or 0 for part in self.segments})
+        return tuple(
+            tuple(w for part in self.segments if (part.channel or 0) == n for w in part.words or ())
+            for n in channels
         )
 
     @property
@@ -229,6 +262,17 @@ class Transcript:
             "timings": dict(self.timings),
             "token_ids": list(self.token_ids),
         }
+
+
+def _channel_name(channel: int) -> str:
+    return f"Channel {channel}"
+
+
+def _span(parts: Sequence[Segment]) -> float:
+    """Seconds from the first beginning to the last end."""
+    if not parts:
+        return 0.0
+    return max(part.end for part in parts) - min(part.start for part in parts)
 
 
 def joined(texts: Iterable[str]) -> str:

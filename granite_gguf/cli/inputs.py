@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from granite_gguf.errors import InputError
-from granite_gguf.sound.clip import Clip
 from granite_gguf.sound.reading import AUDIO_SUFFIXES, recordings_of
 from granite_gguf.sound.sndfile import RawFormat
 
@@ -87,14 +86,14 @@ def raw_format_of(rate: int | None, form: str | None, channels: int | None) -> R
     )
 
 
-def parse_clip(text: str) -> Clip:
-    """``START-END`` as a clip: each in seconds or as ``H:MM:SS``; without END to the end.
+def parse_clip(text: str) -> tuple[float, float | None]:
+    """``START-END`` in seconds: each given so or as ``H:MM:SS``; without END to the end.
 
     Raises:
         InputError: it is none.
 
     >>> parse_clip("90-1:45:30.5")
-    Clip(start=90.0, end=6330.5)
+    (90.0, 6330.5)
     """
     found = _CLIP.fullmatch(text)
     if found is None:
@@ -103,7 +102,7 @@ def parse_clip(text: str) -> Clip:
             "1:30-2:00 or, to the end, 90-"
         )
     start, end = found.groups()
-    return Clip(_seconds(start), _seconds(end) if end else None)
+    return _seconds(start), _seconds(end) if end else None
 
 
 def _seconds(clock: str) -> float:

@@ -93,11 +93,13 @@ class Job:
             for event in events:
                 place = places[event.index]
                 if isinstance(event.result, Segment):
-                    advanced += event.result.end - event.result.start
-                    progress.advance(event.result.end - event.result.start)
+                    # Those of several channels may lie side by side.
+                    reached = max(advanced, event.result.end - self.take.start)
+                    progress.advance(reached - advanced)
+                    advanced = reached
                     if at_once and event.result.text:
                         with progress.aside():
-                            print_result(event.result.text)
+                            print_result(event.result.labelled)
                     continue
                 self._expect_no_more(place, advanced, progress)
                 advanced = 0.0
@@ -153,7 +155,7 @@ class Job:
         if name != "txt":
             print_result(FORMATS[name].render(recording.name, transcript, self.shape), end="")
         elif len(self.recordings) > 1:
-            line = transcript.text.translate(dict.fromkeys(map(ord, "\r\n\t"), " "))
+            line = transcript.labelled.translate(dict.fromkeys(map(ord, "\r\n\t"), " "))
             print_result(f"{printable(recording.name)}\t{line}")
 
     def _write(self, targets: Targets, place: int, transcript: Transcript) -> None:

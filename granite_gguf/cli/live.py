@@ -58,7 +58,8 @@ def live_stdin(
     if list(formats) != ["txt"] or files:
         raise InputError("--live prints text: leave formats and files out")
     raw = take.raw or _USUAL
-    if (take.channel, take.track, raw.format, raw.channels) != (None, None, "s16le", 1):
+    given = (take.channel, take.track, take.apart, raw.format, raw.channels)
+    if given != (None, None, False, "s16le", 1):
         raise InputError("--live takes samples of one channel, as s16le")
     if take.clip is not None:
         raise InputError("--live takes all that is spoken: leave --clip out")

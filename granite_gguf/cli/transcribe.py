@@ -46,7 +46,6 @@ from granite_gguf.errors import InputError
 from granite_gguf.formats import FORMATS, Shape
 from granite_gguf.model import Model, load
 from granite_gguf.placing import kernel_choice
-from granite_gguf.sound.reading import Selection
 from granite_gguf.sound.sndfile import RAW_FORMATS
 from granite_gguf.transcription.options import TranscribeOptions, divide
 
@@ -87,6 +86,14 @@ def transcribe(
         int | None,
         _input(min=1, metavar="N", help="Take this channel, 1 the first; otherwise all are mixed."),
     ] = None,
+    channels: Annotated[
+        passes.Channels,
+        _input(
+            help="'mixed', or 'each' transcribed by itself, with its number in the output: for "
+            "calls that have a side on each.",
+            show_default=True,
+        ),
+    ] = passes.Channels.MIXED,
     track: Annotated[
         int | None,
         _input(
@@ -216,6 +223,11 @@ def transcribe(
         raise InputError("--word-times needs a format that has them, such as -f json")
     timed = word_times or any(FORMATS[name].needs_words for name in formats)
     asked: TranscribeOptions = {
+        "channels": channels,
+        "channel": channel,
+        "track": track,
+        "raw": raw_format_of(raw_rate, raw_format, raw_channels),
+        "clip": parse_clip(clip) if clip is not None else None,
         "chunk_seconds": chunk_seconds,
         "word_times": timed,
         "vad": vad,
@@ -229,13 +241,7 @@ def transcribe(
         "draft": draft,
         "editor": editor,
     }
-    options = divide({**asked}).options
-    take = Selection(
-        channel,
-        track,
-        raw_format_of(raw_rate, raw_format, raw_channels),
-        clip=parse_clip(clip) if clip is not None else None,
-    )
+    _, take, options = divide({**asked})
     shape = _shape(max_line_width, max_lines, formats)
     chosen = parse_shard(shard).of(range(len(recordings))) if shard else range(len(recordings))
     if targets is not None:

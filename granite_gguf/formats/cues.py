@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
+from itertools import chain
+from operator import attrgetter
 
 from granite_gguf.errors import InputError
 from granite_gguf.transcript import Transcript, Word
@@ -44,7 +47,7 @@ class Cue:
 
     Attributes:
         start: when it appears, in milliseconds.
-        end: when it goes; after ``start`` and not after the next one's start.
+        end: when it goes; after ``start`` and not after the next one's start on the same channel.
         lines: one or more.
         speaker: who says it, where that is known.
     """
@@ -55,6 +58,14 @@ class Cue:
     speaker: str | None = None
 
 
+class _Names(Enum):
+    """Which subtitles have the speaker's name before the words."""
+
+    NONE = "none"
+    CHANGES = "changes"  # where another one speaks than before
+    ALL = "all"
+
+
 USUAL = Shape()
 
 
@@ -62,7 +73,8 @@ def cues(transcript: Transcript, shape: Shape = USUAL, *, named: bool = True) ->
     """The subtitles of a transcript whose words were timed.
 
     A subtitle ends where a sentence or a pause does, when it is full, after seven seconds, or where
-    somebody else speaks. Where ``named``, that one's name stands before the words.
+    somebody else speaks. Where ``named``, that one's name stands before the words. Those of several
+    channels are in the order of their starts, all with the name, and may be shown together.
 
     >>> from granite_gguf.transcript import Segment
     >>> said = "and so my fellow americans ask not what your country can do for you".split()
@@ -77,33 +89,31 @@ def cues(transcript: Transcript, shape: Shape = USUAL, *, named: bool = True) ->
     >>> [cue.lines for cue in cues(Transcript.of([segment]), Shape(width=40, lines=1))]
     [('and so my fellow americans ask not what',), ('your country can do for you',)]
     """
+    voices = transcript.voices
+    names = _Names.ALL if len(voices) > 1 else _Names.CHANGES
+    made = [_cues(words, shape, names if named else _Names.NONE) for words in voices]
+    return sorted(chain.from_iterable(made), key=attrgetter("start"))
+
+
+def _cues(words: Iterable[Word], shape: Shape, names: _Names) -> list[Cue]:
+    """Those of words that follow one another."""
     made: list[Cue] = []
-    words = _named(transcript.words) if named else transcript.words
-    for group in phrases(words, shape):
+    for lead, group in _groups(words, shape, names):
         start = round(1000 * min(word.start for word in group))
         end = round(1000 * max(word.end for word in group))
         if made:
             start = max(start, made[-1].start + 1)
             if made[-1].end > start:
                 made[-1] = replace(made[-1], end=start)
-        lines = _lines([word.text for word in group], shape)
+        lines = _lines([*lead, *(word.text for word in group)], shape)
         assert lines is not None, "a group is what fits"
         made.append(Cue(start, max(end, start + 1), lines, group[0].speaker))
     return made
 
 
-def _named(words: Iterable[Word]) -> Iterator[Word]:
-    """The words, the first one of each speaker behind the name."""
-    speaker = None
-    for word in words:
-        changed = word.speaker not in (None, speaker)
-        yield replace(word, text=f"{word.speaker}: {word.text}") if changed else word
-        speaker = word.speaker
-
-
 def phrases(words: Iterable[Word], shape: Shape = USUAL) -> Iterator[list[Word]]:
     """The words of each subtitle of a shape, those that no line can hold cut into parts."""
-    return _groups(_short(words, shape.width), shape)
+    return (group for _, group in _groups(words, shape, _Names.NONE))
 
 
 def _short(words: Iterable[Word], width: int) -> Iterator[Word]:
@@ -123,20 +133,31 @@ def _short(words: Iterable[Word], width: int) -> Iterator[Word]:
             )
 
 
-def _groups(words: Iterable[Word], shape: Shape) -> Iterator[list[Word]]:
+def _groups(
+    words: Iterable[Word], shape: Shape, names: _Names
+) -> Iterator[tuple[list[str], list[Word]]]:
+    """The words of each subtitle, and what stands before them."""
+    lead: list[str] = []
     group: list[Word] = []
-    for word in words:
-        if group and _ends(group, word, shape):
-            yield group
+    speaker = None
+    for word in _short(words, shape.width):
+        if group and _ends(lead, group, word, shape):
+            yield lead, group
             group = []
+        if not group:
+            wanted = names is _Names.ALL or (names is _Names.CHANGES and word.speaker != speaker)
+            lead = f"{word.speaker}:".split() if wanted and word.speaker is not None else []
+            if _lines([*lead, word.text], shape) is None:
+                lead = []  # there is no room for it
+            speaker = word.speaker
         group.append(word)
     if group:
-        yield group
+        yield lead, group
 
 
-def _ends(group: Sequence[Word], following: Word, shape: Shape) -> bool:
+def _ends(lead: Sequence[str], group: Sequence[Word], following: Word, shape: Shape) -> bool:
     """Whether a subtitle ends before the word that follows it."""
-    texts = [word.text for word in group]
+    texts = [*lead, *(word.text for word in group)]
     return (
         following.speaker != group[-1].speaker
         or following.start - group[-1].end >= PAUSE

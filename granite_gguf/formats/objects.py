@@ -10,7 +10,7 @@ from granite_gguf.transcript import Transcript
 
 def as_text(_name: str, transcript: Transcript, _shape: Shape = USUAL) -> str:
     """A line for each segment that has text."""
-    return "".join(f"{s.text}\n" for s in transcript.segments if s.text.strip())
+    return "".join(f"{s.labelled}\n" for s in transcript.segments if s.text.strip())
 
 
 def as_json(name: str, transcript: Transcript, _shape: Shape = USUAL) -> str:

@@ -1,6 +1,8 @@
 """Samples as the front end wants them: mono float32 at its own rate.
 
-blocks (n, channels) → one channel or their mean (n,) → resampled (m,)
+blocks (n, channels) ┬→ one channel or their mean (n,) ┬→ resampled (m,) or (m, channels)
+                     └→ all of them, where they are ───┘
+                        to be told apart (n, channels)
 """
 
 from __future__ import annotations
@@ -28,7 +30,12 @@ _LOUDEST = 16.0  # 24 dB above full scale: what is louder was never scaled
 
 
 def prepare_audio(
-    data: AnyArray, rate: float, sample_rate: int, *, channel: int | None = None
+    data: AnyArray,
+    rate: float,
+    sample_rate: int,
+    *,
+    channel: int | None = None,
+    apart: bool = False,
 ) -> Samples:
     """Mix samples to mono and resample them.
 
@@ -38,6 +45,7 @@ def prepare_audio(
         rate: their rate in Hz.
         sample_rate: the rate wanted.
         channel: the channel to take, 1 the first; by default the mean of all.
+        apart: whether to keep all channels instead, so that the result is ``(n, channels)``.
 
     Raises:
         AudioError: wrong shape, dtype or rate, no such channel, or values that are not finite or
@@ -63,11 +71,11 @@ def prepare_audio(
         )
     if not rate > 0:
         raise AudioError(f"the sample rate is {rate} Hz")
-    data = data.reshape(len(data), -1) if data.size else data.reshape(0, 1)
-    mixer = Mixer(channel, "the samples")
+    data = data[:, None] if data.ndim == 1 else data
+    mixer = Mixer(channel, "the samples", apart=apart)
     blocks = [data[at : at + _BLOCK] for at in range(0, len(data), _BLOCK)]
-    mixed = [mixer.mono(block, rate) for block in blocks]
-    samples = np.concatenate([np.zeros(0, np.float32), *mixed])
+    nothing = np.zeros((0, data.shape[1]) if apart else 0, np.float32)
+    samples = np.concatenate([nothing, *(mixer.mixed(block, rate) for block in blocks)])
     peak = np.abs(samples).max(initial=0.0)
     if peak > _LOUDEST:
         raise AudioError(
@@ -80,41 +88,82 @@ def prepare_audio(
 
 
 def converted(
-    name: str, streams: Iterator[Decoded], sample_rate: int, channel: int | None
+    name: str,
+    streams: Iterator[Decoded],
+    sample_rate: int,
+    channel: int | None,
+    *,
+    apart: bool = False,
 ) -> Iterator[Samples]:
-    """Streams one behind the other: mono blocks, the same samples as if converted in one piece.
+    """Streams one behind the other: the same samples as if converted in one piece, in blocks.
+
+    The last arguments and the blocks' shape are as of :func:`prepare_audio`.
 
     Raises:
         AudioError: a stream is damaged or truncated, has no such channel or is not finite.
     """
-    resampler, its_rate = None, sample_rate
-    mixer = Mixer(channel, name)
+    resampler = _Resampler(sample_rate)
+    mixer = Mixer(channel, name, apart=apart)
     for stream in streams:
-        if stream.rate != its_rate:
-            if resampler is not None:
-                yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-            resampler, its_rate = None, stream.rate
-            if stream.rate != sample_rate:
-                resampler = soxr.ResampleStream(stream.rate, sample_rate, 1, "float32", "HQ")
+        yield from resampler.begin(stream.rate)
         count = 0
         for block in stream.blocks:
             count += len(block)
             try:
-                samples = mixer.mono(block, stream.rate)
+                samples = mixer.mixed(block, stream.rate)
             except AudioError as error:
                 raise AudioError(f"{name}: {error}") from error
-            yield samples if resampler is None else resampler.resample_chunk(samples)
+            yield resampler.resample(samples)
         if stream.promised is not None and count < stream.promised * (1 - _TOLERATED_SHORTFALL):
             raise AudioError(
                 f"{name}: is truncated: {count / stream.rate:.1f} of "
                 f"{stream.promised / stream.rate:.1f} s are there; fetch or record it again"
             )
-    if resampler is not None:
-        yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+    yield from resampler.end()
+
+
+class _Resampler:
+    """Blocks of samples at one rate after another, as blocks at a rate."""
+
+    def __init__(self, sample_rate: int) -> None:
+        self._rate, self._given_rate = sample_rate, sample_rate
+        self._stream: soxr.ResampleStream | None = None
+        self._nothing: Samples = np.zeros(0, np.float32)  # of as many channels
+
+    def begin(self, rate: int) -> Iterator[Samples]:
+        """From now on samples are at another rate; what is left of those before."""
+        if rate != self._given_rate:
+            yield from self.end()
+            self._given_rate = rate
+
+    def resample(self, samples: Samples) -> Samples:
+        """The next block."""
+        if self._given_rate == self._rate:
+            return samples
+        if self._stream is None:
+            self._nothing = samples[:0]
+            channels = samples.shape[1] if samples.ndim == 2 else 1
+            self._stream = soxr.ResampleStream(
+                self._given_rate, self._rate, channels, "float32", "HQ"
+            )
+        resampled: Samples = self._stream.resample_chunk(samples)
+        return resampled
+
+    def end(self) -> Iterator[Samples]:
+        """What is left."""
+        if self._stream is not None:
+            yield self._stream.resample_chunk(self._nothing, last=True)
+            self._stream = None
+
+
+def _finite(samples: npt.NDArray[np.floating]) -> Samples:
+    if not np.isfinite(samples).all():
+        raise AudioError("samples are not all finite numbers")
+    return np.ascontiguousarray(samples, dtype=np.float32)
 
 
 class Mixer:
-    """Makes one channel of several, block by block.
+    """Makes one channel of several, block by block, unless they are to stay apart.
 
     The mean of channels of which one is the other upside down, as a wrongly soldered cable makes
     them, is silence. What the last second says of that decides; then the louder channel is taken.
@@ -122,22 +171,31 @@ class Mixer:
     Args:
         channel: the channel to take, 1 the first; by default the mean of all.
         name: the recording's name, for the note.
+        apart: whether all channels are kept.
     """
 
-    def __init__(self, channel: int | None, name: str) -> None:
-        self._channel = channel
-        self._name = name
+    def __init__(self, channel: int | None, name: str, *, apart: bool = False) -> None:
+        self._channel, self._name, self._apart = channel, name, apart
+        self._known: int | None = None  # channels, where they stay apart
         self._powers = np.zeros(0)  # of each channel, and of the mean of all
         self._taken: int | None = None
         self._told = False
 
-    def mono(self, block: npt.NDArray[np.floating], rate: float) -> Samples:
-        """One channel, or the mean of all, ``(n,)``, of ``(n, channels)``.
+    def mixed(self, block: npt.NDArray[np.floating], rate: float) -> Samples:
+        """One channel, or the mean of all, ``(n,)``, of ``(n, channels)``; or all of them.
 
         Raises:
-            AudioError: there is no such channel, or a sample is not finite.
+            AudioError: there is no such channel, their number changes where they stay apart, or a
+                sample is not finite.
         """
         channels = block.shape[1]
+        if self._apart:
+            if self._known not in (None, channels):
+                raise AudioError(
+                    f"has {self._known} channels and then {channels}, which cannot be told apart"
+                )
+            self._known = channels
+            return _finite(block)
         if self._channel is not None:
             if not 1 <= self._channel <= channels:
                 counted = "1 channel" if channels == 1 else f"{channels} channels"
@@ -147,11 +205,10 @@ class Mixer:
             mixed = block[:, 0]
         else:
             mixed = block.mean(axis=1, dtype=np.float32)
-        if not np.isfinite(mixed).all():
-            raise AudioError("samples are not all finite numbers")
+        samples = _finite(mixed)
         if self._channel is None and channels > 1 and len(block):
-            mixed = self._audible(block, mixed, rate)
-        return np.ascontiguousarray(mixed, dtype=np.float32)
+            samples = _finite(self._audible(block, samples, rate))
+        return samples
 
     def _audible(self, block: npt.NDArray[np.floating], mixed: AnyArray, rate: float) -> AnyArray:
         """The mean of a block, or its louder channel where that is next to nothing."""

@@ -22,7 +22,7 @@ import numpy as np
 
 from granite_gguf import memory
 from granite_gguf.arrays import Samples
-from granite_gguf.errors import AudioError, TooLongError
+from granite_gguf.errors import AudioError, InputError, TooLongError
 from granite_gguf.sound import ffmpeg
 from granite_gguf.sound.clip import Clip
 from granite_gguf.sound.conversion import converted
@@ -54,6 +54,10 @@ class Selection:
         raw: how to read samples that no header describes; None where there is a header.
         max_seconds: the longest recording, or clip of one, that is taken; by default any.
         clip: the stretch to take; by default all.
+        apart: whether to keep all channels apart.
+
+    Raises:
+        InputError: one channel is to be taken, and all are to be kept.
     """
 
     channel: int | None = None
@@ -61,6 +65,11 @@ class Selection:
     raw: RawFormat | None = None
     max_seconds: float | None = None
     clip: Clip | None = None
+    apart: bool = False
+
+    def __post_init__(self) -> None:
+        if self.apart and self.channel is not None:
+            raise InputError(f"channel is {self.channel}, and channels 'each': choose one of both")
 
     @property
     def start(self) -> float:
@@ -86,8 +95,8 @@ class AudioStream:
 
     Attributes:
         duration: its length in seconds, or None where that is not known.
-        blocks: mono float32 samples at the rate asked for; raises AudioError where the audio is
-            damaged.
+        blocks: mono float32 samples ``(n,)`` at the rate asked for, or ``(n, channels)`` where
+            these are kept apart; raises AudioError where the audio is damaged.
         live: whether it comes through a pipe, perhaps as it is spoken.
         start: where in the recording it begins, in seconds.
     """
@@ -126,7 +135,7 @@ def open_audio(
             duration = None if duration is None else take.clip.length(duration)
         # What a header says may be true, and need not: both are looked at.
         take.check_length(name, duration or 0.0)
-        blocks = converted(name, streams, sample_rate, take.channel)
+        blocks = converted(name, streams, sample_rate, take.channel, apart=take.apart)
         counted = _counted(name, blocks, sample_rate, take)
         yield AudioStream(duration, counted, live, take.start)
 
@@ -137,7 +146,7 @@ def read_audio(
     """Read a whole recording; the arguments are those of :func:`open_audio`.
 
     Returns:
-        float32 ``(n,)``, in [-1, 1] where the file is.
+        float32 ``(n,)``, or ``(n, channels)`` apart; in [-1, 1] where the file is.
 
     Raises:
         AudioError: as :func:`open_audio`.
@@ -150,7 +159,8 @@ def read_audio(
                 f"{stream.duration:.0f} s of audio in one array",
                 "Transcribe the file itself, which is read piece by piece",
             )
-        return np.concatenate([np.zeros(0, np.float32), *stream.blocks])
+        blocks = list(stream.blocks)
+        return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
 
 
 def duration_of(source: str | PathLike[str] | BinaryIO, take: Selection = ALL) -> float | None:

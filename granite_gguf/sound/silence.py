@@ -21,7 +21,7 @@ _KNOCK_HOPS = 20  # what is loud for less may be no speech
 _COUNTED = 1e-4  # of the power of the loudest hop: what is quieter (40 dB) tells no level
 _SILENT = 1e-4  # of the level's power: 40 dB below
 _PAUSING = 10**-1.5  # 15 dB below: between words, though the room is heard
-_LONG_PAUSE_SECONDS = 2.0
+LONG_PAUSE_SECONDS = 2.0
 _LONG_END_SECONDS = 1.0
 _KEPT_SECONDS = 0.2  # beside sound, for what begins and ends quietly
 
@@ -36,7 +36,9 @@ class Detector(Protocol):
         """
 
 
-def stretches(sounding: IntArray, count: int, rate: int) -> Iterator[tuple[int, int, int, int]]:
+def stretches(
+    sounding: IntArray, count: int, rate: int, *, pause: float = LONG_PAUSE_SECONDS
+) -> Iterator[tuple[int, int, int, int]]:
     """What of a piece is to be transcribed.
 
     Long silence at its ends is left out, but for a little beside the sound, and it is divided at
@@ -46,6 +48,7 @@ def stretches(sounding: IntArray, count: int, rate: int) -> Iterator[tuple[int, 
         sounding: where something sounds in it, as a :class:`Detector` tells it.
         count: its samples.
         rate: samples a second.
+        pause: seconds from which on a pause is long.
 
     Yields:
         Four places in the piece: where a stretch begins, where the sound in it begins, where that
@@ -65,7 +68,7 @@ def stretches(sounding: IntArray, count: int, rate: int) -> Iterator[tuple[int, 
         starts[0] = 0
     if count - ends[-1] < end - kept:
         ends[-1] = count
-    breaks = np.flatnonzero(starts[1:] - ends[:-1] >= round(_LONG_PAUSE_SECONDS * rate) - 2 * kept)
+    breaks = np.flatnonzero(starts[1:] - ends[:-1] >= round(pause * rate) - 2 * kept)
     firsts = [int(starts[0]), *(int(starts[n + 1]) for n in breaks)]
     lasts = [*(int(ends[n]) for n in breaks), int(ends[-1])]
     begins = [0, *((a + b) // 2 for a, b in zip(lasts, firsts[1:], strict=False))]

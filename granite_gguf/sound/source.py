@@ -140,7 +140,7 @@ class Source:
         return seconds
 
     def load(self, rate: int) -> Samples:
-        """All of it as mono float32 samples ``(n,)`` at a rate in Hz.
+        """All of it as float32 samples at a rate in Hz: mono ``(n,)``, or ``(n, channels)`` apart.
 
         Raises:
             AudioError: the file or the array cannot be used.
@@ -151,13 +151,14 @@ class Source:
             audio, clip = self.audio, self.take.clip
             if clip is not None and audio.ndim and given > 0:
                 audio = clip.of_samples(audio, given)
-            return prepare_audio(audio, given, rate, channel=self.take.channel)
+            take = self.take
+            return prepare_audio(audio, given, rate, channel=take.channel, apart=take.apart)
         self._refuse_rate()
         return reading.read_audio(self.audio, rate, self.take)
 
     @contextmanager
     def open(self, rate: int) -> Iterator[AudioStream]:
-        """Its mono samples at a rate in Hz, block by block; errors are those of :meth:`load`."""
+        """Its samples at a rate in Hz, block by block; errors are those of :meth:`load`."""
         if isinstance(self.audio, np.ndarray):
             samples = self.load(rate)
             self.take.check_length("the array", len(samples) / rate)

@@ -8,7 +8,7 @@ from types import NoneType
 from typing import Any, NamedTuple, TypedDict
 
 from granite_gguf.errors import InputError, InputTypeError, brief
-from granite_gguf.passes import Draft, Editor, Options, Task, Vad, Wish
+from granite_gguf.passes import Channels, Draft, Editor, Options, Task, Vad, Wish
 from granite_gguf.sound.clip import Clip
 from granite_gguf.sound.reading import Selection
 from granite_gguf.sound.sndfile import RawFormat
@@ -24,6 +24,8 @@ class TranscribeOptions(TypedDict, total=False):
 
     Attributes:
         sample_rate: the rate of samples given as an array, in Hz; the model's by default.
+        channels: ``mixed``, or ``each`` to transcribe each channel by itself; segments are then in
+            the order in which they begin, and have a ``channel``, and words a speaker.
         channel: the channel to take, 1 the first; by default the mean of all, or the louder one
             where they cancel out, with an AudioWarning.
         track: the audio track of a container, 1 the first; by default the first.
@@ -56,6 +58,7 @@ class TranscribeOptions(TypedDict, total=False):
     """
 
     sample_rate: float | None
+    channels: str
     channel: int | None
     track: int | None
     raw: RawFormat | None
@@ -137,7 +140,9 @@ def divide(given: dict[str, Any]) -> Divided:
         raise InputTypeError(f"there is no option {min(unknown)!r}; expected some of {known}")
     if given.get("clip") is not None:
         given["clip"] = _clip(given["clip"])
-    of_reading = ("channel", "track", "raw", "max_seconds", "clip")
+    if "channels" in given:
+        given["apart"] = Channels.of(given.pop("channels")) is Channels.EACH
+    of_reading = ("channel", "track", "raw", "max_seconds", "clip", "apart")
     take = {name: given.pop(name) for name in of_reading if name in given}
     rate = given.pop("sample_rate", None)
     if "vad" in given:
@@ -146,6 +151,8 @@ def divide(given: dict[str, Any]) -> Divided:
         given["draft"] = Draft.of(given["draft"]) is Draft.AUTO
     if "editor" in given:
         given["editor"] = Editor.of(given["editor"])
+    if take.get("apart") and given.get("speakers"):
+        raise InputError("speakers are told by their channels or by the model: choose one of both")
     asked = {name: given.pop(name) for name in _WISHED if name in given}
     if asked:
         given["wish"] = wish_of(**asked)

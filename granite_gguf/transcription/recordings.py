@@ -13,12 +13,18 @@ import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
+from heapq import merge
+from itertools import chain, starmap, tee
+from operator import attrgetter
 
+import numpy as np
+
+from granite_gguf.arrays import Samples
 from granite_gguf.errors import AudioError, AudioWarning, InputError
 from granite_gguf.passes import Options, PassLimits, Piece, Stop, Vad
 from granite_gguf.sound.pieces import chunks, spoken
 from granite_gguf.sound.reading import AudioStream
-from granite_gguf.sound.silence import Detector, Loudness, stretches
+from granite_gguf.sound.silence import LONG_PAUSE_SECONDS, Detector, Loudness, stretches
 from granite_gguf.sound.silero import Silero
 from granite_gguf.sound.source import Source
 from granite_gguf.transcript import Segment
@@ -26,6 +32,7 @@ from granite_gguf.transcription.scheduler import Scheduler
 
 SHORTEST_CHUNK_SECONDS = 5.0  # the second half of a piece should have a pause between words
 _UNSPLITTABLE_SECONDS = 0.2
+_TURN_SECONDS = 1.0  # pauses that divide what is said on a channel, so that others come between
 _HEARD_SECONDS = 60.0  # at a time, for the level by which silence is told from sound
 
 
@@ -76,7 +83,8 @@ def transcribe_source(
     with ExitStack() as stack:
         with reading():
             stream = stack.enter_context(source.open(scheduler.limits.sample_rate))
-            pieces = _pieces(scheduler.limits, stream, options)
+            cut = _pieces_of_each if source.take.apart else _pieces
+            pieces = cut(scheduler.limits, stream, options)
         while True:
             with reading():
                 started = time.perf_counter()
@@ -90,12 +98,36 @@ def transcribe_source(
             for segment in _transcribe_piece(scheduler, piece, longest, options):
                 for remark in segment.remarks:
                     warnings.warn(f"{source.name}{remark}", AudioWarning, stacklevel=2)
-                yield replace(segment, index=index)
+                yield replace(segment.of_channel(piece.channel), index=index)
                 index += 1
 
 
-def _pieces(limits: PassLimits, stream: AudioStream, options: Options) -> Iterator[Piece]:
-    """What of a recording goes through the model, piece by piece."""
+def _pieces_of_each(limits: PassLimits, stream: AudioStream, options: Options) -> Iterator[Piece]:
+    """What of each channel of a recording goes through the model, in the order of beginnings.
+
+    Only what the channel behind has still to hear of what the one ahead has heard is in memory.
+    """
+    first = next(stream.blocks, np.zeros((0, 1), np.float32))
+    copies = tee(chain([first], stream.blocks), first.shape[1])
+
+    def pieces(number: int, blocks: Iterator[Samples]) -> Iterator[Piece]:
+        own = (np.ascontiguousarray(block[:, number]) for block in blocks)
+        for piece in _pieces(limits, replace(stream, blocks=own), options, pause=_TURN_SECONDS):
+            # Who speaks when is told by where the sound is.
+            within = piece.within if not len(piece.samples) else None
+            yield replace(piece, channel=number + 1, within=within)
+
+    yield from merge(*starmap(pieces, enumerate(copies)), key=attrgetter("start"))
+
+
+def _pieces(
+    limits: PassLimits,
+    stream: AudioStream,
+    options: Options,
+    *,
+    pause: float = LONG_PAUSE_SECONDS,
+) -> Iterator[Piece]:
+    """What of a recording goes through the model, piece by piece, cut at pauses of such seconds."""
     rate, longest = limits.sample_rate, _longest_piece(limits, options)
     offset = round(stream.start * rate)
     detector = _detector(limits, options)
@@ -111,7 +143,7 @@ def _pieces(limits: PassLimits, stream: AudioStream, options: Options) -> Iterat
     for place, samples in heard:
         start = offset + place
         sounding = detector.sounding(samples)
-        for begin, first, last, end in stretches(sounding, len(samples), rate):
+        for begin, first, last, end in stretches(sounding, len(samples), rate, pause=pause):
             within = (start + begin, start + end)
             yield from _parts(
                 Piece(start + first, samples[first:last], within=within), rate, longest
