@@ -169,7 +169,8 @@ class Options:
         wish: what is wanted besides the words in their language as they are said.
         max_tokens: the most tokens of a piece's text; by default so many as its length is worth.
         draft: whether the encoder's hypothesis may be looked at to write faster.
-        editor: whether the hypothesis of a NAR model is edited; ``auto`` where it is not sure.
+        editor: whether the hypothesis of a NAR model is edited, ``auto`` where it is not sure; by
+            default ``always``, or ``auto`` where precision is ``fast``.
         language: what is said to be spoken, which is only checked.
     """
 
@@ -179,7 +180,7 @@ class Options:
     wish: Wish = NOTHING_ELSE
     max_tokens: int | None = None
     draft: bool = True
-    editor: Editor = Editor.ALWAYS
+    editor: Editor | None = None
     language: str | None = None
 
 

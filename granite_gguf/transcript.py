@@ -118,6 +118,7 @@ class Segment:
         words: the words, or None where their times were not asked for.
         turns: who says what, or None where that was not asked for.
         translated_to: the language of the text, by its English name, where it was translated.
+        language: that of the speech, as it was said to be.
         decoding: what it took to write the text, where it was written token by token.
         remarks: what a person should know of it, such as that the text was cut short.
         channel: whose sound it is, 1 the first, where channels were told apart. Segments of others
@@ -137,6 +138,7 @@ class Segment:
     decoding: Decoding | None = None
     remarks: tuple[str, ...] = ()
     channel: int | None = None
+    language: str | None = None
 
     def of_channel(self, channel: int | None) -> Segment:
         """The same segment as what was heard on a channel, which is its words' speaker."""
@@ -238,6 +240,15 @@ class Transcript:
         return next((part.translated_to for part in self.segments if part.translated_to), None)
 
     @property
+    def language(self) -> str | None:
+        """The language of the text: the one it was translated into, or the one that is spoken.
+
+        The latter is known where the caller told it.
+        """
+        spoken = next((part.language for part in self.segments if part.language), None)
+        return self.translated_to or spoken
+
+    @property
     def decoding(self) -> Decoding | None:
         """What it took to write the text, where it was written token by token."""
         parts = [part.decoding for part in self.segments if part.decoding is not None]
@@ -251,9 +262,9 @@ class Transcript:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; the language where it is known."""
-        language = self.translated_to
+        language = self.language
         return {
-            "task": "transcribe" if language is None else "translate",
+            "task": "transcribe" if self.translated_to is None else "translate",
             **({} if language is None else {"language": language}),
             "text": self.text,
             "segments": [segment.to_dict() for segment in self.segments],

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import granite_gguf
 from granite_gguf import InputError, Model
 from granite_gguf.demo import DEMO_SAMPLES
 from granite_gguf.nar import transcribe
@@ -66,6 +68,24 @@ def test_auto_edits_what_is_not_sure(
         assert ("editor" in result.timings) == (of < transcribe.SURE)
 
 
+def test_fast_implies_auto(
+    f32_files: dict[str, Path], clips: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless something else is asked for."""
+    monkeypatch.setattr(transcribe, "SURE", 0.0)
+    file = f32_files["granite_speech_nar"]
+    for precision, given, edited in (
+        ("exact", {}, True),
+        ("fast", {}, False),
+        ("fast", {"editor": None}, False),
+        ("fast", {"editor": "always"}, True),
+        ("exact", {"editor": "auto"}, False),
+    ):
+        with granite_gguf.load(file, threads=1, precision=precision) as model:
+            found = model.transcribe(clips[0], **given)
+        assert ("editor" in found.timings) == edited, (precision, given)
+
+
 def test_silence_is_no_sure_hypothesis(models: dict[str, Model]) -> None:
     assert models["nle"].transcribe(np.zeros(SAMPLE_RATE, np.float32), editor="auto").text == ""
 
@@ -76,8 +96,9 @@ def test_probabilities_do_not_overflow() -> None:
 
 
 def test_the_command() -> None:
-    found = run("transcribe", DEMO_SAMPLES[0], "--editor", "never", "--json")
+    found = run("transcribe", DEMO_SAMPLES[0], "--editor", "never", "--json", "--language", "en")
     heard = json.loads(found.stdout)
+    assert heard["language"] == "en"
     assert heard["text"] == heard["hypothesis"] != ""
 
 

@@ -72,6 +72,18 @@ def test_txt_and_json() -> None:
     assert json.loads(line) == values and line.count("\n") == 1
 
 
+def test_the_language_is_told_where_it_is_known() -> None:
+    """By the model, which has translated into it, or by the caller."""
+
+    def language_of(**told: str) -> object:
+        whole = Transcript.of([Segment(0, 0.0, 1.0, "yes", "", **told)])
+        return json.loads(FORMATS["json"].render("x.wav", whole, Shape())).get("language")
+
+    assert language_of() is None
+    assert language_of(language="pt") == "pt"
+    assert language_of(language="en", translated_to="French") == "French"
+
+
 def test_nothing_said() -> None:
     silent = transcript(("", 0.0, 2.0))
     made = {name: entry.render("x.wav", silent, Shape()) for name, entry in FORMATS.items()}

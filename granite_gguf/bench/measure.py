@@ -127,13 +127,13 @@ def measure(
         kernels=kernels,
     ) as model:
         loaded = time.perf_counter() - started
-        passes = len(model.transcribe(audio).segments)
+        passes = len(model.transcribe(audio, editor="always").segments)
         if with_floor and passes > 1:
             raise InputError(
                 f"the recording needs {passes} passes, and the floor is that of one: time a "
                 "shorter one, or do without the floor"
             )
-        runs = [model.transcribe(audio) for _ in range(repeats)]
+        runs = [model.transcribe(audio, editor="always") for _ in range(repeats)]
         memory = peak_resident()
         floors: dict[str, Floor] = {}
         products, text_rows = _products(model, audio) if passes == 1 else (None, None)

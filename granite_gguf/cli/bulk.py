@@ -104,7 +104,8 @@ def bulk(
     speakers: wishes.Speakers = False,
     max_tokens: wishes.MaxTokens = None,
     draft: wishes.Draft = passes.Draft.AUTO,
-    editor: wishes.Editor = passes.Editor.ALWAYS,
+    editor: wishes.Editor = None,
+    language: wishes.Language = None,
     precision: Precision = kernel_choice.Precision.EXACT,
     kernels: Kernels = kernel_choice.AUTO,
 ) -> None:
@@ -143,7 +144,8 @@ def bulk(
         "speakers": speakers,
         "max_tokens": max_tokens,
         "draft": draft.value,
-        "editor": editor.value,
+        "editor": editor and editor.value,
+        "language": language,
     }
     # What is wrong with these is seen here, before many find out.
     file = DEMO_MODEL if model is None else local_model(model)

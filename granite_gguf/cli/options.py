@@ -69,8 +69,7 @@ Precision = Annotated[
     kernel_choice.Precision,
     typer.Option(
         help="'exact' multiplies with the file's own types, 'fast' may round further where the "
-        "processor has a faster kernel, and takes the encoder's word for plain transcriptions that "
-        "it is sure of.",
+        "processor has a faster kernel, and takes the encoder's word where it is sure.",
         rich_help_panel=COMPUTATION,
     ),
 ]

@@ -185,7 +185,8 @@ def transcribe(
     speakers: wishes.Speakers = False,
     max_tokens: wishes.MaxTokens = None,
     draft: wishes.Draft = passes.Draft.AUTO,
-    editor: wishes.Editor = passes.Editor.ALWAYS,
+    editor: wishes.Editor = None,
+    language: wishes.Language = None,
     threads: Threads = None,
     device: Device = "auto",
     kernels: Kernels = kernel_choice.AUTO,
@@ -240,6 +241,7 @@ def transcribe(
         "max_tokens": max_tokens,
         "draft": draft,
         "editor": editor,
+        "language": language,
     }
     _, take, options = divide({**asked})
     shape = _shape(max_line_width, max_lines, formats)

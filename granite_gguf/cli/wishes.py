@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from granite_gguf import passes
-from granite_gguf.cli.options import COMPUTATION
+from granite_gguf.cli.options import COMPUTATION, OUTPUT
 from granite_gguf.errors import InputError
 
 _wish = partial(typer.Option, rich_help_panel="Autoregressive models", show_default=False)
@@ -55,13 +55,25 @@ Draft = Annotated[
     ),
 ]
 
+Language = Annotated[
+    str | None,
+    typer.Option(
+        "--language",
+        metavar="CODE",
+        help="The language that is spoken, as JSON tells it: models find out by themselves, and "
+        "refuse one that they do not know.",
+        rich_help_panel=OUTPUT,
+        show_default=False,
+    ),
+]
 Editor = Annotated[
-    passes.Editor,
+    passes.Editor | None,
     typer.Option(
         "--editor",
         metavar="WHEN",
-        help="NAR models: 'always' (default) edits the encoder's hypothesis, 'auto' only where it "
-        "is not sure, 'never' does without; faster, with more errors.",
+        help="NAR models: 'always' (default) edits the encoder's hypothesis, 'auto' (default with "
+        "--precision fast) only where it is not sure, 'never' does without; faster, with more "
+        "errors.",
         rich_help_panel=COMPUTATION,
         show_default=False,
     ),

@@ -28,8 +28,8 @@ from granite_gguf.transcript import Segment
 
 
 class NarLane:
-    """Passes of all stages. Arguments are those of :class:`Stages`; ``precision`` changes nothing
-    besides its weights.
+    """Passes of all stages. Arguments are those of :class:`Stages`; with the precision ``fast`` the
+    editor is left out where the hypothesis is sure, unless something else is asked for.
 
     The editor's positions hold minutes of audio, if little is said in it. What the model was
     trained on is shorter, and in a longer pass the editor spoils what the encoder understood.
@@ -50,6 +50,7 @@ class NarLane:
                 f"cache is {str(cache)!r}, and this model (NAR) keeps none; {ASKED_IN_WORDS} do"
             )
         self.stages = Stages(file, tokenizer, weights, runtime)
+        self._fast = precision is Precision.FAST
         h = file.hparams
         most, rate = longest_pass(h), h.front_end.sample_rate
         self.limits = PassLimits(
@@ -81,7 +82,7 @@ class NarLane:
 
     def one_pass(self, pieces: Sequence[Piece], options: Options) -> list[Segment | None]:
         """As :func:`granite_gguf.nar.transcribe.one_pass` does it."""
-        return one_pass(self.stages, pieces, options)
+        return one_pass(self.stages, pieces, options, fast=self._fast)
 
     def close(self) -> None:
         """Wait for what is being computed, and compute nothing more."""

@@ -40,10 +40,13 @@ def longest_pass(h: HParams) -> int:
     return samples - h.front_end.stride if h.front_end.pad_last_frame else samples
 
 
-def one_pass(model: Stages, pieces: Sequence[Piece], options: Options) -> list[Segment | None]:
+def one_pass(
+    model: Stages, pieces: Sequence[Piece], options: Options, *, fast: bool = False
+) -> list[Segment | None]:
     """All stages on pieces of one or several recordings, together.
 
-    Each gets what it would get alone; seconds are shared out by its length.
+    Each gets what it would get alone; seconds are shared out by its length. Where it may be
+    ``fast``, the editor is left out where the hypothesis is sure, unless options tell when.
 
     Returns:
         A segment of index 0 for each piece, or None where it needs too many positions.
@@ -51,6 +54,8 @@ def one_pass(model: Stages, pieces: Sequence[Piece], options: Options) -> list[S
     Raises:
         AudioError: a piece cannot be transcribed.
     """
+    if options.editor is None:
+        options = replace(options, editor=Editor.AUTO if fast else Editor.ALWAYS)
     mels = [_features(model, piece) for piece in pieces]
     found = [
         None if mel is None or len(mel) else silent_segment(model, piece, options)
@@ -59,7 +64,8 @@ def one_pass(model: Stages, pieces: Sequence[Piece], options: Options) -> list[S
     sounding = {n: mel for n, mel in enumerate(mels) if mel is not None and len(mel)}
     if sounding:
         together = [pieces[n] for n in sounding]
-        segments = _transcribe(model, together, Rows.of(list(sounding.values())), options)
+        mel = Rows.of(list(sounding.values()))
+        segments = _transcribe(model, together, mel, options)
         for n, segment in zip(sounding, segments, strict=True):
             found[n] = segment
     return found
@@ -160,7 +166,7 @@ def _sureness(h: HParams, head: TokenResult[Rows], n: int) -> FloatArray:
     return run_probabilities(head.ids[n], head.taps[BPE_BEST][n], h.hypothesis.blank_id)
 
 
-def _is_edited(editing: Editor, sure: FloatArray | None) -> bool:
+def _is_edited(editing: Editor | None, sure: FloatArray | None) -> bool:
     if editing is Editor.AUTO and sure is not None:
         return not len(sure) or float(sure.min()) < SURE
     return editing is not Editor.NEVER

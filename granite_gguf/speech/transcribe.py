@@ -71,7 +71,7 @@ class Manner:
         wish = options.wish
         if options.max_tokens is not None and options.max_tokens < 1:
             raise InputError(f"max_tokens is {options.max_tokens}, expected 1 or more")
-        if options.editor is not Editor.ALWAYS:
+        if options.editor not in (None, Editor.ALWAYS):
             raise InputError(
                 f"editor is {str(options.editor)!r}, and this model has none; "
                 "granite-speech-4.1-2b-nar edits its hypothesis"

@@ -23,4 +23,13 @@ def silent_segment(model: SharedStages[Any], piece: Piece, options: Options) -> 
     rate = model.hparams.front_end.sample_rate
     begin, end = piece.stretch
     words: tuple[Word, ...] | None = () if options.word_times else None
-    return Segment(0, begin / rate, end / rate, "", "", timings=piece.timings, words=words)
+    return Segment(
+        0,
+        begin / rate,
+        end / rate,
+        "",
+        "",
+        timings=piece.timings,
+        words=words,
+        language=options.language,
+    )

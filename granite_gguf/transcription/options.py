@@ -52,7 +52,8 @@ class TranscribeOptions(TypedDict, total=False):
         draft: ``auto`` takes the encoder's hypothesis as a draft, which changes no text and makes
             it faster; ``off`` does without.
         editor: of NAR models, ``always`` edits the encoder's hypothesis, ``auto`` only where it is
-            not sure of each of its tokens, ``never`` does without; faster, with more errors.
+            not sure of each of its tokens, ``never`` does without; faster, with more errors. By
+            default ``always``, or ``auto`` where the model was loaded with the precision ``fast``.
         language: the code of the language that is spoken. Models find out by themselves, so that it
             changes nothing; one that the model does not hear is an error.
     """
@@ -75,7 +76,7 @@ class TranscribeOptions(TypedDict, total=False):
     speakers: bool
     max_tokens: int | None
     draft: str
-    editor: str
+    editor: str | None
     language: str | None
 
 
@@ -149,7 +150,7 @@ def divide(given: dict[str, Any]) -> Divided:
         given["vad"] = Vad.of(given["vad"])
     if "draft" in given:
         given["draft"] = Draft.of(given["draft"]) is Draft.AUTO
-    if "editor" in given:
+    if given.get("editor") is not None:
         given["editor"] = Editor.of(given["editor"])
     if take.get("apart") and given.get("speakers"):
         raise InputError("speakers are told by their channels or by the model: choose one of both")

@@ -1,0 +1,53 @@
+"""What the editor of a NAR model takes: always, never, and where the hypothesis is sure or is not.
+
+`python -m benchmarks.editor SPEECH FILE...` transcribes a recording in turns; prints medians and
+least seconds. Whether a hypothesis is sure is set by hand: of random weights it never is.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from unittest.mock import patch
+
+import granite_gguf
+from granite_gguf.nar import transcribe
+
+REPEATS = 5
+MODES = {
+    "always": ("always", None),
+    "auto, sure": ("auto", 0.0),
+    "auto, not sure": ("auto", 2.0),
+    "never": ("never", None),
+}
+
+
+def measure(path: str, speech: str) -> dict[str, list[float]]:
+    """Seconds of each mode."""
+    spent: dict[str, list[float]] = {mode: [] for mode in MODES}
+    with granite_gguf.load(path) as model:
+        model.transcribe(speech, chunk_seconds=60)
+        for _ in range(REPEATS):
+            for mode, (editor, sure) in MODES.items():
+                with patch.object(transcribe, "SURE", transcribe.SURE if sure is None else sure):
+                    started = time.perf_counter()
+                    found = model.transcribe(speech, chunk_seconds=60, editor=editor)
+                    spent[mode].append(time.perf_counter() - started)
+                assert ("editor" in found.timings) == (mode in ("always", "auto, not sure"))
+    return spent
+
+
+def main() -> None:
+    speech, *files = sys.argv[1:]
+    print("| file |", " | ".join(MODES), "|")
+    print("|---|" + "---:|" * len(MODES))
+    for path in files:
+        cells = [
+            f"{statistics.median(of):.2f} ({min(of):.2f})" for of in measure(path, speech).values()
+        ]
+        print(f"| {path} |", " | ".join(cells), "|")
+
+
+if __name__ == "__main__":
+    main()
