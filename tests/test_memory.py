@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -248,3 +250,36 @@ def test_audio_too_long_for_one_array(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_device_of_its_own_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OutOfMemoryError, match=r"the device CUDA0 leaves 9\.0 MB"):
         require(9_000_001, "It", "Do.", room=Room(9_000_000, "the device CUDA0"))
+
+
+HEAPS = """
+import ctypes, sys, threading
+from granite_gguf.memory import share_heaps
+if sys.argv[1] == "shared":
+    share_heaps()
+c = ctypes.CDLL(None)
+c.malloc.restype, c.fopen.restype = ctypes.c_void_p, ctypes.c_void_p
+begun = threading.Barrier(9)
+def work():
+    c.malloc(1000)
+    begun.wait()
+for _ in range(8):
+    threading.Thread(target=work).start()
+begun.wait()
+told = ctypes.c_void_p(c.fopen(sys.argv[2].encode(), b"w"))
+c.malloc_info(0, told)
+c.fclose(told)
+"""
+
+
+@pytest.mark.skipif("glibc" not in platform.libc_ver(), reason="heaps of glibc")
+def test_threads_share_heaps(tmp_path: Path) -> None:
+    def heaps(how: str, **more: str) -> int:
+        command = [sys.executable, "-c", HEAPS, how, str(tmp_path / how)]
+        own = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
+        subprocess.run(command, check=True, env={**own, **more})
+        return (tmp_path / how).read_text().count("<heap ")
+
+    assert heaps("each its own") > 2
+    assert heaps("shared") == 2
+    assert heaps("shared", MALLOC_ARENA_MAX="4") == 4

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from granite_gguf.errors import InputError
+from granite_gguf.memory import share_heaps
 from granite_gguf.serve.faults import ApiError
 
 _TAKING_SECONDS = 0.05  # several turns of the loop, each of which accepts all that wait
@@ -164,6 +165,7 @@ def run(app: ASGIApp, listener: socket.socket, *, deadline: float, requests: boo
         timeout_graceful_shutdown=max(1, round(deadline)),
     )  # fmt: skip
     server = _Server(config)
+    share_heaps()
     try:
         server.run(sockets=[listener])
     except (SystemExit, KeyboardInterrupt):
