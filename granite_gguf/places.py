@@ -31,7 +31,7 @@ def import_extra(name: str) -> Any:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            f"{error.name} is not installed, and work in bulk needs it: "
+            f"{error.name} is not installed, and work on many machines needs it: "
             "pip install 'granite-gguf[ray]'"
         ) from error
 

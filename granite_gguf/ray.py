@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from granite_gguf.errors import GraniteError, InputError, brief
 from granite_gguf.model import load
@@ -50,6 +50,30 @@ RESULTS = pa.schema(
 
 _FETCHED_AHEAD = 8
 _FETCHED_WHOLE = 64 << 20  # bytes; a larger file is read from where it lies, block by block
+
+
+class ThreadsAndDevice(NamedTuple):
+    """What a model is loaded with, as in :func:`granite_gguf.load`."""
+
+    threads: int | None
+    device: str
+
+    @classmethod
+    def of_actor(cls, device: str) -> ThreadsAndDevice:
+        """As many threads as Ray gave this actor or task CPUs, and a GPU where it gave one.
+
+        Args:
+            device: the one asked for; elsewhere it is taken as it is.
+        """
+        ray = sys.modules.get("ray")
+        if ray is None or not ray.is_initialized():
+            return cls(None, device)
+        context = ray.get_runtime_context()
+        if context.worker.mode != ray.WORKER_MODE:
+            return cls(None, device)
+        given = context.get_assigned_resources()
+        without_gpu = device == "auto" and not given.get("GPU")
+        return cls(max(1, int(given.get("CPU", 1))), "cpu" if without_gpu else device)
 
 
 class Transcriber:
@@ -83,13 +107,11 @@ class Transcriber:
         kernels: str = AUTO,
         **options: Unpack[TranscribeOptions],
     ) -> None:
-        cpus, gpus = _share()
-        if device == "auto" and gpus == 0:
-            device = "cpu"
+        given = ThreadsAndDevice.of_actor(device)
         self.model = load(
             model,
-            threads=threads or cpus,
-            device=device,
+            threads=threads or given.threads,
+            device=given.device,
             precision=precision,
             low_memory=low_memory,
             kernels=kernels,
@@ -164,18 +186,6 @@ class Transcriber:
             return self.model.transcribe(source, **self._options)
         except Exception as error:
             return error
-
-
-def _share() -> tuple[int | None, float | None]:
-    """The CPUs and GPUs that Ray gave this actor or task; None where there is none."""
-    ray = sys.modules.get("ray")
-    if ray is None or not ray.is_initialized():
-        return None, None
-    context = ray.get_runtime_context()
-    if context.worker.mode != ray.WORKER_MODE:
-        return None, None
-    given = context.get_assigned_resources()
-    return max(1, int(given.get("CPU", 1))), float(given.get("GPU", 0))
 
 
 def _ahead(pool: ThreadPoolExecutor, audio: Sequence[Any]) -> Iterator[Any]:

@@ -49,7 +49,7 @@ ROOMS = {
     "bench": "ggml memory model placing transcript",
     "places": "",
     "live": "model sound transcription",
-    "serve": "formats live model passes transcript transcription",
+    "serve": "formats live memory model passes places placing ray transcript transcription",
     "ray": "model places placing transcript transcription",
     "bulk": "places ray sound",
     "parity": "architectures ggml model recorded spec storage",

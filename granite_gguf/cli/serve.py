@@ -27,8 +27,8 @@ from granite_gguf.demo import DEMO_MODEL, DEMO_NOTE
 from granite_gguf.errors import InputError, MissingExtraError
 from granite_gguf.model import Model, load
 from granite_gguf.placing import kernel_choice
+from granite_gguf.serve.settings import KEY_VARIABLE, LOOPBACK, Settings
 
-KEY_VARIABLE = "GRANITE_GGUF_API_KEY"
 _NAMED = re.compile(r"([\w.-]+)=(.+)")
 _LIMITS = partial(typer.Option, rich_help_panel="Limits", min=0)
 
@@ -94,7 +94,6 @@ def serve(
         from granite_gguf.serve.app import create_app  # noqa: PLC0415 - an extra
         from granite_gguf.serve.models import Models  # noqa: PLC0415
         from granite_gguf.serve.run import listening, run  # noqa: PLC0415
-        from granite_gguf.serve.settings import LOOPBACK, Settings  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"serve needs {error.name}: pip install 'granite-gguf[serve]'"

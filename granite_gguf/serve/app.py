@@ -28,10 +28,16 @@ from granite_gguf.serve.settings import Settings
 _TAGS = "transcription"
 
 
-def create_app(models: Models, settings: Settings) -> ASGIApp:
-    """A service of some models."""
+def create_app(models: Models, settings: Settings, ready: Readiness | None = None) -> ASGIApp:
+    """A service of some models.
+
+    Args:
+        models: transcribe.
+        settings: what is allowed.
+        ready: tells whether it would answer, to others as well; by default one of its own.
+    """
     metrics = Metrics(models.passes)
-    ready = Readiness(models)
+    ready = ready or Readiness(models)
     desk = Desk(models, settings, metrics, ready.progress)
 
     @asynccontextmanager

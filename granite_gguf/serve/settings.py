@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+KEY_VARIABLE = "GRANITE_GGUF_API_KEY"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
