@@ -14,7 +14,7 @@ from unittest.mock import patch
 import granite_gguf
 from granite_gguf.nar import transcribe
 
-REPEATS = 5
+REPEATS = 3
 MODES = {
     "always": ("always", None),
     "auto, sure": ("auto", 0.0),
@@ -46,7 +46,7 @@ def main() -> None:
         cells = [
             f"{statistics.median(of):.2f} ({min(of):.2f})" for of in measure(path, speech).values()
         ]
-        print(f"| {path} |", " | ".join(cells), "|")
+        print(f"| {path} |", " | ".join(cells), "|", flush=True)
 
 
 if __name__ == "__main__":

@@ -197,7 +197,7 @@ def test_failures_are_named_at_the_end(folder: Path, model: Path) -> None:
         (["--chunk-seconds", "2"], "5 to 408 s"),
         (["--channel", "0"], "channel"),
         (["-f", "docx"], "docx"),
-        (["--language", "en"], "No such option"),
+        (["--language", "ja"], "language is 'ja', expected one of"),
     ],
 )  # fmt: skip
 def test_wrong_usage(folder: Path, model: Path, options: list[str], says: str) -> None:

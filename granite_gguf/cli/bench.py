@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,6 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from granite_gguf import passes
 from granite_gguf.bench import Measurement, measure
 from granite_gguf.cli.console import (
     counting_progress,
@@ -19,32 +19,20 @@ from granite_gguf.cli.console import (
     stdout,
     telling_warnings,
 )
+from granite_gguf.cli.groups import command
 from granite_gguf.cli.model_names import local_model
-from granite_gguf.cli.options import (
-    MODEL_HELP,
-    AsJson,
-    Cache,
-    Device,
-    Kernels,
-    LowMemory,
-    Precision,
-    Threads,
-)
+from granite_gguf.cli.options import MODEL_HELP, AsJson, Loading
 from granite_gguf.errors import printable
-from granite_gguf.placing import kernel_choice
 from granite_gguf.sizes import megabytes
 
 
+@command
 def bench(
     model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     audio: Annotated[Path, typer.Argument(help="The recording to transcribe.")],
     repeats: Annotated[int, typer.Option("-n", "--repeats", min=1, help="Timed runs.")] = 5,
-    threads: Threads = None,
-    device: Device = "auto",
-    kernels: Kernels = kernel_choice.AUTO,
-    precision: Precision = kernel_choice.Precision.EXACT,
-    cache: Cache = passes.Cache.F16,
-    low_memory: LowMemory = False,
+    *,
+    loading: Loading,
     floor: Annotated[
         bool, typer.Option(help="Also time every matrix product by itself, for the ratio.")
     ] = True,
@@ -62,12 +50,7 @@ def bench(
         found = measure(
             file,
             audio,
-            threads=threads,
-            device=device,
-            precision=precision,
-            cache=cache,
-            low_memory=low_memory,
-            kernels=kernels,
+            **asdict(loading),
             repeats=repeats,
             with_floor=floor,
             report=lambda done, total: progress(done / total),

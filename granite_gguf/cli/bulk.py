@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from granite_gguf import passes
-from granite_gguf.cli import wishes
 from granite_gguf.cli.console import counting_progress, print_note
+from granite_gguf.cli.groups import command
 from granite_gguf.cli.leaving import EXIT_FAILED
 from granite_gguf.cli.model_names import local_model
-from granite_gguf.cli.options import ChunkSeconds, Kernels, ModelOrDemo, Precision, Vad, WordTimes
+from granite_gguf.cli.options import Kernels, ModelOrDemo, Precision, WordTimes
+from granite_gguf.cli.wishes import Wishes
 from granite_gguf.demo import DEMO_MODEL, DEMO_NOTE
 from granite_gguf.ggml import default_threads
 from granite_gguf.model import load
@@ -37,6 +37,7 @@ class Form(str, Enum):
     JSONL = "jsonl"
 
 
+@command
 def bulk(
     recordings: Annotated[
         str,
@@ -93,19 +94,7 @@ def bulk(
         bool, typer.Option("--retry-failed", help="Also do again what failed in an earlier run.")
     ] = False,
     word_times: WordTimes = False,
-    chunk_seconds: ChunkSeconds = None,
-    vad: Vad = passes.Vad.ENERGY,
-    task: wishes.Task = passes.Task.TRANSCRIBE,
-    to: wishes.To = None,
-    punctuation: wishes.Punctuation = None,
-    keywords: wishes.Keywords = None,
-    keywords_file: wishes.KeywordsFile = None,
-    prompt: wishes.Prompt = None,
-    speakers: wishes.Speakers = False,
-    max_tokens: wishes.MaxTokens = None,
-    draft: wishes.Draft = passes.Draft.AUTO,
-    editor: wishes.Editor = None,
-    language: wishes.Language = None,
+    wishes: Wishes,
     precision: Precision = kernel_choice.Precision.EXACT,
     kernels: Kernels = kernel_choice.AUTO,
 ) -> None:
@@ -132,21 +121,7 @@ def bulk(
         print_note(DEMO_NOTE)
     elif Path(model).exists():
         model = str(Path(model).absolute())
-    options: TranscribeOptions = {
-        "chunk_seconds": chunk_seconds,
-        "word_times": word_times,
-        "vad": vad.value,
-        "task": task.value,
-        "to": to,
-        "punctuation": punctuation,
-        "keywords": wishes.all_keywords(keywords, keywords_file),
-        "prompt": prompt,
-        "speakers": speakers,
-        "max_tokens": max_tokens,
-        "draft": draft.value,
-        "editor": editor and editor.value,
-        "language": language,
-    }
+    options: TranscribeOptions = {"word_times": word_times, **wishes.options()}
     # What is wrong with these is seen here, before many find out.
     file = DEMO_MODEL if model is None else local_model(model)
     with load(file, threads=1, device="cpu") as loaded:

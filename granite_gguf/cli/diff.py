@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from granite_gguf.cli.console import print_note, print_result
+from granite_gguf.cli.groups import command
 from granite_gguf.cli.leaving import EXIT_FAILED
 from granite_gguf.cli.model_names import local_model
-from granite_gguf.cli.options import OUTPUT, AsJson, Device, Force, Kernels, Threads
+from granite_gguf.cli.options import OUTPUT, AsJson, Computing, Force
 from granite_gguf.errors import ComparisonError, InputError, printable
 from granite_gguf.files import check_target
-from granite_gguf.model import load
 from granite_gguf.parity import StageResult, diff_model
 from granite_gguf.parity.plot import load_matplotlib, plot
 from granite_gguf.parity.report import as_markdown, as_text, as_values
 from granite_gguf.parity.with_reference import recorded_by
-from granite_gguf.placing.kernel_choice import AUTO
 from granite_gguf.recorded.file import ARCHITECTURE, architecture
 
 
+@command
 def diff(
     files: Annotated[
         list[str],
@@ -68,9 +69,8 @@ def diff(
         ),
     ] = None,
     force: Force = False,
-    threads: Threads = None,
-    device: Device = "auto",
-    kernels: Kernels = AUTO,
+    *,
+    computing: Computing,
 ) -> None:
     """Compare models with a reference, every stage from the reference's own inputs.
 
@@ -98,10 +98,10 @@ def diff(
     *models, reference = [local_model(name) for name in names]
     audio = Path(audio_name)
     _check_models(models)
-    recorded = recorded_by(reference, audio, threads=threads, device=device, kernels=kernels)
+    recorded = recorded_by(reference, audio, **asdict(computing))
     results: dict[str, list[StageResult]] = {}
     for path in models:
-        with load(path, threads=threads, device=device, kernels=kernels) as model:
+        with computing.load(path) as model:
             samples = model.load_audio(audio)
             results[_label(path, models)] = diff_model(
                 model, recorded, samples, stages=chosen, thresholds=limits

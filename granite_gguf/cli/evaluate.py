@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -18,9 +17,10 @@ from granite_gguf.cli.console import (
     print_result,
     telling_warnings,
 )
+from granite_gguf.cli.groups import command
 from granite_gguf.cli.leaving import EXIT_FAILED
 from granite_gguf.cli.model_names import local_model
-from granite_gguf.cli.options import MODEL_HELP, MODEL_VARIABLE, AsJson, Device, Kernels, Threads
+from granite_gguf.cli.options import MODEL_HELP, MODEL_VARIABLE, AsJson, Computing
 from granite_gguf.errors import InputError
 from granite_gguf.evaluation.figures import GROUPS, Evaluation, Row
 from granite_gguf.evaluation.page import write_page
@@ -31,13 +31,13 @@ from granite_gguf.evaluation.scoring import Scorer, Scoring
 from granite_gguf.evaluation.systems import Systems, aligned, rescored, results_files, unique_names
 from granite_gguf.evaluation.tables import as_markdown, as_text
 from granite_gguf.files import check_target
-from granite_gguf.model import Model, load
-from granite_gguf.placing.kernel_choice import AUTO
+from granite_gguf.model import Model
 
 _SCORING = "Scoring"
 _OUTPUT = "Output"
 
 
+@command
 def evaluate(
     sets: Annotated[
         list[Path],
@@ -136,9 +136,8 @@ def evaluate(
         ),
     ] = False,
     as_json: AsJson = False,
-    threads: Threads = None,
-    device: Device = "auto",
-    kernels: Kernels = AUTO,
+    *,
+    computing: Computing,
 ) -> None:
     """Word and character error rates of models over sets of recordings.
 
@@ -160,7 +159,7 @@ def evaluate(
         datasets = [read_dataset(path, scorer, against, language) for path in sets]
         files = _models(model)
         _check_comparison(compare, len(files))  # before the work
-        opened = partial(load, threads=threads, device=device, kernels=kernels)
+        opened = computing.load
         systems = _evaluated(files, datasets, output, scorer, opened)
     _check_comparison(compare, len(systems))
     if compare or markdown:

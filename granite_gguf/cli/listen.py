@@ -9,38 +9,21 @@ from typing import Annotated, Any
 import typer
 
 from granite_gguf.cli.console import print_note, print_result
+from granite_gguf.cli.groups import command
 from granite_gguf.cli.live import follow
 from granite_gguf.cli.model_names import local_model
-from granite_gguf.cli.options import (
-    MODEL_HELP,
-    MODEL_VARIABLE,
-    Device,
-    Kernels,
-    LowMemory,
-    Precision,
-    Threads,
-)
+from granite_gguf.cli.options import Loading, ModelOrDemo
 from granite_gguf.demo import DEMO_MODEL, DEMO_NOTE
 from granite_gguf.errors import InputError, MissingExtraError
 from granite_gguf.live import Live
-from granite_gguf.model import load
-from granite_gguf.placing import kernel_choice
 
 _RATE = 16_000
 
 
+@command
 def listen(
     *,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "-m",
-            "--model",
-            help=f"{MODEL_HELP} By default this package's small demonstration model.",
-            envvar=MODEL_VARIABLE,
-            show_default=False,
-        ),
-    ] = None,
+    model: ModelOrDemo = None,
     microphone: Annotated[
         str | None,
         typer.Option(
@@ -52,11 +35,7 @@ def listen(
     microphones: Annotated[
         bool, typer.Option("--microphones", help="List the microphones, and end.")
     ] = False,
-    threads: Threads = None,
-    device: Device = "auto",
-    kernels: Kernels = kernel_choice.AUTO,
-    precision: Precision = kernel_choice.Precision.EXACT,
-    low_memory: LowMemory = False,
+    loading: Loading,
 ) -> None:
     """Write down what the microphone hears, until Ctrl+C.
 
@@ -79,14 +58,8 @@ def listen(
         ) from error
     if model is None:
         print_note(DEMO_NOTE)
-    with load(
-        DEMO_MODEL if model is None else local_model(model),
-        threads=threads,
-        device=device,
-        kernels=kernels,
-        precision=precision,
-        low_memory=low_memory,
-    ) as loaded:
+    file = DEMO_MODEL if model is None else local_model(model)
+    with loading.load(file) as loaded:
         live = Live(loaded, _RATE, options={})
 
         def heard(data: Any, _frames: int, _time: Any, status: Any) -> None:

@@ -1,15 +1,18 @@
 """The options that several commands share, each declared once.
 
-A default stands where a command takes the option: ``threads: Threads = None``.
+A default stands where a command takes the option by itself: ``as_json: AsJson = False``.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from granite_gguf import passes
+from granite_gguf.model import Model, load
 from granite_gguf.placing import kernel_choice
 
 INPUT, OUTPUT, COMPUTATION = "Input", "Output", "Computation"
@@ -125,8 +128,29 @@ ModelOrDemo = Annotated[
         show_default=False,
     ),
 ]
-Model = Annotated[str, typer.Option("-m", "--model", help=MODEL_HELP, envvar=MODEL_VARIABLE)]
 AsJson = Annotated[bool, typer.Option("--json", help="As one JSON object.", rich_help_panel=OUTPUT)]
 Force = Annotated[
     bool, typer.Option("--force", help="Replace what is there.", rich_help_panel=OUTPUT)
 ]
+
+
+@dataclass(frozen=True)
+class Computing:
+    """By what to compute."""
+
+    threads: Threads = None
+    device: Device = "auto"
+    kernels: Kernels = kernel_choice.AUTO
+
+    def load(self, path: str | Path, **more: Any) -> Model:
+        """A model, see :func:`granite_gguf.load`."""
+        return load(path, **asdict(self), **more)
+
+
+@dataclass(frozen=True)
+class Loading(Computing):
+    """By what to compute, and how."""
+
+    precision: Precision = kernel_choice.Precision.EXACT
+    cache: Cache = passes.Cache.F16
+    low_memory: LowMemory = False

@@ -13,26 +13,18 @@ import typer
 
 from granite_gguf.architectures import open_model_file
 from granite_gguf.cli.console import print_note
+from granite_gguf.cli.groups import command
 from granite_gguf.cli.model_names import local_model
-from granite_gguf.cli.options import (
-    MODEL_HELP,
-    MODEL_VARIABLE,
-    Device,
-    Kernels,
-    LowMemory,
-    Precision,
-    Threads,
-)
+from granite_gguf.cli.options import MODEL_HELP, MODEL_VARIABLE, Loading
 from granite_gguf.demo import DEMO_MODEL, DEMO_NOTE
 from granite_gguf.errors import InputError, MissingExtraError
-from granite_gguf.model import Model, load
-from granite_gguf.placing import kernel_choice
 from granite_gguf.serve.settings import KEY_VARIABLE, LOOPBACK, Settings
 
 _NAMED = re.compile(r"([\w.-]+)=(.+)")
 _LIMITS = partial(typer.Option, rich_help_panel="Limits", min=0)
 
 
+@command
 def serve(
     model: Annotated[
         list[str] | None,
@@ -75,11 +67,7 @@ def serve(
     requests: Annotated[
         bool, typer.Option("--log-requests", help="Log each request's path and status.")
     ] = False,
-    threads: Threads = None,
-    device: Device = "auto",
-    kernels: Kernels = kernel_choice.AUTO,
-    precision: Precision = kernel_choice.Precision.EXACT,
-    low_memory: LowMemory = False,
+    loading: Loading,
 ) -> None:
     """Serve transcription over HTTP, in OpenAI's form.
 
@@ -110,18 +98,8 @@ def serve(
         hosts=LOOPBACK if local else None,
     )
 
-    def loading(source: str) -> Model:
-        # One more than the queue: whether it answers is tried while it is full.
-        return load(
-            source,
-            threads=threads,
-            device=device,
-            kernels=kernels,
-            precision=precision,
-            low_memory=low_memory,
-            max_jobs=queue + 1,
-        )
-
+    # One more than the queue: whether it answers is tried while it is full.
+    opened = partial(loading.load, max_jobs=queue + 1)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     # A client's broken form is told to the client.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
@@ -130,7 +108,7 @@ def serve(
     with listening(host, port) as listener:
         address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         print_note(f"{', '.join(sources)} at {address}")
-        run(create_app(Models(sources, loading), settings), listener,
+        run(create_app(Models(sources, opened), settings), listener,
             deadline=deadline, requests=requests)  # fmt: skip
 
 

@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from granite_gguf import passes
-from granite_gguf.cli import wishes
 from granite_gguf.cli.console import kernel_lines, print_note
+from granite_gguf.cli.groups import command
 from granite_gguf.cli.inputs import (
     Recording,
     find_recordings,
@@ -27,25 +27,18 @@ from granite_gguf.cli.model_names import local_mmproj, local_model
 from granite_gguf.cli.options import (
     INPUT,
     OUTPUT,
-    Cache,
-    ChunkSeconds,
-    Device,
     Force,
-    Kernels,
-    LowMemory,
+    Loading,
     Mmproj,
     ModelOrDemo,
-    Precision,
-    Threads,
-    Vad,
     WordTimes,
 )
 from granite_gguf.cli.outputs import DEFAULT_TEMPLATE, Existing, plan_targets
+from granite_gguf.cli.wishes import Wishes
 from granite_gguf.demo import DEMO_MODEL, DEMO_NOTE
 from granite_gguf.errors import InputError
 from granite_gguf.formats import FORMATS, Shape
-from granite_gguf.model import Model, load
-from granite_gguf.placing import kernel_choice
+from granite_gguf.model import Model
 from granite_gguf.sound.sndfile import RAW_FORMATS
 from granite_gguf.transcription.options import TranscribeOptions, divide
 
@@ -55,6 +48,7 @@ _output = partial(typer.Option, rich_help_panel=OUTPUT, show_default=False)
 FormatName = Enum("FormatName", {name: name for name in FORMATS}, type=str)  # type: ignore[misc]
 
 
+@command
 def transcribe(
     audio: Annotated[
         list[str] | None,
@@ -126,8 +120,6 @@ def transcribe(
     raw_channels: Annotated[
         int | None, _input(metavar="N", help="How many channels of them take turns; 1 by default.")
     ] = None,
-    vad: Vad = passes.Vad.ENERGY,
-    chunk_seconds: ChunkSeconds = None,
     output_format: Annotated[
         list[FormatName] | None,
         _output(
@@ -176,23 +168,8 @@ def transcribe(
     ] = None,
     quiet: Annotated[bool, _output("-q", "--quiet", help="Only errors on stderr.")] = False,
     verbose: Annotated[bool, _output("-v", "--verbose", help="Tell times of each file.")] = False,
-    task: wishes.Task = passes.Task.TRANSCRIBE,
-    to: wishes.To = None,
-    punctuation: wishes.Punctuation = None,
-    keywords: wishes.Keywords = None,
-    keywords_file: wishes.KeywordsFile = None,
-    prompt: wishes.Prompt = None,
-    speakers: wishes.Speakers = False,
-    max_tokens: wishes.MaxTokens = None,
-    draft: wishes.Draft = passes.Draft.AUTO,
-    editor: wishes.Editor = None,
-    language: wishes.Language = None,
-    threads: Threads = None,
-    device: Device = "auto",
-    kernels: Kernels = kernel_choice.AUTO,
-    precision: Precision = kernel_choice.Precision.EXACT,
-    cache: Cache = passes.Cache.F16,
-    low_memory: LowMemory = False,
+    wishes: Wishes,
+    loading: Loading,
 ) -> None:
     """Transcribe recordings of any length.
 
@@ -229,19 +206,8 @@ def transcribe(
         "track": track,
         "raw": raw_format_of(raw_rate, raw_format, raw_channels),
         "clip": parse_clip(clip) if clip is not None else None,
-        "chunk_seconds": chunk_seconds,
         "word_times": timed,
-        "vad": vad,
-        "task": task,
-        "to": to,
-        "punctuation": punctuation,
-        "keywords": wishes.all_keywords(keywords, keywords_file),
-        "prompt": prompt,
-        "speakers": speakers,
-        "max_tokens": max_tokens,
-        "draft": draft,
-        "editor": editor,
-        "language": language,
+        **wishes.options(),
     }
     _, take, options = divide({**asked})
     shape = _shape(max_line_width, max_lines, formats)
@@ -259,17 +225,8 @@ def transcribe(
     following = live_stdin(recordings, formats, take, asked, files=to_files) if live else None
     job = Job(recordings, chosen, formats, shape, targets, options, take, quiet, verbose)
     if chosen:
-        loading = partial(
-            load,
-            mmproj=local_mmproj(mmproj, quiet=quiet),
-            threads=threads,
-            device=device,
-            kernels=kernels,
-            precision=precision,
-            cache=cache,
-            low_memory=low_memory,
-        )
-        _run(job, model, loading, following)
+        pair = local_mmproj(mmproj, quiet=quiet)
+        _run(job, model, partial(loading.load, mmproj=pair), following)
     if failures is not None:
         write_failures(failures, job.failures)
     if job.failures:

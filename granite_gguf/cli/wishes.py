@@ -1,7 +1,8 @@
-"""What ``transcribe`` asks an autoregressive model for, besides the words as they are said."""
+"""What is asked of each recording, the same by ``transcribe`` and by ``bulk``."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -9,8 +10,9 @@ from typing import Annotated
 import typer
 
 from granite_gguf import passes
-from granite_gguf.cli.options import COMPUTATION, OUTPUT
+from granite_gguf.cli.options import COMPUTATION, OUTPUT, ChunkSeconds, Vad
 from granite_gguf.errors import InputError
+from granite_gguf.transcription.options import TranscribeOptions
 
 _wish = partial(typer.Option, rich_help_panel="Autoregressive models", show_default=False)
 
@@ -78,6 +80,46 @@ Editor = Annotated[
         show_default=False,
     ),
 ]
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What is asked of each recording."""
+
+    chunk_seconds: ChunkSeconds = None
+    vad: Vad = passes.Vad.ENERGY
+    task: Task = passes.Task.TRANSCRIBE
+    to: To = None
+    punctuation: Punctuation = None
+    keywords: Keywords = None
+    keywords_file: KeywordsFile = None
+    prompt: Prompt = None
+    speakers: Speakers = False
+    max_tokens: MaxTokens = None
+    draft: Draft = passes.Draft.AUTO
+    editor: Editor = None
+    language: Language = None
+
+    def options(self) -> TranscribeOptions:
+        """The same for :meth:`granite_gguf.Model.transcribe`, in plain values.
+
+        Raises:
+            InputError: a keyword is empty, or their file cannot be read.
+        """
+        return {
+            "chunk_seconds": self.chunk_seconds,
+            "vad": self.vad.value,
+            "task": self.task.value,
+            "to": self.to,
+            "punctuation": self.punctuation,
+            "keywords": all_keywords(self.keywords, self.keywords_file),
+            "prompt": self.prompt,
+            "speakers": self.speakers,
+            "max_tokens": self.max_tokens,
+            "draft": self.draft.value,
+            "editor": self.editor and self.editor.value,
+            "language": self.language,
+        }
 
 
 def all_keywords(named: str | None, file: Path | None) -> tuple[str, ...]:
