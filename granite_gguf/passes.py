@@ -172,6 +172,8 @@ class Options:
         editor: whether the hypothesis of a NAR model is edited, ``auto`` where it is not sure; by
             default ``always``, or ``auto`` where precision is ``fast``.
         language: what is said to be spoken, which is only checked.
+        min_confidence: a segment less sure than this has no text; by default one has none that is
+            probably no speech.
     """
 
     chunk_seconds: float | None = None
@@ -182,6 +184,7 @@ class Options:
     draft: bool = True
     editor: Editor | None = None
     language: str | None = None
+    min_confidence: float | None = None
 
 
 def check_language(language: str | None, heard: Sequence[str]) -> None:

@@ -36,7 +36,8 @@ pa = import_extra("pyarrow")
 _TURN = pa.struct({"speaker": pa.string(), "text": pa.string()})
 _SEGMENT = pa.struct(
     {"start": pa.float64(), "end": pa.float64(), "channel": pa.int64(), "text": pa.string(),
-     "turns": pa.list_(_TURN), "remarks": pa.list_(pa.string())}
+     "confidence": pa.float64(), "no_speech_prob": pa.float64(), "turns": pa.list_(_TURN),
+     "remarks": pa.list_(pa.string())}
 )  # fmt: skip
 _WORD = pa.struct(
     {"word": pa.string(), "start": pa.float64(), "end": pa.float64(),

@@ -45,7 +45,7 @@ class Word:
             "word": self.text,
             "start": round(self.start, _MILLISECONDS),
             "end": round(self.end, _MILLISECONDS),
-            "probability": round(self.probability, 4),
+            "probability": _rounded(self.probability),
             "aligned": self.aligned,
         }
         return values if self.speaker is None else {**values, "speaker": self.speaker}
@@ -123,6 +123,10 @@ class Segment:
         remarks: what a person should know of it, such as that the text was cut short.
         channel: whose sound it is, 1 the first, where channels were told apart. Segments of others
             may then begin before it ends, or after a pause.
+        confidence: how sure the model is of its text, from 0 to 1: the geometric mean of its
+            tokens' probabilities. None without a text.
+        no_speech_prob: the probability that nobody speaks, by the encoder where it hears most:
+            the mean of its blank in the three frames that have least of it; 1 where nothing sounds.
     """
 
     index: int
@@ -139,6 +143,8 @@ class Segment:
     remarks: tuple[str, ...] = ()
     channel: int | None = None
     language: str | None = None
+    confidence: float | None = None
+    no_speech_prob: float | None = None
 
     def of_channel(self, channel: int | None) -> Segment:
         """The same segment as what was heard on a channel, which is its words' speaker."""
@@ -161,6 +167,8 @@ class Segment:
             "start": round(self.start, _MILLISECONDS),
             "end": round(self.end, _MILLISECONDS),
             "text": self.text,
+            "confidence": _rounded(self.confidence),
+            "no_speech_prob": _rounded(self.no_speech_prob),
         }
         if self.channel is not None:
             values["channel"] = self.channel
@@ -284,6 +292,10 @@ def _span(parts: Sequence[Segment]) -> float:
     if not parts:
         return 0.0
     return max(part.end for part in parts) - min(part.start for part in parts)
+
+
+def _rounded(probability: float | None) -> float | None:
+    return None if probability is None else round(probability, 4)
 
 
 def joined(texts: Iterable[str]) -> str:

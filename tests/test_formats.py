@@ -63,6 +63,8 @@ def test_txt_and_json() -> None:
         "start": 3600.0,
         "end": 3602.0,
         "text": "a --> b",
+        "confidence": None,
+        "no_speech_prob": None,
         "words": [
             {"word": w, "start": s, "end": e, "probability": 0.9, "aligned": True}
             for w, s, e in (("a", 3600.0, 3600.4), ("-->", 3600.4, 3600.8), ("b", 3600.8, 3601.2))

@@ -78,6 +78,19 @@ def test_words_and_segments(client: openai.OpenAI, expected: Transcript) -> None
     assert " ".join(s.text for s in found.segments) == found.text == expected.text.strip()
     assert found.segments[0].start == words[0][1] and found.segments[-1].end == words[-1][2]
     assert -1 < found.segments[0].avg_logprob < 0
+    silent = {segment.no_speech_prob for segment in found.segments}
+    assert silent == {expected.segments[0].no_speech_prob}
+
+
+def test_what_the_model_is_not_sure_of(client: openai.OpenAI) -> None:
+    found = client.audio.transcriptions.create(
+        model="demo", file=SAMPLE, extra_body={"min_confidence": 1}
+    )
+    assert found.text == "" and "its confidence is" in found.remarks[0]
+    with pytest.raises(openai.BadRequestError, match=r"min_confidence is '1\.5'"):
+        client.audio.transcriptions.create(
+            model="demo", file=SAMPLE, extra_body={"min_confidence": 1.5}
+        )
 
 
 def test_segments_alone_are_the_default(client: openai.OpenAI) -> None:

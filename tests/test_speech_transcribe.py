@@ -84,6 +84,9 @@ def test_the_prompt_is_the_templates(
     (segment,) = passed(model, [piece], max_tokens=MOST)
     assert segment.token_ids == said.tokens
     assert segment.text == tokenizer.decode(list(said.tokens)).strip()
+    assert segment.confidence == pytest.approx(np.exp(np.log(said.probabilities).mean()))
+    blank = model.run_encoder(model.compute_mel(piece.samples)).blank
+    assert segment.no_speech_prob == pytest.approx(np.sort(blank)[:3].mean())
     (other,) = passed(model, [piece], max_tokens=MOST, wish=Wish(translate_to="fr"))
     assert other.token_ids != said.tokens
     assert other.translated_to == "French" and segment.translated_to is None

@@ -68,6 +68,16 @@ Language = Annotated[
         show_default=False,
     ),
 ]
+MinConfidence = Annotated[
+    float | None,
+    typer.Option(
+        metavar="P",
+        help="Leave out what the model is less sure of, from 0 to 1; by default what is probably "
+        "no speech, 0 leaves out nothing.",
+        rich_help_panel=OUTPUT,
+        show_default=False,
+    ),
+]
 Editor = Annotated[
     passes.Editor | None,
     typer.Option(
@@ -99,6 +109,7 @@ class Wishes:
     draft: Draft = passes.Draft.AUTO
     editor: Editor = None
     language: Language = None
+    min_confidence: MinConfidence = None
 
     def options(self) -> TranscribeOptions:
         """The same for :meth:`granite_gguf.Model.transcribe`, in plain values.
@@ -119,6 +130,7 @@ class Wishes:
             "draft": self.draft.value,
             "editor": self.editor and self.editor.value,
             "language": self.language,
+            "min_confidence": self.min_confidence,
         }
 
 

@@ -18,17 +18,16 @@ from granite_gguf.nar.spec import HParams
 from granite_gguf.nar.stages import BEST_PROBABILITIES, Stages
 from granite_gguf.passes import Editor, Options, Piece, timed
 from granite_gguf.sound.features import frame_count
-from granite_gguf.stages.decoding import run_probabilities
+from granite_gguf.stages.decoding import confidence, no_speech, run_probabilities
 from granite_gguf.stages.passing import silent_segment, sounding_features
 from granite_gguf.stages.results import TokenResult
-from granite_gguf.stages.shared import BPE_BEST, BPE_TOTALS, NO_TAPS
+from granite_gguf.stages.shared import BPE_BEST, BPE_TOTALS
 from granite_gguf.transcript import Segment
 from granite_gguf.words.times import Heard, time_words
 
 SURE = 0.95
 """A hypothesis none of whose tokens is less probable is not edited, where that is left open."""
 
-_NONE = np.zeros(0, np.float32)
 _LONG_SECONDS = 60.0  # from here on it is asked first whether there is memory for the editor
 
 
@@ -100,7 +99,7 @@ def _transcribe(
     every = range(len(pieces))
     sure = {} if always else {n: _sureness(h, head, n) for n in every}
     edited = [n for n in every if _is_edited(options.editor, sure.get(n))]
-    texts = _edit(model, pieces, encoded.captured, hypothesis, edited, timing)
+    texts = _edit(model, pieces, encoded.captured, hypothesis, edited)
     found: list[Segment | None] = []
     for n, piece in enumerate(pieces):
         if n in edited and n not in texts:
@@ -112,6 +111,8 @@ def _transcribe(
             text=model.detokenize(tokens),
             hypothesis=model.detokenize(hypothesis[n]),
             token_ids=tuple(int(i) for i in tokens),
+            confidence=confidence(probabilities if n in texts else sure[n]),
+            no_speech_prob=no_speech(encoded.blank[n]),
         )
         if timing:
             with timed("words", [piece]):
@@ -136,9 +137,8 @@ def _edit(
     captured: Rows,
     hypothesis: Rows,
     which: Sequence[int],
-    timing: bool,
 ) -> dict[int, tuple[IntArray, FloatArray]]:
-    """The edited tokens of some pieces, those that fit, and their probabilities where wanted."""
+    """The edited tokens of some pieces, those that fit, and their probabilities."""
     editor, rate = model.hparams.editor, model.hparams.projector.downsample_rate
     slots = hypothesis.each(lambda tokens: insert_slots(editor, tokens))
     needed = [t // rate + n for t, n in zip(captured.counts, slots.counts, strict=True)]
@@ -149,13 +149,13 @@ def _edit(
     with timed("projector", fitting):
         audio_tokens = model.run_projector(captured.some(fit))
     with timed("editor", fitting):
-        taps = frozenset({BEST_PROBABILITIES}) if timing else NO_TAPS
+        taps = frozenset({BEST_PROBABILITIES})
         edited = model.run_editor(audio_tokens, slots.some(fit), taps)
     eos = editor.eos_token_id
     return {
         n: (
             edited_tokens(editor, ids),
-            run_probabilities(ids, edited.taps[BEST_PROBABILITIES][at], eos) if timing else _NONE,
+            run_probabilities(ids, edited.taps[BEST_PROBABILITIES][at], eos),
         )
         for at, (n, ids) in enumerate(zip(fit, edited.ids, strict=True))
     }

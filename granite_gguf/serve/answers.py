@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from bisect import bisect_right
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from math import ceil, log
 from typing import Any
@@ -40,7 +41,7 @@ def answer(fields: Fields, transcript: Transcript) -> Response:
     if form == "verbose_json":
         values["language"] = fields.language or _UNKNOWN_LANGUAGE
         if "segment" in fields.granularities:
-            values["segments"] = list(_segments(transcript.words))
+            values["segments"] = list(_segments(transcript))
         if "word" in fields.granularities:
             values["words"] = _words(transcript.words)
         values |= _included(fields, transcript)
@@ -113,9 +114,11 @@ def _turns(words: Sequence[Word]) -> Iterator[dict[str, Any]]:
         yield {**kind, **phrase, "speaker": group[0].speaker}
 
 
-def _segments(words: Sequence[Word]) -> Iterator[dict[str, Any]]:
-    for number, (phrase, group) in enumerate(_phrases(words)):
+def _segments(transcript: Transcript) -> Iterator[dict[str, Any]]:
+    starts = [segment.start for segment in transcript.segments]
+    for number, (phrase, group) in enumerate(_phrases(transcript.words)):
         spoken = phrase["text"].encode()
+        within = transcript.segments[max(0, bisect_right(starts, group[0].start) - 1)]
         yield {
             "id": number,
             "seek": round(100 * phrase["start"]),
@@ -124,5 +127,5 @@ def _segments(words: Sequence[Word]) -> Iterator[dict[str, Any]]:
             "temperature": 0.0,
             "avg_logprob": sum(log(max(w.probability, _LEAST)) for w in group) / len(group),
             "compression_ratio": len(spoken) / len(zlib.compress(spoken)),
-            "no_speech_prob": 0.0,
+            "no_speech_prob": within.no_speech_prob,
         }

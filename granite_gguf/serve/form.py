@@ -45,6 +45,14 @@ class Fields(BaseModel):
         None, description="Cut longer audio in pauses: streamed text then comes after each piece."
     )
 
+    min_confidence: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Leave out what the model is less sure of; by default what is probably no "
+        "speech, 0 leaves out nothing.",
+    )
+
     @property
     def timed(self) -> bool:
         """Whether the answer is made of times of words."""
@@ -66,6 +74,7 @@ class Fields(BaseModel):
             "vad": str(self.vad),
             "chunk_seconds": self.chunk_seconds,
             "language": self.language,
+            "min_confidence": self.min_confidence,
             "max_seconds": max_seconds,
             "task": str(Task.TRANSLATE if self.translating else Task.TRANSCRIBE),
         }

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
+
 from granite_gguf.arrays import FloatArray, IntArray, Rows
 from granite_gguf.errors import InputError
 from granite_gguf.passes import NOTHING_ELSE, Editor, Options, Piece, timed
@@ -22,7 +24,7 @@ from granite_gguf.speech.loops import token_budget
 from granite_gguf.speech.reading import Answer, even_words, placed_words, tagged_words
 from granite_gguf.speech.spec import HParams
 from granite_gguf.speech.stages import SpeechStages
-from granite_gguf.stages.decoding import run_probabilities
+from granite_gguf.stages.decoding import confidence, no_speech, run_probabilities
 from granite_gguf.stages.passing import silent_segment, sounding_features
 from granite_gguf.stages.results import EncoderResult, TokenResult
 from granite_gguf.stages.shared import BPE_BEST, BPE_ENTROPIES, BPE_TOTALS, NO_TAPS
@@ -173,6 +175,8 @@ class _Pass:
                 text=answer.shown(tagged=manner.tagged),
                 hypothesis=hypotheses[n][0],
                 token_ids=text.tokens,
+                confidence=confidence(np.array(text.probabilities)),
+                no_speech_prob=no_speech(encoded.blank[n]),
                 decoding=Decoding(text.steps, text.guessed, text.accepted, text.unseen),
                 remarks=tuple(self._remarks(piece, text, rows[n])),
             )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from granite_gguf.arrays import FloatArray, IntArray
+from granite_gguf.arrays import FloatArray, Floats, IntArray
 from granite_gguf.ctc import collapse
 from granite_gguf.spec.hparams import BpeHead
 
 ROWS_AT_ONCE = 64  # bounds the memory of a softmax over the vocabulary
+_LEAST = 1e-10  # a probability whose logarithm there is
+_SPOKEN_FRAMES = 3  # 60 ms, less than the shortest words
 
 
 def best_ids(logits: FloatArray) -> IntArray:
@@ -59,6 +61,24 @@ def run_probabilities(ids: IntArray, best: FloatArray, blank: int) -> FloatArray
     surest: FloatArray = np.maximum.reduceat(best, run_starts)
     kept: FloatArray = surest[ids[run_starts] != blank]
     return kept
+
+
+def confidence(probabilities: Floats) -> float | None:
+    """The geometric mean of tokens' probabilities ``(n,)``; None without tokens."""
+    if not len(probabilities):
+        return None
+    return float(np.exp(np.log(np.maximum(probabilities, _LEAST)).mean()))
+
+
+def no_speech(blank: Floats) -> float:
+    """The blank's mean probability in the frames that have least of it, 1 without frames.
+
+    A single frame may be anything, and of a long silence with a word in it most are blank.
+
+    Args:
+        blank: ``(T,)``, in each frame.
+    """
+    return float(np.sort(blank)[:_SPOKEN_FRAMES].mean()) if len(blank) else 1.0
 
 
 def hypothesis_tokens(h: BpeHead, ids: npt.NDArray[np.integer]) -> IntArray:

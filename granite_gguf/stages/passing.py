@@ -32,4 +32,5 @@ def silent_segment(model: SharedStages[Any], piece: Piece, options: Options) -> 
         timings=piece.timings,
         words=words,
         language=options.language,
+        no_speech_prob=1.0,
     )

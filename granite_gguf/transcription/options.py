@@ -56,6 +56,9 @@ class TranscribeOptions(TypedDict, total=False):
             default ``always``, or ``auto`` where the model was loaded with the precision ``fast``.
         language: the code of the language that is spoken. Models find out by themselves, so that it
             changes nothing; one that the model does not hear is an error.
+        min_confidence: leave out the text of segments whose ``confidence`` is less; a remark tells.
+            By default of those that are more probably no speech than speech (``no_speech_prob``)
+            and of which the model is less than half sure; 0 leaves out none.
     """
 
     sample_rate: float | None
@@ -78,6 +81,7 @@ class TranscribeOptions(TypedDict, total=False):
     draft: str
     editor: str | None
     language: str | None
+    min_confidence: float | None
 
 
 def _clip(given: Any) -> Clip:

@@ -28,6 +28,7 @@ from granite_gguf.sound.silence import LONG_PAUSE_SECONDS, Detector, Loudness, s
 from granite_gguf.sound.silero import Silero
 from granite_gguf.sound.source import Source
 from granite_gguf.transcript import Segment
+from granite_gguf.transcription.doubt import without_doubtful
 from granite_gguf.transcription.scheduler import Scheduler
 
 SHORTEST_CHUNK_SECONDS = 5.0  # the second half of a piece should have a pause between words
@@ -40,7 +41,7 @@ def check_options(scheduler: Scheduler, options: Options) -> None:
     """Refuse what the model cannot do.
 
     Raises:
-        InputError: the length of pieces is out of range, or an option is not for this model.
+        InputError: a number is out of range, or an option is not for this model.
         MissingExtraError: what is to find silence is not installed.
     """
     limits = scheduler.limits
@@ -53,6 +54,9 @@ def check_options(scheduler: Scheduler, options: Options) -> None:
             f"not fit in {limits.room}"
         )
     _detector(limits, options)
+    least = options.min_confidence
+    if least is not None and not 0 <= least <= 1:
+        raise InputError(f"min_confidence is {least:g}, expected 0 to 1")
     scheduler.check(options)
 
 
@@ -95,7 +99,8 @@ def transcribe_source(
             stop.check()
             piece = replace(piece, timings=timings, stop=stop, follows=index > 0)
             longest = _longest_piece(scheduler.limits, options)
-            for segment in _transcribe_piece(scheduler, piece, longest, options):
+            for found in _transcribe_piece(scheduler, piece, longest, options):
+                segment = without_doubtful(found, options.min_confidence)
                 for remark in segment.remarks:
                     warnings.warn(f"{source.name}{remark}", AudioWarning, stacklevel=2)
                 yield replace(segment.of_channel(piece.channel), index=index)

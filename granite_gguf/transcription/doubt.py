@@ -1,0 +1,44 @@
+"""What a text is better without: words of noise, and those that the model is not sure of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from granite_gguf.errors import brief
+from granite_gguf.transcript import Segment
+
+_NO_SPEECH = 0.5
+_UNSURE = 0.5
+
+
+def without_doubtful(segment: Segment, least: float | None) -> Segment:
+    """A segment, without its text where that is doubtful, of which a remark then tells.
+
+    Args:
+        segment: what the model made of a stretch of audio.
+        least: the confidence below which it is. By default it is where the encoder hears no speech
+            and the model is not sure of its words: both are needed, for a lone short word is little
+            speech, and of much that is spoken in noise the model is not sure.
+    """
+    sure, silent = segment.confidence, segment.no_speech_prob
+    if sure is None or silent is None or not segment.text.strip():
+        return segment
+    if least is not None:
+        doubtful, why = sure < least, f"its confidence is {sure:.2f}, expected {least:g} or more"
+    else:
+        doubtful = silent > _NO_SPEECH and sure < _UNSURE
+        why = (
+            f"it is probably no speech (no_speech_prob {silent:.2f}, confidence {sure:.2f}); "
+            "--min-confidence 0 keeps it"
+        )
+    if not doubtful:
+        return segment
+    where = f"from {segment.start:.1f} to {segment.end:.1f} s"
+    return replace(
+        segment,
+        text="",
+        token_ids=(),
+        words=None if segment.words is None else (),
+        turns=None if segment.turns is None else (),
+        remarks=(*segment.remarks, f"{where} {brief(segment.text.strip())} is left out: {why}"),
+    )
