@@ -72,7 +72,7 @@ def test_stages(
     )
     assert_same_rows("editing_logits", edited.taps["editing_logits"], expected.editing_logits)
     assert edited.ids.tolist() == expected.edited_ids.tolist()
-    assert model.transcribe(samples).text == expected.text
+    assert model.transcribe(samples, min_confidence=0).text == expected.text
 
 
 def test_mel_filters_are_those_of_torch(

@@ -82,6 +82,7 @@ def test_words_and_segments(client: openai.OpenAI, expected: Transcript) -> None
     assert silent == {expected.segments[0].no_speech_prob}
 
 
+@pytest.mark.filterwarnings("ignore::granite_gguf.AudioWarning")
 def test_what_the_model_is_not_sure_of(client: openai.OpenAI) -> None:
     found = client.audio.transcriptions.create(
         model="demo", file=SAMPLE, extra_body={"min_confidence": 1}
