@@ -73,6 +73,7 @@ def test_each_row_has_the_text_of_one_process_or_the_reason(transcriber: Transcr
                 {
                     "start": 0.0,
                     "end": round(transcript.duration, 3),
+                    "channel": None,
                     "text": transcript.text,
                     "confidence": round(transcript.segments[0].confidence or 0.0, 4),
                     "no_speech_prob": round(transcript.segments[0].no_speech_prob or 0.0, 4),

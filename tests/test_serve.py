@@ -252,7 +252,7 @@ def test_what_autoregressive_models_are_asked() -> None:
     assert read(Inference, [("translate", "1")]).options(60)["task"] == "translate"
     assert read(Inference, []).options(60) == {
         "word_times": False, "vad": "energy", "chunk_seconds": None, "language": None,
-        "max_seconds": 60, "task": "transcribe",
+        "min_confidence": None, "max_seconds": 60, "task": "transcribe",
     }  # fmt: skip
 
 
