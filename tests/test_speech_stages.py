@@ -261,8 +261,11 @@ def test_rows_are_the_same_alone_and_in_company(
         if text._clear != ALIKE:
             pytest.skip("none of our kernels multiply here")
         assert len(tokens) == MOST_GUESSED + 1 <= FEW_QUERIES
-        text.begin([rows], [64])
+        ((first,),) = text._begin([rows], [64], [()])
         alone = [text._step({0: Step(n, (t,))})[0][0] for n, t in enumerate(tokens)]
+        for guessed in (1, 32):  # in the prompt's pass
+            found = text._begin([rows[:-5], rows], [64, 64], [tokens[:7], tokens[:guessed]])[1]
+            np.testing.assert_array_equal(found, [first, *alone[:guessed]])
         for together in (2, 33):
             text.begin([rows, rows[:-5]], [64, 64])
             found = []

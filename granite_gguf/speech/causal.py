@@ -20,7 +20,7 @@ from granite_gguf.spec.tensors import LLAMA_NAMES
 
 @dataclass(frozen=True)
 class Continued:
-    """Rows that a recording goes on with.
+    """Rows that a recording goes on with; what follows them in the same pass is another one.
 
     Attributes:
         rows: how many.

@@ -7,6 +7,8 @@ model would say next. Several texts therefore take their steps together.
     model: rows → choices         one after each token
     agreed guesses are said at once; the first that is not is forgotten
 
+The first step is that of the prompt, in whose pass a guess costs least.
+
 The tokens said are the same with every draft. Where a row gets other numbers in company than alone,
 a guess counts only where the model's own choice is clear of rounding: where the second best comes
 as close as another order of additions might bring it, the choice is asked for again in a step of
@@ -48,7 +50,8 @@ class Step:
 
     Attributes:
         said: tokens that remain of those given before; what came behind them is forgotten.
-        tokens: at least one, which follow them.
+        tokens: which follow them: a guess at first, when a choice is wanted after the prompt as
+            well; later at least one.
     """
 
     said: int
@@ -92,13 +95,10 @@ class Said:
 Text = Generator[Step, Sequence[Choice], Said]
 
 
-def speak(
-    first: Choice, eos: int, budget: int, draft: Draft | None = None, clear: float = CLEAR
-) -> Text:
+def speak(eos: int, budget: int, draft: Draft | None = None, clear: float = CLEAR) -> Text:
     """A text after a prompt.
 
     Args:
-        first: the choice after the prompt.
         eos: the token that ends a text.
         budget: the most tokens.
         draft: guesses.
@@ -107,13 +107,15 @@ def speak(
     said: list[int] = []
     sure: list[float] = []
     draft = draft or Draft(())
-    choice, steps = first, 0
-    while (end := _say(choice, said, sure, eos, budget)) is None:
-        guess = draft.after(said)[: budget - len(said)]
+    steps = -1  # the prompt's is not counted
+    end: End | None = None
+    while end is None:
+        last = said[-1:]
+        # A prompt is not read twice: what is said first has to stand alone, or is clear for sure.
+        guess = draft.after(said)[: budget - len(said)] if last or clear <= ALIKE else []
         # No text goes on behind its end.
         guess = guess[: guess.index(eos)] if eos in guess else guess
-        kept = len(said) - 1
-        choices = yield Step(kept, (said[-1], *guess))
+        choices = yield Step(len(said) - len(last), (*last, *guess))
         steps += 1
         accepted = 0
         for wanted, found in zip(guess, choices, strict=False):
@@ -123,13 +125,15 @@ def speak(
             accepted += 1
             if end is not None:
                 break
-        draft.learn(len(guess), accepted)
+        if guess:
+            draft.learn(len(guess), accepted)
         if end is not None:
             break
         choice = choices[accepted]
         if choice.lead < clear and guess:
             (choice,) = yield Step(len(said) - 1, (said[-1],))
             steps += 1
+        end = _say(choice, said, sure, eos, budget)
     loop = find_loop(said) if end is End.LOOP else None
     length = len(said) if loop is None else loop.start + loop.period
     return Said(

@@ -1,7 +1,7 @@
 """The language model at work: prompts in one pass, then steps that cost no rebuilding.
 
-    prompt rows ── one pass ──→ cache, choice
-    step        ── a kept graph for so many rows and keys ──→ cache, choice after each token
+    prompt, guess ── one pass ──→ cache, choice after the prompt and after each token
+    step          ── a kept graph for so many rows and keys ──→ cache, choice after each token
 
 Rows and keys of a step are rounded up, so that few graphs serve all lengths. Rows that are only
 there to fill up are written behind the text, where nothing sees them until they are overwritten.
@@ -110,14 +110,11 @@ class Language(Closing):
         Raises:
             OutOfMemoryError: there is no room for their keys and values.
         """
-        choices = self.begin(prompts, budgets)
-        asking = zip(choices, budgets, drafts, strict=True)
-        texts = {
-            n: speak(first, eos, budget, draft, self._clear)
-            for n, (first, budget, draft) in enumerate(asking)
-        }
+        asking = zip(budgets, drafts, strict=True)
+        texts = {n: speak(eos, *of, self._clear) for n, of in enumerate(asking)}
+        choices = self.begin(prompts, budgets, [next(text).tokens for text in texts.values()])
         found: dict[int, Said] = {}
-        steps = {n: _go_on(text, None, n, found) for n, text in texts.items()}
+        steps = {n: _go_on(text, choices[n], n, found) for n, text in texts.items()}
         while wanted := {n: step for n, step in steps.items() if step is not None}:
             for n in [n for n in wanted if unwanted is not None and unwanted(n)]:
                 found[n] = Said((), (), End.UNWANTED)
@@ -135,9 +132,19 @@ class Language(Closing):
                     answers |= self.step({n: wanted[n]})
         return answers
 
-    def begin(self, prompts: Sequence[FloatArray], budgets: Sequence[int]) -> list[Choice]:
-        """Forget all that was said, and take in new prompts; what each goes on with."""
-        return self._choices(self._begin(prompts, budgets))
+    def begin(
+        self,
+        prompts: Sequence[FloatArray],
+        budgets: Sequence[int],
+        guesses: Sequence[Sequence[int]] | None = None,
+    ) -> list[list[Choice]]:
+        """Forget all that was said, and take in new prompts, and what may follow each of them.
+
+        Returns:
+            Of each what it goes on with, and what would follow each token of its guess.
+        """
+        found = self._begin(prompts, budgets, guesses or [()] * len(prompts))
+        return [self._choices(logits) for logits in found]
 
     def step(self, wanted: Mapping[int, Step]) -> dict[int, list[Choice]]:
         """The choices after each token of some recordings' steps."""
@@ -148,28 +155,43 @@ class Language(Closing):
 
         They are those that a text with these tokens meets: the prompt's pass, then single steps.
         """
-        found = [self._begin([prompt], [len(tokens)])]
+        found = self._begin([prompt], [len(tokens)], [()])
         found += [self._step({0: Step(n, (token,))})[0] for n, token in enumerate(tokens)]
         scaled: FloatArray = np.concatenate(found) / np.float32(self._numbers.logits_scaling)
         return scaled
 
-    def _begin(self, prompts: Sequence[FloatArray], budgets: Sequence[int]) -> FloatArray:
-        """Logits ``(recordings, vocabulary)``."""
+    def _begin(
+        self,
+        prompts: Sequence[FloatArray],
+        budgets: Sequence[int],
+        guesses: Sequence[Sequence[int]],
+    ) -> list[FloatArray]:
+        """Logits ``(1 + guessed tokens, vocabulary)`` of each."""
         longest = max(len(p) + most for p, most in zip(prompts, budgets, strict=True))
         self._reserve(len(prompts), longest + max(_ROWS))
         self._lengths = [len(p) for p in prompts]
-        recordings = [Continued(len(p), len(p), 1, self._caches[n]) for n, p in enumerate(prompts)]
-        inputs = _inputs(recordings, [0] * len(prompts), prompts)
+        recordings, starts, rows = [], [], []
+        for cache, prompt, guess in zip(self._caches, prompts, guesses, strict=False):
+            length, count = len(prompt), len(guess)
+            recordings.append(Continued(length, length, 1, cache))
+            starts.append(0)
+            rows.append(prompt)
+            if count:  # it looks at the cache as a step does, and gets a step's numbers
+                recordings.append(Continued(count, _bucket(length + count), count, cache))
+                starts.append(length)
+                rows.append(self._embed(np.array(guess)))
+        inputs = _inputs(recordings, starts, rows)
         with self._graph(recordings) as graph:
             build_causal(graph, self._weights, self._numbers, recordings)
-            return self._logits(self._runtime.compute(graph, inputs))
+            logits = self._logits(self._runtime.compute(graph, inputs))
+        return np.split(logits, np.cumsum([1 + len(guess) for guess in guesses])[:-1])
 
     def _step(self, wanted: Mapping[int, Step]) -> dict[int, FloatArray]:
         """Logits ``(tokens, vocabulary)`` of each."""
         longest = max(len(step.tokens) for step in wanted.values())
         rows = next((r for r in _ROWS if r >= longest), longest)
         starts = {n: self._lengths[n] + step.said for n, step in wanted.items()}
-        keys = -(-(max(starts.values()) + rows) // _KEYS) * _KEYS
+        keys = _bucket(max(starts.values()) + rows)
         recordings = [Continued(rows, keys, rows, self._caches[n]) for n in wanted]
         filled = [
             self._embed(np.array(step.tokens + step.tokens[-1:] * (rows - len(step.tokens))))
@@ -193,7 +215,7 @@ class Language(Closing):
 
     def _reserve(self, count: int, length: int) -> None:
         """Caches for so many recordings of so many positions."""
-        length = -(-length // _KEYS) * _KEYS
+        length = _bucket(length)
         if count <= len(self._caches) and length <= self._capacity:
             return
         g, old = self._numbers, (len(self._caches), self._capacity)
@@ -253,6 +275,11 @@ class Language(Closing):
 
     def close(self) -> None:
         self._drop()
+
+
+def _bucket(length: int) -> int:
+    """As many keys, rounded up."""
+    return -(-length // _KEYS) * _KEYS
 
 
 def _clear(weights: Weights, g: Granite) -> float:
