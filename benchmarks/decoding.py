@@ -1,0 +1,283 @@
+"""What token after token costs an autoregressive model: steps, prompts, drafts, whole clips.
+
+python -m benchmarks.decoding MODEL.gguf AUDIO [--editor NAR.gguf] [--other 'NAME=COMMAND'...]
+    [--tokens 32] [--repeats 5] [--threads 2]
+
+Whatever its weights are, the model is made to say so many tokens, and to hear the same ones (a
+draft that is accepted), or others (nothing is). A step is held against the time in which memory
+gives the weights that it reads, measured in the same run; the prompt against a NAR model's editor
+with as many rows, and the clip against that model with as many tokens. Another engine is a command
+of `benchmarks/peers.py`, which waits for its turns. All take turns, and every one is run once
+before. Prints Markdown: medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+import granite_gguf
+from granite_gguf.arrays import FloatArray, as_rows, in_kind
+from granite_gguf.ggml import measure_bandwidth
+from granite_gguf.memory import peak_resident
+from granite_gguf.nar.stages import Stages
+from granite_gguf.sound.reading import read_audio
+from granite_gguf.spec.tables import granite_tensors
+from granite_gguf.spec.tensors import LLAMA_NAMES, Stage
+from granite_gguf.speech.asking import Wish, around_audio, instruction
+from granite_gguf.speech.greedy import Choice, Step
+from granite_gguf.speech.language import Language
+from granite_gguf.speech.stages import SpeechStages
+
+Seconds = Callable[[], float]
+FIRST = 1000  # of the tokens that are said; those that are only heard begin behind them
+
+
+def weight_bytes(model: granite_gguf.Model) -> int:
+    """Of all that a step reads of the file."""
+    llm, file = model.hparams.llm, model.file
+    head = not llm.tie_word_embeddings
+    total = 0
+    for spec in granite_tensors(llm, Stage.LANGUAGE, LLAMA_NAMES, head=head).specs:
+        info = file.info(spec.name)
+        if not (head and spec.name == LLAMA_NAMES.embedding):
+            total += info.byte_count
+    return total
+
+
+@contextmanager
+def saying(tokens: Sequence[int], heard: Sequence[int], eos: int) -> Iterator[None]:
+    """Models compute as always, and then say some tokens and their end, having heard others."""
+    begin, step, told = Language.begin, Language.step, [*tokens, eos]
+
+    def made(choices: Sequence[Choice], first: int) -> list[Choice]:
+        said = [told[min(n, len(tokens))] for n in range(first, first + len(choices))]
+        return [replace(c, token=t, lead=math.inf) for c, t in zip(choices, said, strict=True)]
+
+    def begun(self: Language, *args: Any) -> list[list[Choice]]:
+        return [made(choices, 0) for choices in begin(self, *args)]
+
+    def stepped(self: Language, wanted: Mapping[int, Step]) -> dict[int, list[Choice]]:
+        return {n: made(c, wanted[n].said + 1) for n, c in step(self, wanted).items()}
+
+    def reads(read: Callable[..., Any]) -> Callable[..., Any]:
+        def reading(self: Any, ids: Any) -> Any:
+            return in_kind(ids, as_rows(read(self, ids)).each(lambda _: np.array(heard)))
+
+        return reading
+
+    with (
+        patch.object(Language, "begin", begun),
+        patch.object(Language, "step", stepped),
+        patch.object(SpeechStages, "read_hypothesis", reads(SpeechStages.read_hypothesis)),
+        patch.object(Stages, "read_hypothesis", reads(Stages.read_hypothesis)),
+    ):
+        yield
+
+
+def timed(work: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+class Decoder:
+    """The model that is measured, with the prompt that it is given for a recording."""
+
+    def __init__(self, model: granite_gguf.Model, samples: FloatArray, count: int) -> None:
+        self.model, self._samples, self._count = model, samples, count
+        encoded = model.run_encoder(model.compute_mel(samples))
+        audio = model.run_projector(encoded.captured)
+        self.prompt = model.prompt(
+            audio, around_audio(model.hparams, instruction(model.hparams, Wish()))
+        )
+        self.audio_rows = len(audio)
+
+    def read_prompt(self) -> float:
+        stages = self.model.stages
+        with stages._computing():
+            return timed(lambda: stages._language.begin([self.prompt], [self._count]))
+
+    def steps(self, rows: int = 1) -> list[float]:
+        """Each of one token, or of more at the first place."""
+        stages = self.model.stages
+        wanted = [Step(n, (FIRST + n,)) for n in range(self._count)]
+        if rows > 1:
+            wanted = [Step(0, tuple(range(FIRST, FIRST + rows)))] * 3
+        with stages._computing():
+            stages._language.begin([self.prompt], [self._count])
+            stages._language.step({0: wanted[0]})
+            return [timed(lambda s=s: stages._language.step({0: s})) for s in wanted]
+
+    def clip(self, heard_from: int | None) -> float:
+        """The whole recording, having heard tokens from some number on, or without a draft."""
+        said = range(FIRST, FIRST + self._count)
+        heard = range(heard_from or FIRST, (heard_from or FIRST) + self._count)
+        draft = "off" if heard_from is None else "auto"
+        with saying(said, heard, self.model.hparams.llm.eos_token_id):
+            spent = timed(lambda: self._transcribe(draft, said))
+        return spent
+
+    def _transcribe(self, draft: str, said: Sequence[int]) -> None:
+        found = self.model.transcribe(self._samples, draft=draft)
+        assert found.segments[0].token_ids == tuple(said), found.segments
+
+
+class Editor:
+    """A model of the other family, with as many rows."""
+
+    def __init__(
+        self, model: granite_gguf.Model, samples: FloatArray, count: int, rows: int
+    ) -> None:
+        self._model, self._samples, self._count = model, samples, count
+        encoded = model.run_encoder(model.compute_mel(samples))
+        self._audio = model.run_projector(encoded.captured)
+        self._text = np.arange(FIRST, FIRST + rows - len(self._audio))
+
+    def edit(self) -> float:
+        return timed(lambda: self._model.run_editor(self._audio, self._text))
+
+    def clip(self) -> float:
+        heard = range(FIRST, FIRST + self._count)
+        with saying((), heard, 0):
+            return timed(lambda: self._model.transcribe(self._samples))
+
+
+class Peer:
+    """Another engine, in a process that runs once for each line that it is sent."""
+
+    def __init__(self, name: str, command: str, stack: ExitStack) -> None:
+        self._name = name
+        self._process = stack.enter_context(
+            subprocess.Popen(
+                shlex.split(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+        )
+        stack.callback(self._process.terminate)
+        self.peak = 0.0
+
+    def clip(self) -> float:
+        assert self._process.stdin and self._process.stdout
+        print(file=self._process.stdin, flush=True)
+        try:
+            seconds, self.peak = map(float, self._process.stdout.readline().split())
+        except ValueError:
+            raise SystemExit(
+                f"{self._name} gave up: {shlex.join(map(str, self._process.args))}"
+            ) from None
+        return seconds
+
+
+def alone(args: argparse.Namespace) -> float:
+    """Peak resident bytes of a process that transcribes the recording twice."""
+    command = [sys.executable, "-m", "benchmarks.decoding", str(args.model), str(args.audio)]
+    command += ["--tokens", str(args.tokens), "--threads", str(args.threads), "--alone"]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("audio", type=Path)
+    parser.add_argument("--editor", type=Path, help="a NAR model of the same class")
+    parser.add_argument("--other", action="append", default=[], metavar="NAME=COMMAND")
+    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    samples, count = read_audio(args.audio, 16_000), args.tokens
+    with ExitStack() as stack:
+        load = lambda path: stack.enter_context(granite_gguf.load(path, threads=args.threads))  # noqa: E731
+        peak = 0.0 if args.alone else alone(args)
+        model = load(args.model)
+        ours = Decoder(model, samples, count)
+        others = count + FIRST
+        plain = "clip, no draft"
+        clips: dict[str, Seconds] = {
+            plain: lambda: ours.clip(None),
+            "clip, the draft accepted": lambda: ours.clip(FIRST),
+            "clip, nothing accepted": lambda: ours.clip(others),
+        }
+        if args.alone:
+            for clip in 2 * [*clips.values()]:
+                clip()
+            print(peak_resident())
+            return
+        runs: dict[str, Callable[[], float | list[float]]] = {
+            "bandwidth": lambda: measure_bandwidth(args.threads),
+            "step": ours.steps,
+            **{
+                f"step of {rows} rows": lambda rows=rows: ours.steps(rows)
+                for rows in (2, 4, 8, 16, 33)
+            },
+            "prompt": ours.read_prompt,
+            **clips,
+        }
+        if args.editor:
+            editor = Editor(load(args.editor), samples, count, len(ours.prompt))
+            runs |= {"editor": editor.edit, "NAR clip": editor.clip}
+        peers = {}
+        for text in args.other:
+            name, _, command = text.partition("=")
+            peers[name] = Peer(name, command, stack)
+            runs[name] = peers[name].clip
+        found: dict[str, list[float]] = {name: [] for name in runs}
+        for repeat in range(args.repeats + 1):
+            for name, run in runs.items():
+                seconds = run()
+                if repeat:  # the first one warms up
+                    found[name] += seconds if isinstance(seconds, list) else [seconds]
+        peer_peaks = {name: peer.peak for name, peer in peers.items()}
+    report(args, weight_bytes(model), {n: median(s) for n, s in found.items()}, peak, peer_peaks)
+    print(f"\nThe prompt has {len(ours.prompt)} rows, {ours.audio_rows} of them audio.")
+
+
+def report(
+    args: argparse.Namespace,
+    weights: int,
+    spent: Mapping[str, float],
+    peak: float,
+    peers: Mapping[str, float],
+) -> None:
+    bandwidth, size = spent["bandwidth"], args.model.stat().st_size
+    print(f"{args.model.name}, {args.threads} threads, {bandwidth / 1e9:.1f} GB/s, "
+          f"{weights / 1e9:.2f} GB of weights in a step, median of {args.repeats}\n")  # fmt: skip
+    print("| | seconds | beside | seconds | ratio |\n|---|---:|---|---:|---:|")
+    beside = {
+        "prompt": "editor",
+        "clip, the draft accepted": "NAR clip",
+        "clip, nothing accepted": "clip, no draft",
+    } | dict.fromkeys(peers, "clip, the draft accepted")
+    floor = weights / bandwidth
+    for name, seconds in spent.items():
+        if name in ("bandwidth", "editor", "NAR clip"):
+            continue
+        other = beside.get(name)
+        if name.startswith("step"):
+            cells = ["weights read", f"{floor:.4f}", f"{seconds / floor:.2f}"]
+        elif other in spent:
+            cells = [other, f"{spent[other]:.3f}", f"{seconds / spent[other]:.2f}"]
+        else:
+            cells = ["", "", ""]
+        print(f"| {name} | {seconds:.4f} | {' | '.join(cells)} |")
+    print(f"\nPeak resident {peak / 1e6:.0f} MB, {(peak - size) / 1e6:.0f} more than the file.")
+    for name, resident in peers.items():
+        print(f"{name}: {resident / 1e6:.0f} MB.")
+
+
+if __name__ == "__main__":
+    main()
