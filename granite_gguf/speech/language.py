@@ -170,7 +170,9 @@ class Language(Closing):
         longest = max(len(p) + most for p, most in zip(prompts, budgets, strict=True))
         self._reserve(len(prompts), longest + max(_ROWS))
         self._lengths = [len(p) for p in prompts]
-        recordings, starts, rows = [], [], []
+        recordings: list[Continued] = []
+        starts: list[int] = []
+        rows: list[FloatArray] = []
         for cache, prompt, guess in zip(self._caches, prompts, guesses, strict=False):
             length, count = len(prompt), len(guess)
             recordings.append(Continued(length, length, 1, cache))

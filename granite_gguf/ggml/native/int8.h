@@ -28,6 +28,10 @@ typedef struct {
     float offsets[INT8_COLUMNS];   /* scale * sum */
 } Int8Activations;
 
+/* Lines that are fetched each time that 16 bytes of 16 rows are taken, which is more than is taken: a
+ * processor that has too much to fetch leaves some out. */
+enum { INT8_LINES = 6 };
+
 /* What the 16 numbers of IQ4 stand for, with an offset of 128. */
 #define INT8_TABLE                                                                                \
     _mm_setr_epi8(1, 24, 45, 63, 79, 93, 106, 118, (char)129, (char)141, (char)153, (char)166,    \

@@ -9,6 +9,13 @@
  *   LOOK_UP(words)              the numbers of IQ4 for bytes below 16, with an offset of 128
  *   GREATEST(a, b)              of integers with sign
  *   ROUND(floats)               to the nearest integers, ties to even
+ *
+ * What is decoded goes into a panel or, where DOT is defined, is multiplied with one or two columns
+ * of x at once, with the sums that a panel would give:
+ *
+ *   DOT(sums, words, x)         four products of numbers added to each sum; x is four of its numbers
+ *   FIRST_SUMS(x, half, halves, offset)  what takes the offset off the sums of a group, or of half
+ *   ADD_GROUP(sum, scale, x, y) and SUBTRACT_MINIMUM(minimum, x, y)
  */
 
 #define JOIN(a, b) a##b
@@ -27,287 +34,109 @@ enum { OF(_line) = 4 * INT8_ROWS, OF(_factors) = INT8_ROWS * INT8_GROUP };
 #define LINE OF(_line)
 #define FACTORS OF(_factors)
 
-INLINE void OF(_put)(char *group, int four, WORDS numbers) {
-    *(WORDS *)(void *)(group + four * LINE) = numbers;
-}
+/* Where what is decoded goes: groups of a panel, `step` apart, or y, a sum of each row for `columns`
+ * of x. */
+typedef struct {
+    int columns; /* 0: into the panel */
+    char *to;
+    int64_t step;
+    const Int8Activations *x;
+    int halves, minima, offset; /* of the type */
+    OF(_integers) sums[8][2][2];
+    OF(_floats) y[2];
+    const char *next; /* of the weight, fetched meanwhile */
+    int lines;        /* for each time that something is taken */
+} OF(_sink);
 
-INLINE void OF(_put_factor)(char *group, int line, FLOATS factors) {
-    *(FLOATS *)(void *)(group + FACTORS + line * LINE) = factors;
-}
-
-/* Byte n of each lane, with or without a sign. */
-INLINE FLOATS OF(_byte)(WORDS words, int n) {
-    return __builtin_convertvector((INTEGERS)(words >> 8 * n & 0xff), FLOATS);
-}
-
-INLINE FLOATS OF(_signed_byte)(WORDS words, int n) {
-    return __builtin_convertvector((INTEGERS)(words << (24 - 8 * n)) >> 24, FLOATS);
-}
-
-/* Scale (F16), 32 signed bytes. */
-INLINE void OF(_q8_0)(const char *from, const int64_t *offsets, char *to) {
-    WORDS head[4];
-    TAKE(from, offsets, head);
-    OF(_put_factor)(to, 0, HALVES(head[0]));
-    for (int i = 0; i < 8; i += 4) {
-        WORDS words[4];
-        TAKE(from + 2 + 4 * i, offsets, words);
-        for (int n = 0; n < 4; n++) {
-            OF(_put)(to, i + n, words[n] ^ 0x80808080);
-        }
+INLINE void OF(_take)(OF(_sink) *sink, const char *from, const int64_t *offsets, WORDS words[4]) {
+    /* A loop that stays one: else a compiler has all of a block fetched first, which is too much at a
+     * time. */
+#pragma GCC unroll 1
+    for (int i = 0; i < sink->lines; i++, sink->next += 64) {
+        __builtin_prefetch(sink->next, 0, 2);
     }
-}
-
-/* 16 bytes of two numbers, n and n + 16. */
-INLINE void OF(_nibbles)(const char *from, const int64_t *offsets, char *to, int in_table) {
-    WORDS words[4];
     TAKE(from, offsets, words);
-    for (int n = 0; n < 4; n++) {
-        const WORDS low = words[n] & 0x0f0f0f0f, high = words[n] >> 4 & 0x0f0f0f0f;
-        OF(_put)(to, n, in_table ? (WORDS)LOOK_UP(low) : low);
-        OF(_put)(to, n + 4, in_table ? (WORDS)LOOK_UP(high) : high);
-    }
 }
 
-/* Bit n of a word is the fifth of number n. */
-INLINE void OF(_fifth_bits)(WORDS bits, char *to) {
-    for (int i = 0; i < 8; i++) {
-        /* Four bits, one in each byte: bit n comes to 8 n by the product with 1 << 7 n. */
-        const WORDS four = (bits >> 4 * i & 15) * 0x204081 & 0x01010101;
-        WORDS *numbers = (WORDS *)(void *)(to + i * LINE);
-        *numbers |= four << 4;
+/* The numbers 4 n to 4 n + 3 of a group. */
+INLINE void OF(_put)(OF(_sink) *sink, int group, int n, WORDS numbers) {
+    if (!sink->columns) {
+        *(WORDS *)(void *)(sink->to + group * sink->step + n * LINE) = numbers;
+        return;
     }
-}
-
-/* Scale (F16), then a minimum (F16, negative) or none, the fifth bits (4 bytes) or none, nibbles. */
-INLINE void OF(_q45)(const char *from, const int64_t *offsets, char *to, int minimum, int fifth) {
-    WORDS head[4];
-    TAKE(from, offsets, head);
-    OF(_put_factor)(to, 0, HALVES(head[0]));
-    if (minimum) {
-        OF(_put_factor)(to, 1, -(FLOATS)HALVES(head[0] >> 16));
-    }
-    OF(_nibbles)(from + 2 + 2 * minimum + 4 * fifth, offsets, to, 0);
-    if (fifth) {
-        const WORDS bits = head[0] >> 16 | head[1] << 16;
-        OF(_fifth_bits)(minimum ? head[1] : bits, to);
-    }
-}
-
-/* Scale (F16), nibbles. */
-INLINE void OF(_iq4_nl)(const char *from, const int64_t *offsets, char *to) {
-    WORDS head[4];
-    TAKE(from, offsets, head);
-    OF(_put_factor)(to, 0, HALVES(head[0]));
-    OF(_nibbles)(from + 2, offsets, to, 1);
-}
-
-/* Factor (F16), upper two bits of the eight scales (2 bytes), lower four (4 bytes); less 32. Then
- * nibbles of each group. */
-INLINE void OF(_iq4_xs)(const char *from, const int64_t *offsets, char *to, int64_t step) {
-    WORDS head[4];
-    TAKE(from, offsets, head);
-    const FLOATS factor = HALVES(head[0]);
-    for (int group = 0; group < 8; group++, to += step) {
-        const WORDS scale = (head[1] >> 4 * group & 15) | (head[0] >> (16 + 2 * group) & 3) << 4;
-        OF(_put_factor)(to, 0, factor * (OF(_byte)(scale, 0) - 32));
-        OF(_nibbles)(from + 8 + 16 * group, offsets, to, 1);
-    }
-}
-
-/* Factors of scales and minima (F16), 12 bytes of them, six bits each, for Q5_K the fifth bits (32
- * bytes, bit g of byte n is that of number n in group g), the lower four bits (128 bytes: groups 2j
- * and 2j + 1 share 32 bytes).
- * The 12 bytes are three words: lower six bits of scales 0 to 3, the same of minima 0 to 3, lower
- * four bits of scales and minima 4 to 7; the upper two bits of these are those of the first words. */
-INLINE void OF(_q45_k)(const char *from, const int64_t *offsets, char *to, int64_t step, int fifth) {
-    WORDS head[4];
-    TAKE(from, offsets, head);
-    const FLOATS scale = HALVES(head[0]), minimum = HALVES(head[0] >> 16);
-    const WORDS scales[] = {head[1] & 0x3f3f3f3f,
-                            (head[3] & 0x0f0f0f0f) | (head[1] >> 2 & 0x30303030)};
-    const WORDS minima[] = {head[2] & 0x3f3f3f3f,
-                            (head[3] >> 4 & 0x0f0f0f0f) | (head[2] >> 2 & 0x30303030)};
-    for (int group = 0; group < 8; group++) {
-        const int word = group / 4, byte = group % 4;
-        OF(_put_factor)(to + group * step, 0, scale * OF(_byte)(scales[word], byte));
-        OF(_put_factor)(to + group * step, 1, minimum * OF(_byte)(minima[word], byte));
-    }
-    for (int i = 0; i < 8; i += 4) {
-        WORDS high[4];
-        if (fifth) {
-            TAKE(from + 16 + 4 * i, offsets, high);
+#ifdef DOT
+    const int half = sink->halves == 2 ? n / 4 : 0;
+    const int first = sink->halves == 2 ? n % 4 == 0 : n == 0;
+#pragma GCC unroll 2
+    for (int c = 0; c < sink->columns; c++) {
+        const Int8Activations *x = sink->x + group;
+        INTEGERS sums = sink->sums[group][half][c];
+        if (first) {
+            sums = FIRST_SUMS(x->sums[c], half, sink->halves, sink->offset);
         }
-        for (int group = 0; group < 8; group += 2) {
-            WORDS low[4];
-            TAKE(from + (fifth ? 48 : 16) + 16 * group + 4 * i, offsets, low);
-            for (int n = 0; n < 4; n++) {
-                WORDS a = low[n] & 0x0f0f0f0f, b = low[n] >> 4 & 0x0f0f0f0f;
-                if (fifth) {
-                    a |= (high[n] >> group & 0x01010101) << 4;
-                    b |= (high[n] >> (group + 1) & 0x01010101) << 4;
-                }
-                OF(_put)(to + group * step, i + n, a);
-                OF(_put)(to + (group + 1) * step, i + n, b);
+        sink->sums[group][half][c] = DOT(sums, numbers, x->numbers[c] + 4 * n);
+    }
+#endif
+}
+
+/* The scales of a group, one or two, when its numbers are there, and behind them the minima. */
+INLINE void OF(_put_factors)(OF(_sink) *sink, int group, const FLOATS *factors) {
+    if (!sink->columns) {
+#pragma GCC unroll 4
+        for (int line = 0; line < sink->halves * (1 + sink->minima); line++) {
+            *(FLOATS *)(void *)(sink->to + group * sink->step + FACTORS + line * LINE) =
+                factors[line];
+        }
+        return;
+    }
+#ifdef DOT
+    const Int8Activations *x = sink->x + group;
+#pragma GCC unroll 2
+    for (int half = 0; half < sink->halves; half++) {
+#pragma GCC unroll 2
+        for (int c = 0; c < sink->columns; c++) {
+            FLOATS y = ADD_GROUP(sink->sums[group][half][c], factors[half], x->scales[c], sink->y[c]);
+            if (sink->minima) {
+                const float sum = sink->halves == 1 ? x->offsets[c]
+                                                    : x->scales[c] * (float)x->sums[c][half];
+                y = SUBTRACT_MINIMUM(factors[sink->halves + half], sum, y);
             }
+            sink->y[c] = y;
         }
     }
+#endif
 }
 
-/* 16 scales with a sign, two of a group. */
-INLINE void OF(_put_scales)(const WORDS scales[4], FLOATS factor, char *to, int64_t step) {
-    for (int i = 0; i < 16; i++) {
-        OF(_put_factor)(to + i / 2 * step, i % 2, factor * OF(_signed_byte)(scales[i / 4], i % 4));
-    }
-}
+#include "int8_types.h"
 
-/* The lower four bits (128 bytes), the upper two (64), 16 signed scales, their factor (F16).
- * Each half of 128 numbers has 64 bytes of lower and 32 of upper bits, and four groups. */
-INLINE void OF(_q6_k)(const char *from, const int64_t *offsets, char *to, int64_t step) {
-    WORDS scales[4], tail[4];
-    TAKE(from + 192, offsets, scales);
-    TAKE(from + 194, offsets, tail);
-    OF(_put_scales)(scales, HALVES(tail[3] >> 16), to, step);
-    for (int half = 0; half < 2; half++, from += 64, to += 4 * step) {
-        for (int i = 0; i < 8; i += 4) {
-            WORDS high[4], low[2][4];
-            TAKE(from + 128 - 32 * half + 4 * i, offsets, high);
-            TAKE(from + 4 * i, offsets, low[0]);
-            TAKE(from + 4 * i + 32, offsets, low[1]);
-            for (int group = 0; group < 4; group++) {
-                for (int n = 0; n < 4; n++) {
-                    const WORDS lower = low[group % 2][n] >> group / 2 * 4 & 0x0f0f0f0f;
-                    const WORDS upper = high[n] >> 2 * group & 0x03030303;
-                    OF(_put)(to + group * step, i + n, lower | upper << 4);
-                }
-            }
-        }
-    }
-}
+/* 32 or 256 numbers of as many rows as there are lanes: the type, its scales of a group, whether it
+ * has minima, the offset of its numbers, and how it is decoded. */
+#define QUANTIZED(ROW)                                                                            \
+    ROW(q8_0, 1, 0, EIGHT_BITS_OFFSET, OF(_q8_0)(from, offsets, &sink))                           \
+    ROW(q5_1, 1, 1, 0, OF(_q45)(from, offsets, &sink, 1, 0))                                      \
+    ROW(q5_0, 1, 0, 16, OF(_q45)(from, offsets, &sink, 1, 0))                                     \
+    ROW(q4_1, 1, 1, 0, OF(_q45)(from, offsets, &sink, 0, 0))                                      \
+    ROW(q4_0, 1, 0, 8, OF(_q45)(from, offsets, &sink, 0, 0))                                      \
+    ROW(iq4_nl, 1, 0, EIGHT_BITS_OFFSET, OF(_q45)(from, offsets, &sink, 0, 1))                    \
+    ROW(iq4_xs, 1, 0, EIGHT_BITS_OFFSET, OF(_iq4_xs)(from, offsets, &sink))                       \
+    ROW(q6_k, 2, 0, 32, OF(_q6_k)(from, offsets, &sink))                                          \
+    ROW(q5_k, 1, 1, 0, OF(_q45_k)(from, offsets, &sink, 1))                                       \
+    ROW(q4_k, 1, 1, 0, OF(_q45_k)(from, offsets, &sink, 0))                                       \
+    ROW(q3_k, 2, 0, 4, OF(_q3_k)(from, offsets, &sink))                                           \
+    ROW(q2_k, 2, 1, 0, OF(_q2_k)(from, offsets, &sink))
+#define FLOATING(ROW)                                                                             \
+    ROW(f32, 1, 0, EIGHT_BITS_OFFSET, OF(_f32)(from, offsets, &sink))                             \
+    ROW(f16, 1, 0, EIGHT_BITS_OFFSET, OF(_f16)(from, offsets, &sink, 0))                          \
+    ROW(bf16, 1, 0, EIGHT_BITS_OFFSET, OF(_f16)(from, offsets, &sink, 1))
 
-/* The third bits (32 bytes, bit g of byte n is that of number n in group g), the lower two (64
- * bytes; each half of 128 numbers has 32, and four groups), 16 scales of six bits less 32 (12
- * bytes: the lower four of 0 to 7 and 8 to 15, the upper two of 0 to 3, 4 to 7 and so on), their
- * factor (F16). */
-INLINE void OF(_q3_k)(const char *from, const int64_t *offsets, char *to, int64_t step) {
-    WORDS tail[4]; /* two bytes, the scales, the factor */
-    TAKE(from + 94, offsets, tail);
-    const WORDS a = tail[0] >> 16 | tail[1] << 16, b = tail[1] >> 16 | tail[2] << 16;
-    const WORDS upper = tail[2] >> 16 | tail[3] << 16;
-    const WORDS lower[4] = {a, b, a >> 4, b >> 4};
-    WORDS scales[4];
-    for (int i = 0; i < 4; i++) {
-        const WORDS six = (lower[i] & 0x0f0f0f0f) | (upper >> 2 * i & 0x03030303) << 4;
-        scales[i] = ((six | 0x80808080) - 0x20202020) ^ 0x80808080; /* no byte borrows */
-    }
-    OF(_put_scales)(scales, HALVES(tail[3] >> 16), to, step);
-    for (int i = 0; i < 8; i += 4) {
-        WORDS third[4];
-        TAKE(from + 4 * i, offsets, third);
-        for (int half = 0; half < 2; half++) {
-            WORDS low[4];
-            TAKE(from + 32 + 32 * half + 4 * i, offsets, low);
-            for (int group = 4 * half; group < 4 * half + 4; group++) {
-                for (int n = 0; n < 4; n++) {
-                    const WORDS two = low[n] >> group % 4 * 2 & 0x03030303;
-                    const WORDS bit = third[n] >> group & 0x01010101;
-                    OF(_put)(to + group * step, i + n, two | bit << 2);
-                }
-            }
-        }
-    }
-}
-
-/* 16 bytes of a scale and a minimum of four bits each, the numbers (64 bytes; each half of 128 has
- * 32, and four groups), factors of scales and minima (F16). */
-INLINE void OF(_q2_k)(const char *from, const int64_t *offsets, char *to, int64_t step) {
-    WORDS both[4], tail[4];
-    TAKE(from, offsets, both);
-    TAKE(from + 68, offsets, tail);
-    const FLOATS scale = HALVES(tail[3]), minimum = HALVES(tail[3] >> 16);
-    for (int i = 0; i < 16; i++) {
-        char *group = to + i / 2 * step;
-        const WORDS word = both[i / 4];
-        OF(_put_factor)(group, i % 2, scale * OF(_byte)(word & 0x0f0f0f0f, i % 4));
-        OF(_put_factor)(group, 2 + i % 2, minimum * OF(_byte)(word >> 4 & 0x0f0f0f0f, i % 4));
-    }
-    for (int half = 0; half < 2; half++) {
-        for (int i = 0; i < 8; i += 4) {
-            WORDS low[4];
-            TAKE(from + 16 + 32 * half + 4 * i, offsets, low);
-            for (int group = 0; group < 4; group++) {
-                for (int n = 0; n < 4; n++) {
-                    OF(_put)(to + (4 * half + group) * step, i + n,
-                             low[n] >> 2 * group & 0x03030303);
-                }
-            }
-        }
-    }
-}
-
-/* 32 floats, rounded like those of x. */
-INLINE void OF(_rounded)(FLOATS numbers[32], char *to) {
-    INTEGERS most = {0};
-    for (int i = 0; i < 32; i++) { /* as integers, so that NaN is the greatest */
-        most = GREATEST(most, (INTEGERS)numbers[i] & 0x7fffffff);
-    }
-    const FLOATS scale = (FLOATS)most / 127;
-    const INTEGERS usable = (scale >= FLT_MIN) & (scale <= FLT_MAX);
-    const FLOATS divisor = (FLOATS)(((INTEGERS)scale & usable) | (0x3f800000 & ~usable));
-    OF(_put_factor)(to, 0, scale);
-    for (int i = 0; i < 8; i++) {
-        WORDS bytes = {0};
-        for (int n = 0; n < 4; n++) {
-            const FLOATS number = (FLOATS)((INTEGERS)numbers[4 * i + n] & usable) / divisor;
-            bytes |= ((WORDS)ROUND(number) & 0xff) << 8 * n;
-        }
-        OF(_put)(to, i, bytes ^ 0x80808080);
-    }
-}
-
-INLINE void OF(_f32)(const char *from, const int64_t *offsets, char *to) {
-    WORDS words[32];
-    for (int i = 0; i < 32; i += 4) {
-        TAKE(from + 4 * i, offsets, words + i);
-    }
-    OF(_rounded)((FLOATS *)words, to);
-}
-
-INLINE void OF(_f16)(const char *from, const int64_t *offsets, char *to, int bfloat16) {
-    FLOATS numbers[32];
-    for (int i = 0; i < 16; i += 4) {
-        WORDS words[4];
-        TAKE(from + 4 * i, offsets, words);
-        for (int n = 0; n < 4; n++) {
-            FLOATS *two = numbers + 2 * (i + n);
-            two[0] = bfloat16 ? (FLOATS)(words[n] << 16) : (FLOATS)HALVES(words[n]);
-            two[1] = bfloat16 ? (FLOATS)(words[n] & 0xffff0000) : (FLOATS)HALVES(words[n] >> 16);
-        }
-    }
-    OF(_rounded)(numbers, to);
-}
-
-/* 32 or 256 numbers of as many rows as there are lanes. */
-#define BLOCK(name, call)                                                                         \
-    TARGET static void OF(name)(const char *from, const int64_t *offsets, char *to, int64_t step) { \
-        (void)step;                                                                               \
+#define TO_PANEL(name, scales, has_minima, taken_off, call)                                       \
+    TARGET static void OF(_block_##name)(const char *from, const int64_t *offsets, char *to,      \
+                                         int64_t step) {                                          \
+        OF(_sink) sink = {.to = to, .step = step, .halves = scales, .minima = has_minima};        \
         call;                                                                                     \
     }
-BLOCK(_block_q8_0, OF(_q8_0)(from, offsets, to))
-BLOCK(_block_q5_1, OF(_q45)(from, offsets, to, 1, 1))
-BLOCK(_block_q5_0, OF(_q45)(from, offsets, to, 0, 1))
-BLOCK(_block_q4_1, OF(_q45)(from, offsets, to, 1, 0))
-BLOCK(_block_q4_0, OF(_q45)(from, offsets, to, 0, 0))
-BLOCK(_block_iq4_nl, OF(_iq4_nl)(from, offsets, to))
-BLOCK(_block_iq4_xs, OF(_iq4_xs)(from, offsets, to, step))
-BLOCK(_block_q6_k, OF(_q6_k)(from, offsets, to, step))
-BLOCK(_block_q5_k, OF(_q45_k)(from, offsets, to, step, 1))
-BLOCK(_block_q4_k, OF(_q45_k)(from, offsets, to, step, 0))
-BLOCK(_block_q3_k, OF(_q3_k)(from, offsets, to, step))
-BLOCK(_block_q2_k, OF(_q2_k)(from, offsets, to, step))
-BLOCK(_block_f32, OF(_f32)(from, offsets, to))
-BLOCK(_block_f16, OF(_f16)(from, offsets, to, 0))
-BLOCK(_block_bf16, OF(_f16)(from, offsets, to, 1))
+QUANTIZED(TO_PANEL)
+FLOATING(TO_PANEL)
 
 typedef void (*OF(_block))(const char *, const int64_t *, char *, int64_t);
 
@@ -372,7 +201,71 @@ TARGET static int64_t OF(_decode)(const Job *job, const char *rows, int64_t coun
     return 0;
 }
 
-#undef BLOCK
+#ifdef DOT
+/* As many rows as there are lanes, times one or two columns: quantized rows are whole blocks. */
+#define TO_SUMS(name, scales, has_minima, taken_off, call)                                        \
+    INLINE void OF(_sums_##name)(const Job *job, const char *rows, const int64_t *offsets,        \
+                                 const Int8Activations *x, FLOATS *y, const int columns) {        \
+        const int64_t numbers = at_least(job->block_numbers, INT8_GROUP);                         \
+        const int64_t bytes = numbers / job->block_numbers * job->block_bytes;                    \
+        OF(_sink) sink = {.columns = columns, .halves = scales, .minima = has_minima,             \
+                          .offset = taken_off, .x = x, .lines = INT8_LINES};                      \
+        const char *from = rows;                                                                  \
+        for (int64_t k = 0; k < job->width; k += numbers, from += bytes) {                        \
+            sink.next = rows + LANES * (job->row_bytes + (from - rows));                          \
+            call;                                                                                 \
+            sink.x += numbers / INT8_GROUP;                                                       \
+        }                                                                                         \
+        for (int c = 0; c < columns; c++) {                                                       \
+            y[c] = sink.y[c];                                                                     \
+        }                                                                                         \
+    }                                                                                             \
+    TARGET static void OF(_few_##name)(const Job *job, const char *rows, const int64_t *offsets,  \
+                                       const Int8Activations *x, FLOATS *y) {                     \
+        if (job->columns == 1) {                                                                  \
+            OF(_sums_##name)(job, rows, offsets, x, y, 1);                                        \
+        } else {                                                                                  \
+            OF(_sums_##name)(job, rows, offsets, x, y, 2);                                        \
+        }                                                                                         \
+    }
+QUANTIZED(TO_SUMS)
+
+typedef void (*OF(_to_sums))(const Job *, const char *, const int64_t *, const Int8Activations *,
+                             FLOATS *);
+
+static OF(_to_sums) OF(_few_of)(int64_t type) {
+    switch (type) {
+    case Q8_0: return OF(_few_q8_0);
+    case Q6_K: return OF(_few_q6_k);
+    case Q5_K: return OF(_few_q5_k);
+    case Q4_K: return OF(_few_q4_k);
+    case Q3_K: return OF(_few_q3_k);
+    case Q2_K: return OF(_few_q2_k);
+    case Q5_1: return OF(_few_q5_1);
+    case Q5_0: return OF(_few_q5_0);
+    case Q4_1: return OF(_few_q4_1);
+    case Q4_0: return OF(_few_q4_0);
+    case IQ4_NL: return OF(_few_iq4_nl);
+    default: return OF(_few_iq4_xs);
+    }
+}
+
+/* Sums of rows, as many as lanes, for one or two columns. Where there are no more rows, the last one
+ * stands in for them. */
+static void OF(_sums)(const Job *job, const char *rows, int64_t count, const char *packed,
+                      FLOATS *y) {
+    int64_t offsets[LANES];
+    for (int64_t i = 0; i < LANES; i++) {
+        offsets[i] = at_most(i, count - 1) * job->row_bytes;
+    }
+    OF(_few_of)(job->weight_type)(job, rows, offsets, (const Int8Activations *)packed, y);
+}
+#undef TO_SUMS
+#endif
+
+#undef TO_PANEL
+#undef QUANTIZED
+#undef FLOATING
 #undef LINE
 #undef FACTORS
 #undef WORDS

@@ -146,8 +146,28 @@ static void OF(_multiply)(const Job *job, const Step *step) {
     OF(_step)(job, step, part);
 }
 
+#ifdef SUMS
+/* Rows are multiplied with one or two columns while they are decoded. */
+TARGET static void OF(_fewest)(const Job *job, const Step *step, int64_t rows) {
+    for (int64_t row = 0; row < rows; row += LANES) {
+        FLOATS y[2];
+        SUMS(job, step->panel + row * job->row_bytes, rows - row, step->packed, (void *)y);
+        for (int64_t c = 0; c < job->columns; c++) {
+            PUT_ROWS(job, step->bias, y[c], step->y + c * job->rows, step->row + row);
+        }
+    }
+}
+#endif
+
 /* Some numbers of 32 rows are decoded and multiplied while they are in the first cache. */
 static void OF(_few)(const Job *job, const Step *step, int64_t rows) {
+#ifdef SUMS
+    if (job->columns <= 2 && job->weight_type != F32 && job->weight_type != F16 &&
+        job->weight_type != BF16) {
+        OF(_fewest)(job, step, rows);
+        return;
+    }
+#endif
     char span[INT8_SPAN * INT8_ROWS * 3 / 2] __attribute__((aligned(64)));
     float sums[INT8_FEW * INT8_ROWS] __attribute__((aligned(64)));
     const int64_t groups = blocks_of(job->width, INT8_GROUP);

@@ -1,0 +1,271 @@
+/* How the bytes of each type become numbers of 8 bits, scales and minima: blocks of as many rows as
+ * there are lanes, at these offsets, go into a sink. Part of int8_decode.h. */
+
+/* Byte n of each lane, with or without a sign. */
+INLINE FLOATS OF(_byte)(WORDS words, int n) {
+    return __builtin_convertvector((INTEGERS)(words >> 8 * n & 0xff), FLOATS);
+}
+
+INLINE FLOATS OF(_signed_byte)(WORDS words, int n) {
+    return __builtin_convertvector((INTEGERS)(words << (24 - 8 * n)) >> 24, FLOATS);
+}
+
+/* Scale (F16), 32 signed bytes. */
+INLINE void OF(_q8_0)(const char *from, const int64_t *offsets, OF(_sink) *sink) {
+    WORDS head[4];
+    OF(_take)(sink, from, offsets, head);
+#pragma GCC unroll 2
+    for (int i = 0; i < 8; i += 4) {
+        WORDS words[4];
+        OF(_take)(sink, from + 2 + 4 * i, offsets, words);
+#pragma GCC unroll 4
+        for (int n = 0; n < 4; n++) {
+            OF(_put)(sink, 0, i + n, words[n] ^ 0x80808080);
+        }
+    }
+    const FLOATS factors[] = {HALVES(head[0])};
+    OF(_put_factors)(sink, 0, factors);
+}
+
+/* Four bits of each byte; or what they stand for. */
+INLINE WORDS OF(_nibbles)(WORDS words, int shift, int in_table) {
+    const WORDS numbers = words >> shift & 0x0f0f0f0f;
+    return in_table ? (WORDS)LOOK_UP(numbers) : numbers;
+}
+
+/* Four bits from bit n on, one in each byte: bit n comes to 8 n by the product with 1 << 7 n. */
+INLINE WORDS OF(_fifth_bits)(WORDS bits, int n) {
+    return ((bits >> n & 15) * 0x204081 & 0x01010101) << 4;
+}
+
+/* Scale (F16), then a minimum (F16, negative) or none, the fifth bits (4 bytes) or none: bit n is
+ * that of number n. Then 16 bytes of two numbers, n and n + 16. */
+INLINE void OF(_q45)(const char *from, const int64_t *offsets, OF(_sink) *sink, int fifth,
+                     int in_table) {
+    WORDS head[4], words[4];
+    OF(_take)(sink, from, offsets, head);
+    OF(_take)(sink, from + 2 + 2 * sink->minima + 4 * fifth, offsets, words);
+    const WORDS bits = sink->minima ? head[1] : (WORDS)(head[0] >> 16 | head[1] << 16);
+#pragma GCC unroll 8
+    for (int n = 0; n < 8; n++) {
+        WORDS numbers = OF(_nibbles)(words[n % 4], n / 4 * 4, in_table);
+        if (fifth) {
+            numbers |= OF(_fifth_bits)(bits, 4 * n);
+        }
+        OF(_put)(sink, 0, n, numbers);
+    }
+    const FLOATS factors[] = {HALVES(head[0]), -(FLOATS)HALVES(head[0] >> 16)};
+    OF(_put_factors)(sink, 0, factors);
+}
+
+/* Factor (F16), upper two bits of the eight scales (2 bytes), lower four (4 bytes); less 32. Then
+ * nibbles of each group. */
+INLINE void OF(_iq4_xs)(const char *from, const int64_t *offsets, OF(_sink) *sink) {
+    WORDS head[4];
+    OF(_take)(sink, from, offsets, head);
+    const FLOATS factor = HALVES(head[0]);
+#pragma GCC unroll 8
+    for (int group = 0; group < 8; group++) {
+        WORDS words[4];
+        OF(_take)(sink, from + 8 + 16 * group, offsets, words);
+#pragma GCC unroll 8
+        for (int n = 0; n < 8; n++) {
+            OF(_put)(sink, group, n, OF(_nibbles)(words[n % 4], n / 4 * 4, 1));
+        }
+        const WORDS scale = (head[1] >> 4 * group & 15) | (head[0] >> (16 + 2 * group) & 3) << 4;
+        const FLOATS factors[] = {factor * (OF(_byte)(scale, 0) - 32)};
+        OF(_put_factors)(sink, group, factors);
+    }
+}
+
+/* Factors of scales and minima (F16), 12 bytes of them, six bits each, for Q5_K the fifth bits (32
+ * bytes, bit g of byte n is that of number n in group g), the lower four bits (128 bytes: groups 2j
+ * and 2j + 1 share 32 bytes).
+ * The 12 bytes are three words: lower six bits of scales 0 to 3, the same of minima 0 to 3, lower
+ * four bits of scales and minima 4 to 7; the upper two bits of these are those of the first words. */
+INLINE void OF(_q45_k)(const char *from, const int64_t *offsets, OF(_sink) *sink, int fifth) {
+    WORDS head[4], high[8];
+    OF(_take)(sink, from, offsets, head);
+    const FLOATS scale = HALVES(head[0]), minimum = HALVES(head[0] >> 16);
+    const WORDS scales[] = {head[1] & 0x3f3f3f3f,
+                            (head[3] & 0x0f0f0f0f) | (head[1] >> 2 & 0x30303030)};
+    const WORDS minima[] = {head[2] & 0x3f3f3f3f,
+                            (head[3] >> 4 & 0x0f0f0f0f) | (head[2] >> 2 & 0x30303030)};
+    if (fifth) {
+        OF(_take)(sink, from + 16, offsets, high);
+        OF(_take)(sink, from + 32, offsets, high + 4);
+    }
+#pragma GCC unroll 4
+    for (int pair = 0; pair < 8; pair += 2) {
+        WORDS low[8];
+        OF(_take)(sink, from + (fifth ? 48 : 16) + 16 * pair, offsets, low);
+        OF(_take)(sink, from + (fifth ? 64 : 32) + 16 * pair, offsets, low + 4);
+#pragma GCC unroll 2
+        for (int group = pair; group < pair + 2; group++) {
+#pragma GCC unroll 8
+            for (int n = 0; n < 8; n++) {
+                WORDS numbers = OF(_nibbles)(low[n], group % 2 * 4, 0);
+                if (fifth) {
+                    numbers |= (high[n] >> group & 0x01010101) << 4;
+                }
+                OF(_put)(sink, group, n, numbers);
+            }
+            const FLOATS factors[] = {scale * OF(_byte)(scales[group / 4], group % 4),
+                                      minimum * OF(_byte)(minima[group / 4], group % 4)};
+            OF(_put_factors)(sink, group, factors);
+        }
+    }
+}
+
+/* 16 scales with a sign, two of a group. */
+INLINE void OF(_put_scales)(OF(_sink) *sink, int group, const WORDS scales[4], FLOATS factor) {
+    FLOATS factors[2];
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; half++) {
+        const int n = 2 * group + half;
+        factors[half] = factor * OF(_signed_byte)(scales[n / 4], n % 4);
+    }
+    OF(_put_factors)(sink, group, factors);
+}
+
+/* The lower four bits (128 bytes), the upper two (64), 16 signed scales, their factor (F16).
+ * Each half of 128 numbers has 64 bytes of lower and 32 of upper bits, and four groups. */
+INLINE void OF(_q6_k)(const char *from, const int64_t *offsets, OF(_sink) *sink) {
+    WORDS scales[4], tail[4];
+    OF(_take)(sink, from + 192, offsets, scales);
+    OF(_take)(sink, from + 194, offsets, tail);
+    const FLOATS factor = HALVES(tail[3] >> 16);
+#pragma GCC unroll 2
+    for (int first = 0; first < 8; first += 4, from += 64) {
+#pragma GCC unroll 2
+        for (int i = 0; i < 8; i += 4) {
+            WORDS high[4], low[2][4];
+            OF(_take)(sink, from + 128 - 8 * first + 4 * i, offsets, high);
+            OF(_take)(sink, from + 4 * i, offsets, low[0]);
+            OF(_take)(sink, from + 4 * i + 32, offsets, low[1]);
+#pragma GCC unroll 4
+            for (int group = 0; group < 4; group++) {
+#pragma GCC unroll 4
+                for (int n = 0; n < 4; n++) {
+                    const WORDS upper = high[n] >> 2 * group & 0x03030303;
+                    const WORDS lower = OF(_nibbles)(low[group % 2][n], group / 2 * 4, 0);
+                    OF(_put)(sink, first + group, i + n, lower | upper << 4);
+                }
+            }
+        }
+#pragma GCC unroll 4
+        for (int group = first; group < first + 4; group++) {
+            OF(_put_scales)(sink, group, scales, factor);
+        }
+    }
+}
+
+/* The third bits (32 bytes, bit g of byte n is that of number n in group g), the lower two (64
+ * bytes; each half of 128 numbers has 32, and four groups), 16 scales of six bits less 32 (12
+ * bytes: the lower four of 0 to 7 and 8 to 15, the upper two of 0 to 3, 4 to 7 and so on), their
+ * factor (F16). */
+INLINE void OF(_q3_k)(const char *from, const int64_t *offsets, OF(_sink) *sink) {
+    WORDS tail[4], third[8]; /* two bytes, the scales, the factor */
+    OF(_take)(sink, from + 94, offsets, tail);
+    const FLOATS factor = HALVES(tail[3] >> 16);
+    const WORDS a = tail[0] >> 16 | tail[1] << 16, b = tail[1] >> 16 | tail[2] << 16;
+    const WORDS upper = tail[2] >> 16 | tail[3] << 16;
+    const WORDS lower[4] = {a, b, a >> 4, b >> 4};
+    WORDS scales[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        const WORDS six = (lower[i] & 0x0f0f0f0f) | (upper >> 2 * i & 0x03030303) << 4;
+        scales[i] = ((six | 0x80808080) - 0x20202020) ^ 0x80808080; /* no byte borrows */
+    }
+    OF(_take)(sink, from, offsets, third);
+    OF(_take)(sink, from + 16, offsets, third + 4);
+#pragma GCC unroll 2
+    for (int first = 0; first < 8; first += 4) {
+        WORDS low[8];
+        OF(_take)(sink, from + 32 + 8 * first, offsets, low);
+        OF(_take)(sink, from + 48 + 8 * first, offsets, low + 4);
+#pragma GCC unroll 4
+        for (int group = first; group < first + 4; group++) {
+#pragma GCC unroll 8
+            for (int n = 0; n < 8; n++) {
+                const WORDS two = low[n] >> group % 4 * 2 & 0x03030303;
+                const WORDS bit = third[n] >> group & 0x01010101;
+                OF(_put)(sink, group, n, two | bit << 2);
+            }
+            OF(_put_scales)(sink, group, scales, factor);
+        }
+    }
+}
+
+/* 16 bytes of a scale and a minimum of four bits each, the numbers (64 bytes; each half of 128 has
+ * 32, and four groups), factors of scales and minima (F16). */
+INLINE void OF(_q2_k)(const char *from, const int64_t *offsets, OF(_sink) *sink) {
+    WORDS both[4], tail[4];
+    OF(_take)(sink, from, offsets, both);
+    OF(_take)(sink, from + 68, offsets, tail);
+    const FLOATS scale = HALVES(tail[3]), minimum = HALVES(tail[3] >> 16);
+#pragma GCC unroll 2
+    for (int first = 0; first < 8; first += 4) {
+        WORDS low[8];
+        OF(_take)(sink, from + 16 + 8 * first, offsets, low);
+        OF(_take)(sink, from + 32 + 8 * first, offsets, low + 4);
+#pragma GCC unroll 4
+        for (int group = first; group < first + 4; group++) {
+#pragma GCC unroll 8
+            for (int n = 0; n < 8; n++) {
+                OF(_put)(sink, group, n, low[n] >> group % 4 * 2 & 0x03030303);
+            }
+            FLOATS factors[4];
+#pragma GCC unroll 2
+            for (int half = 0; half < 2; half++) {
+                const WORDS word = both[group / 2];
+                const int n = 2 * (group % 2) + half;
+                factors[half] = scale * OF(_byte)(word & 0x0f0f0f0f, n);
+                factors[2 + half] = minimum * OF(_byte)(word >> 4 & 0x0f0f0f0f, n);
+            }
+            OF(_put_factors)(sink, group, factors);
+        }
+    }
+}
+
+/* 32 floats, rounded like those of x. */
+INLINE void OF(_rounded)(FLOATS numbers[32], OF(_sink) *sink) {
+    INTEGERS most = {0};
+    for (int i = 0; i < 32; i++) { /* as integers, so that NaN is the greatest */
+        most = GREATEST(most, (INTEGERS)numbers[i] & 0x7fffffff);
+    }
+    const FLOATS scale = (FLOATS)most / 127;
+    const INTEGERS usable = (scale >= FLT_MIN) & (scale <= FLT_MAX);
+    const FLOATS divisor = (FLOATS)(((INTEGERS)scale & usable) | (0x3f800000 & ~usable));
+    for (int i = 0; i < 8; i++) {
+        WORDS bytes = {0};
+        for (int n = 0; n < 4; n++) {
+            const FLOATS number = (FLOATS)((INTEGERS)numbers[4 * i + n] & usable) / divisor;
+            bytes |= ((WORDS)ROUND(number) & 0xff) << 8 * n;
+        }
+        OF(_put)(sink, 0, i, bytes ^ 0x80808080);
+    }
+    OF(_put_factors)(sink, 0, &scale);
+}
+
+INLINE void OF(_f32)(const char *from, const int64_t *offsets, OF(_sink) *sink) {
+    WORDS words[32];
+    for (int i = 0; i < 32; i += 4) {
+        OF(_take)(sink, from + 4 * i, offsets, words + i);
+    }
+    OF(_rounded)((FLOATS *)words, sink);
+}
+
+INLINE void OF(_f16)(const char *from, const int64_t *offsets, OF(_sink) *sink, int bfloat16) {
+    FLOATS numbers[32];
+    for (int i = 0; i < 16; i += 4) {
+        WORDS words[4];
+        OF(_take)(sink, from + 4 * i, offsets, words);
+        for (int n = 0; n < 4; n++) {
+            FLOATS *two = numbers + 2 * (i + n);
+            two[0] = bfloat16 ? (FLOATS)(words[n] << 16) : (FLOATS)HALVES(words[n]);
+            two[1] = bfloat16 ? (FLOATS)(words[n] & 0xffff0000) : (FLOATS)HALVES(words[n] >> 16);
+        }
+    }
+    OF(_rounded)(numbers, sink);
+}
