@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import gguf
@@ -15,6 +16,7 @@ import soundfile
 
 from granite_gguf import Model
 from granite_gguf.parity import diff_model, read_reference
+from granite_gguf.sound.reading import read_audio
 from tests.commands import assert_refused, run
 from tests.signals import synthetic_audio
 from tests.support.make_speech_checkpoint import make_speech_checkpoint
@@ -221,5 +223,34 @@ def test_a_model_that_writes(checkpoints: dict[str, Path], tmp_path: Path) -> No
     assert best.tolist() == recorded.ids["generated_ids"].tolist()
     edits = run("reference", checkpoints["nle"], audio, "-o", tmp_path / "nle.gguf", *asked)
     assert_refused(edits, 2, "is given no prompt")
-    upstream = run("reference", tmp_path / "plus", audio, "-o", tmp_path / "x.gguf", "--upstream")
-    assert_refused(upstream, 2, "leave it out")
+    edits = run("reference", checkpoints["nle"], audio, "-o", path, *asked, "--upstream", "--force")
+    assert_refused(edits, 2, "is given no prompt")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["base", "plus", "lora"])
+def test_upstream_of_models_that_write(layout: str, tmp_path: Path) -> None:
+    """Transformers' own processor and classes, by hooks: as this package's PyTorch, to rounding."""
+    pytest.importorskip("transformers")
+    from granite_gguf.reference.recording import record_checkpoint
+
+    audio, directory = tmp_path / "speech.wav", tmp_path / layout
+    soundfile.write(audio, synthetic_audio(8000, seed=3), 16_000, subtype="FLOAT")
+    make_speech_checkpoint(directory, layout=layout, dtype="f32")
+    asked = ("--prompt", "say it", "--max-tokens", 5)
+    path = tmp_path / "upstream.gguf"
+    result = run("reference", directory, audio, "-o", path, "--upstream", *asked)
+    if find_spec("torchaudio") is None:
+        assert_refused(result, 2, "torchaudio is not installed, and --upstream needs it")
+        return
+    assert result.returncode == 0 and "running the Python code" not in result.stderr
+    found = read_reference(path)
+    assert found.about["upstream"] == "generate" and found.about["prompt"] == "say it"
+    ours, _ = record_checkpoint(
+        directory, read_audio(audio, 16_000), "f32", prompt="say it", max_tokens=5
+    )
+    assert found.arrays.keys() == ours.arrays.keys() and found.texts == ours.texts
+    for name, array in ours.arrays.items():
+        np.testing.assert_allclose(found.arrays[name], array, atol=2e-5, err_msg=name)
+    for name, ids in ours.ids.items():
+        assert found.ids[name].tolist() == ids.tolist(), name

@@ -16,7 +16,7 @@ from granite_gguf._version import __version__
 from granite_gguf.cli.console import print_note, stderr
 from granite_gguf.cli.options import Force
 from granite_gguf.converters.hub import fetch_checkpoint
-from granite_gguf.errors import InputError, MissingExtraError
+from granite_gguf.errors import MissingExtraError
 from granite_gguf.files import check_target
 from granite_gguf.recorded.file import write_reference
 from granite_gguf.sizes import megabytes
@@ -49,9 +49,10 @@ def reference(
         bool,
         typer.Option(
             "--upstream",
-            help="Run the checkpoint's own modeling code instead of this package's: PYTHON CODE "
-            "FROM THE CHECKPOINT IS EXECUTED. Needs the extra `upstream` and the whole model in "
-            "memory.",
+            help="Run the authors' modeling code instead of this package's. That of "
+            "autoregressive models is in transformers; of others it lies in the checkpoint, and "
+            "PYTHON CODE FROM THE CHECKPOINT IS EXECUTED. Needs the extra `upstream` and the whole "
+            "model in memory.",
         ),
     ] = False,
     prompt: Annotated[
@@ -82,24 +83,17 @@ def reference(
     are loaded one after the other; the largest, the language model's, are 6.5 GB
     in float32, or 7.4 GB. Needs the extra `reference`.
     """
-    if upstream and (prompt is not None or max_tokens is not None):
-        raise InputError("--prompt and --max-tokens do not go with --upstream")
     started = time.monotonic()
     check_target(output, force=force)
     module = load_reference("upstream" if upstream else "recording")
     found = fetch_checkpoint(checkpoint, revision, code=upstream)
     samples = read_audio(audio, _SAMPLE_RATE)
-    if upstream:
-        print_note(
-            f"running the Python code of {found.directory}, if it has any, as --upstream says"
-        )
-        recorded, about = module.record_upstream(
-            found.directory, samples, dtype.value, trust_code=True
-        )
-    else:
-        recorded, about = module.record_checkpoint(
-            found.directory, samples, dtype.value, _report, prompt=prompt, max_tokens=max_tokens
-        )
+    record, note = (
+        (module.record_upstream, print_note) if upstream else (module.record_checkpoint, _report)
+    )
+    recorded, about = record(
+        found.directory, samples, dtype.value, note, prompt=prompt, max_tokens=max_tokens
+    )
     about |= {
         "revision": found.revision or "",
         "dtype": dtype.value,

@@ -68,12 +68,8 @@ def record_checkpoint(
             speech = SpeechReference(directory, TORCH_DTYPES[dtype], progress)
             said = speech.run(samples, asked, max_tokens or MOST_TOKENS)
             about = {"layout": speech.config.layout, "prompt": asked}
-            return _of_speech(said, samples, dtype, str(directory)), about
-        if prompt is not None or max_tokens is not None:
-            raise errors.InputError(
-                f"{directory}: is a model that edits a hypothesis: it is given no prompt, and "
-                "writes all tokens at once"
-            )
+            return of_speech(said, samples, dtype, str(directory)), about
+        refuse_prompt(directory, prompt, max_tokens)
         nar = StagedReference(directory, TORCH_DTYPES[dtype], progress)
         stages = nar.run(samples)
         return _of_nar(stages, samples, dtype, str(directory)), {
@@ -101,7 +97,21 @@ def _of_nar(stages: Stages, samples: NDArray[Any], dtype: str, source: str) -> R
     )
 
 
-def _of_speech(stages: SpeechStages, samples: NDArray[Any], dtype: str, source: str) -> Recorded:
+def refuse_prompt(directory: Path, prompt: str | None, max_tokens: int | None) -> None:
+    """Say of a model that edits that it is asked nothing.
+
+    Raises:
+        granite_gguf.errors.InputError: it is.
+    """
+    if prompt is not None or max_tokens is not None:
+        raise errors.InputError(
+            f"{directory}: is a model that edits a hypothesis: it is given no prompt, and "
+            "writes all tokens at once"
+        )
+
+
+def of_speech(stages: SpeechStages, samples: NDArray[Any], dtype: str, source: str) -> Recorded:
+    """The stages of a model that writes token by token, as a reference file has them."""
     arrays = _arrays(
         stages,
         samples,

@@ -3,15 +3,13 @@
     AutoProcessor or AutoFeatureExtractor -> AutoModel(...).transcribe | generate | forward
                                                └ hooks on modules that the checkpoint's keys name
 
-The hooks sit on modules, not on the model's outputs, because the names of modules are fixed by the
-tensors of the checkpoint and the outputs' names are not. A module that is missing, or is never
-called, is an error that names it. A module used outside its own `forward` cannot be seen.
+Models that write token by token are run by transformers' own classes, see `speech.upstream`.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,17 @@ from granite_gguf.reference.checkpoint import load_tokenizer
 from granite_gguf.reference.config import CheckpointError, ModelConfig
 from granite_gguf.reference.dtypes import TORCH_DTYPES
 from granite_gguf.reference.layouts import read_config
-from granite_gguf.reference.recording import ARCHITECTURE, writes_tokens
+from granite_gguf.reference.recording import (
+    ARCHITECTURE,
+    Told,
+    of_speech,
+    refuse_prompt,
+    writes_tokens,
+)
+from granite_gguf.reference.speech.pipeline import MOST_TOKENS
+from granite_gguf.reference.speech.prompt import INSTRUCTION
+from granite_gguf.reference.speech.upstream import upstream_stages
+from granite_gguf.reference.taps import Taps, as_rows, import_transformers, loaded
 
 # Where the layouts keep a module, first match first.
 _MODULES = {
@@ -48,77 +56,46 @@ _MODULES = {
 _METHODS = ("transcribe", "generate", "__call__")
 
 
-class _Taps:
-    """Remembers what goes into and comes out of modules, call by call."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.modules = {name: _find(model, places) for name, places in _MODULES.items()}
-        self.inputs: dict[str, list[Tensor]] = {}
-        self.outputs: dict[str, list[Tensor]] = {}
-        watched = dict(self.modules)
-        layers = watched.pop("layers")
-        watched |= {f"layer {n}": layer for n, layer in layers.named_children()}
-        self.handles = [
-            module.register_forward_hook(self._hook(name), with_kwargs=True)
-            for name, module in watched.items()
-        ]
-
-    def _hook(self, name: str) -> Any:
-        def remember(
-            _m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
-        ) -> None:
-            given = _first_tensor([*args, *kwargs.values()])
-            made = _first_tensor([out])
-            if given is not None:
-                self.inputs.setdefault(name, []).append(given.detach().clone())
-            if made is not None:
-                self.outputs.setdefault(name, []).append(made.detach().clone())
-
-        return remember
-
-    def close(self) -> None:
-        for handle in self.handles:
-            handle.remove()
-
-    def seen(self, calls: dict[str, list[Tensor]], name: str, which: int) -> Tensor:
-        """A tensor of the first (0) or last (-1) call, of the first utterance."""
-        if name not in calls:
-            raise errors.CheckpointError(
-                f"the upstream model never called its module {name!r} ({_MODULES.get(name, name)}) "
-                "as a module: this stage cannot be recorded; leave out --upstream"
-            )
-        return calls[name][which]
-
-
 def record_upstream(
-    directory: Path, samples: NDArray[Any], dtype: str, *, trust_code: bool
-) -> tuple[Recorded, dict[str, str]]:
+    directory: Path,
+    samples: NDArray[Any],
+    dtype: str,
+    note: Callable[[str], None],
+    *,
+    prompt: str | None = None,
+    max_tokens: int | None = None,
+) -> Told:
     """Every stage of 16 kHz mono samples (n) that the upstream code lets be seen.
 
     Args:
         directory: the checkpoint, with its modeling code or of a type transformers knows.
         samples: the recording.
         dtype: f32 or bf16.
-        trust_code: run the Python code that lies in the checkpoint.
+        note: is told before Python code of the checkpoint is run.
+        prompt: the instruction, where the model is given one; by default to transcribe.
+        max_tokens: the most tokens, where the model writes one after the other.
 
     Raises:
         granite_gguf.errors.CheckpointError: the model cannot be loaded or run, or a stage's
             module is missing or never called.
         granite_gguf.errors.MissingExtraError: transformers is not installed.
-        granite_gguf.errors.InputError: the model writes token by token.
+        granite_gguf.errors.InputError: the model takes no prompt.
     """
     try:
         if writes_tokens(directory):
-            raise errors.InputError(
-                f"{directory}: --upstream records models that edit a hypothesis; leave it out: of "
-                "the others this package computes what transformers' own classes do, as its tests "
-                "show"
+            asked = INSTRUCTION if prompt is None else prompt
+            said, layout = upstream_stages(
+                directory, samples, TORCH_DTYPES[dtype], asked, max_tokens or MOST_TOKENS
             )
+            about = {"layout": layout, "prompt": asked, "upstream": "generate"}
+            return of_speech(said, samples, dtype, str(directory)), about
+        refuse_prompt(directory, prompt, max_tokens)
         config = read_config(directory)
     except CheckpointError as error:
         raise errors.CheckpointError(str(error)) from error
-    model, inputs = _load(directory, samples, TORCH_DTYPES[dtype], config, trust_code)
-    taps = _Taps(model)
+    note(f"running the Python code of {directory}, if it has any, as --upstream says")
+    model, inputs = _load(directory, samples, TORCH_DTYPES[dtype], config)
+    taps = Taps(model, _MODULES)
     try:
         with torch.inference_mode():
             method = _run(model, inputs)
@@ -133,30 +110,14 @@ def _load(
     samples: NDArray[Any],
     dtype: torch.dtype,
     config: ModelConfig,
-    trust_code: bool,
 ) -> tuple[nn.Module, dict[str, Any]]:
-    try:
-        import transformers  # noqa: PLC0415 - an extra of its own
-    except ModuleNotFoundError as error:
-        raise errors.MissingExtraError(
-            f"{error.name} is not installed, and --upstream needs it: "
-            "pip install 'granite-gguf[upstream]'"
-        ) from error
-    try:
-        model = transformers.AutoModel.from_pretrained(
-            str(directory), dtype=dtype, trust_remote_code=trust_code
-        ).eval()
-    # Code of the checkpoint may fail in any way; it is the checkpoint that cannot be used.
-    except Exception as error:
-        raise errors.CheckpointError(
-            f"{directory}: transformers {transformers.__version__} cannot load it: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+    transformers = import_transformers()
+    model = loaded(transformers, "AutoModel", directory, dtype=dtype, trust_remote_code=True).eval()
     problems = []
     loaders: list[Any] = [transformers.AutoFeatureExtractor, transformers.AutoProcessor]
     for loader in loaders:
         try:
-            extract = loader.from_pretrained(str(directory), trust_remote_code=trust_code)
+            extract = loader.from_pretrained(str(directory), trust_remote_code=True)
             return model, _features(extract, samples, config, dtype)
         except Exception as error:
             problems.append(f"{loader.__name__}: {type(error).__name__}: {error}")
@@ -196,7 +157,7 @@ def _run(model: nn.Module, inputs: dict[str, Any]) -> str:
 
 
 def _collect(
-    taps: _Taps, config: ModelConfig, samples: NDArray[Any], dtype: str, directory: Path
+    taps: Taps, config: ModelConfig, samples: NDArray[Any], dtype: str, directory: Path
 ) -> Recorded:
     encoder, rules = config.encoder, config.semantics
     states = [taps.seen(taps.outputs, "input", 0)]
@@ -221,16 +182,16 @@ def _collect(
     encoder_output = taps.seen(taps.inputs, "projector", -1)
     projected = taps.seen(taps.outputs, "projector", -1)
     text_ids = taps.seen(taps.inputs, "embedding", -1).reshape(-1)
-    text_rows = _rows(taps.seen(taps.outputs, "norm", -1))[-len(text_ids) :]
+    text_rows = as_rows(taps.seen(taps.outputs, "norm", -1))[-len(text_ids) :]
     weight: Any = taps.modules["embedding"].weight
     editing = F.linear(text_rows, weight)
     # What the first layer reads is multiplied already.
-    rows = _rows(taps.seen(taps.inputs, "editor", -1)) / config.editor.embedding_multiplier
+    rows = as_rows(taps.seen(taps.inputs, "editor", -1)) / config.editor.embedding_multiplier
     audio_tokens = rows[: len(rows) - len(text_ids)]
     tokenizer = load_tokenizer(directory)
     bpe_logits = taps.seen(taps.outputs, "bpe", -1)
     said = decoding.hypothesis_tokens(
-        _rows(bpe_logits).argmax(dim=-1).tolist(), rules.bpe_blank_id, rules.bpe_id_shift
+        as_rows(bpe_logits).argmax(dim=-1).tolist(), rules.bpe_blank_id, rules.bpe_id_shift
     )
     if rules.retokenize:
         hypothesis, _ = decoding.retokenize(tokenizer, said)
@@ -248,9 +209,9 @@ def _collect(
         Names.EDITING_LOGITS: editing,
     }
     said_last = decoding.transcript(tokenizer, editing.argmax(dim=-1).tolist(), rules.slot_id)
-    arrays = {name: _rows(tensor).float().numpy() for name, tensor in outputs.items()}
+    arrays = {name: as_rows(tensor).float().numpy() for name, tensor in outputs.items()}
     arrays[Names.RAW_AUDIO] = samples.astype(np.float32)
-    arrays[Names.BLANK_PROB] = _rows(posterior)[:, 0].numpy()
+    arrays[Names.BLANK_PROB] = as_rows(posterior)[:, 0].numpy()
     return Recorded(
         source=str(directory),
         architecture=ARCHITECTURE,
@@ -259,35 +220,3 @@ def _collect(
         texts={Names.CTC_TEXT: hypothesis, Names.FINAL_TEXT: said_last},
         precision=Precision(others=DTYPES[dtype]),
     )
-
-
-def _find(model: nn.Module, places: Iterable[str]) -> nn.Module:
-    modules: dict[str, nn.Module] = dict(model.named_modules())
-    for place in places:
-        for name in (place, f"model.{place}"):
-            if name in modules:
-                return modules[name]
-    raise errors.CheckpointError(
-        f"the upstream model has no module {' or '.join(places)}: its stages cannot be recorded; "
-        "leave out --upstream"
-    )
-
-
-def _first_tensor(values: Iterable[Any]) -> Tensor | None:
-    for value in values:
-        if isinstance(value, Tensor):
-            return value
-        if isinstance(value, (list, tuple)):
-            found = _first_tensor(value)
-            if found is not None:
-                return found
-        elif hasattr(value, "values") and callable(value.values):
-            found = _first_tensor(value.values())
-            if found is not None:
-                return found
-    return None
-
-
-def _rows(tensor: Tensor) -> Tensor:
-    """(1, rows, width) or (windows, rows, width) as (rows, width)."""
-    return tensor.reshape(-1, tensor.shape[-1])

@@ -48,18 +48,25 @@ def prompt_ids(
 
 def prompt_text(directory: Path, layout: SpeechLayout, instruction: str) -> str:
     """Text of a prompt, with one audio token."""
-    space = " " if layout == "plus" else ""
-    messages = [{"role": "user", "content": f"{AUDIO}{space}{instruction}"}]
-    if layout in _DATES:
-        messages.insert(0, {"role": "system", "content": _SYSTEM.format(_DATES[layout])})
     # As transformers renders them.
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     try:
         return environment.from_string(_template(directory)).render(
-            messages=messages, add_generation_prompt=True, eos_token="<|end_of_text|>"
+            messages=messages(layout, instruction),
+            add_generation_prompt=True,
+            eos_token="<|end_of_text|>",
         )
     except TemplateError as error:
         raise CheckpointError(f"{directory}: the chat template fails: {error}") from error
+
+
+def messages(layout: SpeechLayout, instruction: str) -> list[dict[str, str]]:
+    """What is said before the answer, with one audio token, as chat templates take it."""
+    space = " " if layout == "plus" else ""
+    said = [{"role": "user", "content": f"{AUDIO}{space}{instruction}"}]
+    if layout in _DATES:
+        said.insert(0, {"role": "system", "content": _SYSTEM.format(_DATES[layout])})
+    return said
 
 
 def _template(directory: Path) -> str:
