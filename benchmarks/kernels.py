@@ -62,8 +62,9 @@ def main() -> None:
             packing, kind = kernel.packing, kernel.type
             if packing and not packings.supports(packing, kind, shape.width, shape.rows):
                 break
-            with Product(runtime, kernel, shape.width, shape.rows, shape.columns) as product:
-                cells.append(f"{product.flops / product.seconds(args.repeats) / 1e9:.0f}")
+            with Product(runtime, kernel, shape.width, shape.rows) as product:
+                seconds = product.seconds(shape.columns, args.repeats)
+            cells.append(f"{2e-9 * shape.width * shape.rows * shape.columns / seconds:.0f}")
         else:
             print(f"| {kernel} | " + " | ".join(cells) + " |", flush=True)
 

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 import granite_gguf
 from granite_gguf import AudioWarning, InputError, Model, Segment, Transcript, Word
 from granite_gguf.bench import measure
+from granite_gguf.bench.measure import count_products
 from granite_gguf.cli import app
 from granite_gguf.errors import InputTypeError
 from granite_gguf.formats import FORMATS, Shape
@@ -266,3 +267,27 @@ def test_bench_tells_what_a_draft_was_worth(
     assert found.decoding.guessed >= found.decoding.accepted
     assert found.decoding.steps + found.decoding.accepted >= found.tokens - 1
     assert found.to_dict()["decoding"]["steps"] == found.decoding.steps
+
+
+@pytest.mark.filterwarnings("ignore::granite_gguf.AudioWarning")
+@pytest.mark.parametrize("layout", ["base", "plus"])  # with a BPE head, and without
+def test_bench_knows_the_floor_of_every_token(
+    layout: str, speech_files: dict[str, Path], audio_file: Path
+) -> None:
+    """A step multiplies with every matrix of the language model, as the prompt's pass does."""
+    found = measure(speech_files[layout], audio_file, threads=1, repeats=1)
+    assert found.decoding is not None
+    language, whole = (found.stages[name] for name in ("language model", "whole"))
+    assert language.floor is not None and whole.floor is not None
+    assert 0 < language.floor < whole.floor and language.ratio is not None
+    with granite_gguf.load(speech_files[layout], device="cpu", threads=1) as loaded:
+        counted, _ = count_products(loaded, audio_file)
+        text = counted["language model"]
+        layers, seen = loaded.hparams.llm.n_layers, [s for s in text if s.weight]
+        passes = found.decoding.steps + 1
+        # Queries, keys, values, output, three of the feed-forward; and the head, once a pass.
+        assert sum(text[shape] for shape in seen) == passes * (7 * layers + 1)
+        with loaded.observe_inputs() as observed:
+            loaded.transcribe(audio_file)
+        rows = observed["blk.0.ffn_up.weight"][1]
+        assert rows >= max(shape.columns for shape in seen) + found.decoding.steps

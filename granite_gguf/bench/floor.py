@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 
 from granite_gguf.bench.products import Product
 from granite_gguf.ggml import (
@@ -39,7 +40,7 @@ class Floor:
         flops: of all of them.
         seconds: at the best rates.
         peak: seconds at the processor's peak; None where that is not known.
-        best: for each weight ``[width, rows]`` its fastest kernel, as text.
+        best: for each weight ``[width, rows]`` its fastest kernel, as text: that of most columns.
     """
 
     flops: float
@@ -103,21 +104,26 @@ def measure_floor(
     weight.
     """
     packings = Packings(runtime)
-    kinds = {shape for counts in stages.values() for shape in counts if shape.weight}
+    kinds = sorted({shape for counts in stages.values() for shape in counts if shape.weight})
     seconds: dict[ProductShape, float] = {}
     best: dict[tuple[int, int], str] = {}
     rate = 0.0
-    for done, shape in enumerate(sorted(kinds)):
+    done = 0
+    for (_, kind, width, rows), group in groupby(kinds, lambda shape: shape[:4]):
         if report:
             report(done, len(kinds))
-        times = {}
-        for kernel in candidates(shape.kind, packings, shape.width, shape.rows):
-            with Product(runtime, kernel, shape.width, shape.rows, shape.columns) as product:
-                times[kernel] = product.seconds(repeats)
-        fastest = min(times, key=times.__getitem__)
-        seconds[shape] = times[fastest]
-        best[shape.width, shape.rows] = str(fastest)
-        rate = max(rate, *(shape.flops / t for k, t in times.items() if k.type is F32))
+        shapes = list(group)  # by their columns
+        times: dict[ProductShape, dict[Kernel, float]] = {shape: {} for shape in shapes}
+        for kernel in candidates(kind, packings, width, rows):
+            with Product(runtime, kernel, width, rows) as product:
+                for shape in shapes:
+                    times[shape][kernel] = product.seconds(shape.columns, repeats)
+        for shape, by_kernel in times.items():
+            fastest = min(by_kernel, key=by_kernel.__getitem__)
+            seconds[shape] = by_kernel[fastest]
+            best[width, rows] = str(fastest)
+            rate = max(rate, *(shape.flops / t for k, t in by_kernel.items() if k.type is F32))
+        done += len(shapes)
     on_cpu = runtime.device.kind == "cpu" and available_kernels()
     at_most = _Peak(runtime.threads) if on_cpu else None
     found = {}

@@ -136,7 +136,7 @@ def measure(
         runs = [model.transcribe(audio, editor="always") for _ in range(repeats)]
         memory = peak_resident()
         floors: dict[str, Floor] = {}
-        products, text_rows = _products(model, audio) if passes == 1 else (None, None)
+        products, text_rows = count_products(model, audio) if passes == 1 else (None, None)
         if with_floor and products is not None:
             runtime = Runtime(model.device.name, model.threads)
             try:
@@ -167,7 +167,7 @@ def measure(
 
 
 def _stage(spent: list[float], floor: Floor | None) -> StageSeconds:
-    if floor is None:
+    if floor is None or not floor.seconds:  # not measured, or nothing is multiplied
         return StageSeconds(min(spent), median(spent))
     ratio = min(spent) / floor.seconds
     return StageSeconds(min(spent), median(spent), floor.seconds, ratio, floor.peak)
@@ -180,7 +180,7 @@ def _whole(stages: list[Floor]) -> Floor:
     return Floor(flops, sum(stage.seconds for stage in stages), peak, {})
 
 
-def _products(
+def count_products(
     model: Model, audio: str | Path | FloatArray
 ) -> tuple[dict[str, Counter[ProductShape]], int | None]:
     """The matrix products of each stage, and how many rows of text are edited."""

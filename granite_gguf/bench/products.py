@@ -16,18 +16,15 @@ _CACHED_BYTES = 64e6  # more than this of weights in a graph, so that none stays
 
 
 class Product(Closing):
-    """A weight ``[width, rows]`` of random numbers, ready to be multiplied with ``columns``.
+    """A weight ``[width, rows]`` of random numbers, ready to be multiplied.
 
     Use as a context manager. Several copies of the weight are multiplied one after another, as a
     model's layers are.
     """
 
-    def __init__(
-        self, runtime: Runtime, kernel: Kernel, width: int, rows: int, columns: int
-    ) -> None:
-        self._runtime = runtime
+    def __init__(self, runtime: Runtime, kernel: Kernel, width: int, rows: int) -> None:
+        self._runtime, self._width = runtime, width
         self._stack = ExitStack()
-        self.flops = 2 * width * rows * columns
         prepare_encoding(kernel.type)
         rng = np.random.default_rng(0)
         weight = rng.standard_normal((rows, width), dtype=np.float32)
@@ -36,10 +33,10 @@ class Product(Closing):
         self._copies = int(min(16, 1 + _CACHED_BYTES // content.nbytes))
         weights = WeightBuffer(runtime, self._copies)
         self._stack.callback(weights.close)
-        self._graph = self._stack.enter_context(Graph())
-        x = self._graph.input("x", [width, columns])
         names = [f"weight {n}" for n in range(self._copies)]
-        tensors = {name: weights.add(name, [width, rows], kernel.type) for name in names}
+        self._tensors = tensors = {
+            name: weights.add(name, [width, rows], kernel.type) for name in names
+        }
         types = Packings(runtime).types
         weights.allocate(None if kernel.packing is None else types[kernel.packing])
         for name in names:
@@ -48,17 +45,20 @@ class Product(Closing):
                 tensors[name].multiplier = Products(
                     runtime.threads, kernel.own, exact=True
                 ).multiply
-            self._graph.output(name, mul_mat(tensors[name], x))
-        self._readers = {name: lambda _: None for name in names}  # nothing is copied
-        self._inputs = {"x": rng.standard_normal((columns, width), dtype=np.float32)}
 
-    def seconds(self, repeats: int) -> float:
-        """The shortest time of one product."""
+    def seconds(self, columns: int, repeats: int) -> float:
+        """The shortest time of one product with so many columns."""
+        numbers = np.random.default_rng(0).standard_normal((columns, self._width), dtype=np.float32)
+        readers = {name: lambda _: None for name in self._tensors}  # nothing is copied
         best = float("inf")
-        for _ in range(repeats):
-            started = time.perf_counter()
-            self._runtime.compute(self._graph, self._inputs, self._readers)
-            best = min(best, time.perf_counter() - started)
+        with Graph() as graph:
+            x = graph.input("x", [self._width, columns])
+            for name, weight in self._tensors.items():
+                graph.output(name, mul_mat(weight, x))
+            for _ in range(repeats):
+                started = time.perf_counter()
+                self._runtime.compute(graph, {"x": numbers}, readers)
+                best = min(best, time.perf_counter() - started)
         return best / self._copies
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from granite_gguf.arrays import FloatArray
-from granite_gguf.ggml.runtime import Runtime
+from granite_gguf.ggml.runtime import UNWATCHED, Runtime
 from granite_gguf.ggml.types import F32, GGMLType
 
 _PRODUCTS = (c.GGML_OP_MUL_MAT, c.GGML_OP_CUSTOM)  # the latter are ours
@@ -71,13 +71,11 @@ def observe_inputs(runtime: Runtime, weights: Collection[str]) -> Iterator[Obser
 @contextmanager
 def _watching(runtime: Runtime, on_node: Callable[[Any, bool, Any], bool]) -> Iterator[None]:
     """Call back for every node, before and after it, while the block runs."""
-    callback = c.ggml_backend_sched_eval_callback(on_node)
-    nothing = c.ggml_backend_sched_eval_callback()
-    c.ggml_backend_sched_set_eval_callback(runtime.scheduler, callback, None)
+    runtime.watcher = c.ggml_backend_sched_eval_callback(on_node)
     try:
         yield
     finally:
-        c.ggml_backend_sched_set_eval_callback(runtime.scheduler, nothing, None)
+        runtime.watcher = UNWATCHED
 
 
 def _read(handle: Any) -> FloatArray:

@@ -33,6 +33,9 @@ _NUMPY_TYPES: dict[GGMLType, np.dtype[Any]] = {
 # What ggml's scheduler asks for and leaves empty, by node that a graph may have.
 _SCHEDULER_BYTES = 20_480
 
+UNWATCHED: Any = c.ggml_backend_sched_eval_callback()
+"""What is called for every operation where nobody watches: nothing."""
+
 Reader = Callable[[npt.NDArray[Any]], Any]
 """Takes what is wanted from an output, whose array is only lent."""
 
@@ -44,6 +47,9 @@ class Runtime(Closing):
         device: ``auto`` (a GPU where the build has one), or a device's name.
         threads: CPU threads; by default as many as the process may run on.
         turn: what :attr:`lock` is, where other runtimes share the threads.
+
+    Attributes:
+        watcher: ggml's callback, which is asked before every operation and told after it.
 
     Raises:
         DeviceError: no such device, or it could not be opened.
@@ -66,6 +72,7 @@ class Runtime(Closing):
         self.device_handle, self.device = choose_device(device)
         self.threads_to_start = 2 * self.threads  # those that place weights, and ggml's own
         self._work_bytes = 0
+        self.watcher = UNWATCHED
         memory.require(
             0,
             f"Computing with {self.threads} threads",
@@ -225,6 +232,7 @@ class Runtime(Closing):
     ) -> dict[str, Any]:
         for name, tensor in graph.inputs.items():
             _fill(name, tensor, inputs[name])
+        c.ggml_backend_sched_set_eval_callback(scheduler, self.watcher, None)
         status = c.ggml_backend_sched_graph_compute(scheduler, graph.handle)
         self.threads_to_start = 0
         if status != c.GGML_STATUS_SUCCESS:

@@ -8,7 +8,6 @@ from granite_gguf.ggml import F16, F32, Runtime
 from granite_gguf.passes import Cache, Options, PassLimits, Piece, check_language
 from granite_gguf.placing.kernel_choice import Precision
 from granite_gguf.placing.weights import ModelWeights
-from granite_gguf.speech import characters
 from granite_gguf.speech.spec import HParams
 from granite_gguf.speech.stages import SpeechStages
 from granite_gguf.speech.transcribe import Manner, one_pass
@@ -60,7 +59,7 @@ class SpeechLane:
         """
         file = self.stages.file
         check_language(options.language, file.hparams.heard)
-        Manner.of(file.hparams, characters.labels_of(file), options)
+        Manner.of(file.hparams, self.stages.known_characters, options)
 
     def one_pass(self, pieces: Sequence[Piece], options: Options) -> list[Segment | None]:
         """As :func:`granite_gguf.speech.transcribe.one_pass` does it."""

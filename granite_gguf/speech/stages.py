@@ -6,7 +6,7 @@ text before and behind the audio ───────┴→ prompt rows → lan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -24,18 +24,24 @@ from granite_gguf.arrays import (
 )
 from granite_gguf.errors import InputError
 from granite_gguf.ggml import F16, GGMLType, Runtime
+from granite_gguf.passes import NOTHING_ELSE
 from granite_gguf.placing.finite import check_results
 from granite_gguf.placing.weights import ModelWeights
 from granite_gguf.spec.tensors import LLAMA_NAMES, Stage
-from granite_gguf.speech import drafts
+from granite_gguf.speech import characters, drafts
+from granite_gguf.speech.asking import around_audio, instruction
 from granite_gguf.speech.greedy import Said
 from granite_gguf.speech.language import Language
+from granite_gguf.speech.loops import token_budget
 from granite_gguf.speech.qformer import audio_rows, build_qformer
 from granite_gguf.speech.spec import Draft, HParams
 from granite_gguf.stages.decoding import hypothesis_tokens
 from granite_gguf.stages.shared import NO_TAPS, SharedStages
 from granite_gguf.storage.model_file import ModelFile
 from granite_gguf.tokenizer import SpeechTokenizer
+
+CHARACTER_LOGITS = "encoder_logits"
+"""A tap of the encoder: what its character head says of each frame."""
 
 
 class SpeechStages(SharedStages[HParams]):
@@ -48,6 +54,10 @@ class SpeechStages(SharedStages[HParams]):
         weights: its weights, where the runtime's device reads them.
         runtime: computes.
         cache_type: of the keys and values of what was said, F16 or F32.
+
+    Attributes:
+        known_characters: a label of the character head for each character; none where the file's
+            head is not known.
     """
 
     def __init__(
@@ -61,6 +71,7 @@ class SpeechStages(SharedStages[HParams]):
         super().__init__(file, tokenizer, weights, runtime)
         llm = file.hparams.llm
         scaling = llm.logits_scaling if llm.apply_logits_scaling else 1.0
+        self.known_characters = characters.labels_of(file)
         self._language = Language(
             runtime,
             weights,
@@ -83,6 +94,33 @@ class SpeechStages(SharedStages[HParams]):
         with self._runtime.lock:
             super().close()
             self._language.close()
+
+    @property
+    def has_head(self) -> bool:
+        """Whether a BPE head hears the first hypothesis; otherwise that of characters does."""
+        return bool(self.hparams.draft.bpe_vocab)
+
+    @property
+    def heard_by(self) -> frozenset[str]:
+        """The taps of the encoder that a first hypothesis is made of."""
+        return NO_TAPS if self.has_head else frozenset({CHARACTER_LOGITS})
+
+    def first_hypothesis(
+        self, taps: Mapping[str, FloatArray], ids: IntArray | None
+    ) -> tuple[str, IntArray | None]:
+        """What the encoder hears in a recording, and a draft of the answer, if it hears anything.
+
+        Args:
+            taps: of the encoder, :attr:`heard_by`.
+            ids: ``(windows,)``, the best of the BPE head, where the model has one.
+        """
+        if ids is not None:
+            tokens = self.read_hypothesis(ids)
+            return self.detokenize(tokens).strip(), tokens
+        text = characters.text_of(self.known_characters, taps[CHARACTER_LOGITS])
+        # Behind the colon of the base models' prompts a word begins with a space, as in a text.
+        lead = " " if self.hparams.family == "base" else ""
+        return text, self.tokenize(lead + text) if text else None
 
     def read_hypothesis(self, ids: Batch) -> Batch:
         """Token ids ``(n,)`` of the first hypothesis, from the best ids of the BPE head."""
@@ -171,15 +209,22 @@ class SpeechStages(SharedStages[HParams]):
         return found
 
     def in_turn(self, samples: Samples) -> Generator[str, None, int | None]:
-        """Run what of a pass of mono samples ``(n,)`` is as much whatever is said.
+        """Run a pass of mono samples ``(n,)``; yields each stage's name before it runs.
 
-        Yields each stage's name before it runs; returns None, as no text is edited.
+        The text is the one that the model writes as its card asks for it, with a draft. Returns
+        None, as no text is edited.
         """
-        mel = self.compute_mel(samples)
+        h, mel = self.hparams, self.compute_mel(samples)
         if not len(mel):
             return None
         yield "encoder"
-        encoded = self.run_encoder(mel)
+        encoded = self.run_encoder(mel, self.heard_by)
+        yield "hypothesis"
+        ids = self.run_hypothesis_head(encoded.final, encoded.blank).ids if self.has_head else None
+        _, draft = self.first_hypothesis(encoded.taps, ids)
         yield "projector"
-        self.run_projector(encoded.captured)
+        audio = self.run_projector(encoded.captured)
+        yield "language model"
+        prompt = self.prompt(audio, around_audio(h, instruction(h, NOTHING_ELSE)))
+        self.generate([prompt], [token_budget(len(samples) / h.front_end.sample_rate)], [draft])
         return None

@@ -23,16 +23,15 @@ from granite_gguf.speech.greedy import End, Said
 from granite_gguf.speech.loops import token_budget
 from granite_gguf.speech.reading import Answer, even_words, placed_words, tagged_words
 from granite_gguf.speech.spec import HParams
-from granite_gguf.speech.stages import SpeechStages
+from granite_gguf.speech.stages import CHARACTER_LOGITS, SpeechStages
 from granite_gguf.stages.decoding import confidence, no_speech, run_probabilities
 from granite_gguf.stages.passing import silent_segment, sounding_features
 from granite_gguf.stages.results import EncoderResult, TokenResult
-from granite_gguf.stages.shared import BPE_BEST, BPE_ENTROPIES, BPE_TOTALS, NO_TAPS
+from granite_gguf.stages.shared import BPE_BEST, BPE_ENTROPIES, BPE_TOTALS
 from granite_gguf.transcript import Decoding, Segment, Word
 from granite_gguf.words.times import Heard, Spellings, character_spellings, token_spellings
 
 TAGGED_SECONDS = 300.0  # the longest audio whose words a plus model times, by its card
-_LOGITS = "encoder_logits"
 
 
 @dataclass(frozen=True)
@@ -116,8 +115,7 @@ def one_pass(
     Raises:
         InputError: the model cannot do what is asked.
     """
-    known = characters.labels_of(model.file)
-    manner = Manner.of(model.hparams, known, options, fast=fast)
+    manner = Manner.of(model.hparams, model.known_characters, options, fast=fast)
     rate = model.hparams.front_end.sample_rate
     found: list[Segment | None] = [None] * len(pieces)
     sounding = {}
@@ -130,7 +128,7 @@ def one_pass(
             sounding[n] = mel
     if sounding:
         together = [pieces[n] for n in sounding]
-        segments = _Pass(model, known, manner, options, together).run(list(sounding.values()))
+        segments = _Pass(model, manner, options, together).run(list(sounding.values()))
         for n, segment in zip(sounding, segments, strict=True):
             found[n] = segment
     return found
@@ -150,7 +148,6 @@ class _Pass:
     """Pieces that sound, on their way through the stages."""
 
     model: SpeechStages
-    known: Mapping[str, int]
     manner: Manner
     options: Options
     pieces: Sequence[Piece]
@@ -159,12 +156,17 @@ class _Pass:
         """Their segments."""
         model, pieces, manner = self.model, self.pieces, self.manner
         mel = Rows.of(mels)
-        taps = frozenset({_LOGITS}) if self._by_characters else NO_TAPS
         with timed("encoder", pieces):
-            encoded = model.run_encoder(mel, taps)
+            encoded = model.run_encoder(mel, model.heard_by)
         with timed("hypothesis", pieces):
-            head = None if self._by_characters else self._bpe(encoded)
-            hypotheses = [self._hypothesis(n, encoded, head) for n in range(len(pieces))]
+            head = self._bpe(encoded) if model.has_head else None
+            hypotheses = [
+                model.first_hypothesis(
+                    {name: tap[n] for name, tap in encoded.taps.items()},
+                    None if head is None else head.ids[n],
+                )
+                for n in range(len(pieces))
+            ]
         said, rows = self._say(encoded, hypotheses, head)
         segments = []
         for n, piece in enumerate(pieces):
@@ -214,10 +216,6 @@ class _Pass:
         rows |= zip(left, map(len, prompts), strict=True)
         return said | dict(zip(left, found, strict=True)), rows
 
-    @property
-    def _by_characters(self) -> bool:
-        return not self.model.hparams.draft.bpe_vocab
-
     def _bpe(self, encoded: EncoderResult[Rows]) -> TokenResult[Rows]:
         timed_by_it = self.options.word_times and not self.manner.tagged
         taps = {"pooled", BPE_TOTALS} if timed_by_it else set()
@@ -236,19 +234,6 @@ class _Pass:
         blank = self.model.hparams.draft.blank_id
         sure = run_probabilities(head.ids[n], head.taps[BPE_BEST][n], blank)
         return Said(tuple(draft.tolist()), tuple(sure.tolist()), End.FINISHED, unseen=count)
-
-    def _hypothesis(
-        self, n: int, encoded: EncoderResult[Rows], head: TokenResult[Rows] | None
-    ) -> tuple[str, IntArray | None]:
-        """What the encoder hears in a piece, and a draft of the answer."""
-        model = self.model
-        if head is not None:
-            tokens = model.read_hypothesis(head.ids[n])
-            return model.detokenize(tokens).strip(), tokens
-        text = characters.text_of(self.known, encoded.taps[_LOGITS][n])
-        # Behind the colon of the base models' prompts a word begins with a space, as in a text.
-        lead = " " if self.model.hparams.family == "base" else ""
-        return text, model.tokenize(lead + text) if text else None
 
     def _seconds(self, piece: Piece) -> float:
         return len(piece.samples) / self.model.hparams.front_end.sample_rate
@@ -298,7 +283,9 @@ class _Pass:
         elif self.manner.translated_to is not None:
             words = even_words(answer, self._seconds(piece))
         elif head is None:
-            posteriors = characters.log_posteriors(self.known, encoded.taps[_LOGITS][n])
+            posteriors = characters.log_posteriors(
+                self.model.known_characters, encoded.taps[CHARACTER_LOGITS][n]
+            )
             heard = Heard(
                 mel[n], encoded.blank[n], 1, characters.BLANK, lambda ids: posteriors[:, ids], frame
             )
@@ -314,7 +301,7 @@ class _Pass:
         return tuple(word.later(begin) for word in words)
 
     def _spelt_in_characters(self, text: str, _: IntArray) -> Spellings:
-        return character_spellings(self.known, text)
+        return character_spellings(self.model.known_characters, text)
 
     def _spelt_in_tokens(self, text: str, tokens: IntArray) -> Spellings:
         return token_spellings(self.model.hparams.draft, self.model.tokenizer, text, tokens)
