@@ -123,7 +123,7 @@ def test_logits_after_each_token(
             found = model.logits(embed(TOKENS[:n]), list(TOKENS[n:]))
         np.testing.assert_allclose(found, expected["untied"][n - 1 :] / 8, atol=close)
         with language(runtime, placed, kind) as model:
-            (choice,) = model.begin([embed(TOKENS[:n])], [1])
+            ((choice,),) = model.begin([embed(TOKENS[:n])], [1])
         powers = np.exp(expected["untied"][n - 1] / 8)
         assert choice.probability == pytest.approx(powers.max() / powers.sum(), abs=1e-3)
 
