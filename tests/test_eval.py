@@ -6,13 +6,14 @@ import json
 import re
 import shutil
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import cast
 
 import pytest
 import soundfile
 
-from granite_gguf import InputError, MissingExtraError, Model, OutputError, Transcript
+from granite_gguf import AudioError, InputError, MissingExtraError, Model, OutputError, Transcript
 from granite_gguf.cli import app
 from granite_gguf.evaluation.manifest import Item, read_items
 from granite_gguf.evaluation.results import Result, ResultsFile, read_results, read_transcripts
@@ -200,21 +201,27 @@ def test_transcripts_of_another_file(tmp_path: Path) -> None:
         read_transcripts(write(tmp_path / "u.tsv", "a.wav\tone"), items)
 
 
-def test_the_decoding_of_a_file_is_no_computation(
+def test_many_are_at_work_and_their_seconds_add_up(
     needs_extra: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Stub:
-        def transcribe(self, path: Path) -> Transcript:
-            return Transcript("t", "", 1.0, {"audio": 0.75, "encoder": 2.0})
+    """Each has the time since the one before; what is known is not computed again."""
+    taken = []
 
-    monkeypatch.setattr(
-        "granite_gguf.evaluation.run.time.perf_counter", iter([10.0, 13.0]).__next__
-    )
-    dataset = Dataset("set", [Item("a.wav", tmp_path / "a.wav", "t", "en")], 0)
+    class Stub:
+        def transcribe_many(self, paths: Iterable[Path]) -> Iterator[Transcript | AudioError]:
+            taken.extend(paths)
+            yield Transcript("t", "", 1.0, {"audio": 0.75, "encoder": 2.0})
+            yield AudioError("b.wav: no such file")
+
+    clock = iter([10.0, 13.0, 13.5]).__next__
+    monkeypatch.setattr("granite_gguf.evaluation.run.time.perf_counter", clock)
+    items = [Item(f"{name}.wav", tmp_path / f"{name}.wav", "t", "en") for name in "akb"]
     results = ResultsFile(None, tmp_path / "m.gguf", "set")
-    model = cast(Model, Stub())
-    (row,) = score_each(model, dataset, results, Scorer("plain"))
-    assert row.result == Result("t", 1.0, 2.25) and row.score.exact == 1
+    results.add(items[1], RESULT)
+    found = score_each(cast(Model, Stub()), Dataset("set", items, 0), results, Scorer("plain"))
+    failed = Result("", 0.0, 0.5, "b.wav: no such file")
+    assert [row.result for row in found] == [Result("t", 1.0, 3.0), RESULT, failed]
+    assert taken == [items[0].path, items[2].path]
 
 
 # The command

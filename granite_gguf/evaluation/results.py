@@ -30,7 +30,8 @@ class Result:
     Attributes:
         text: the transcript; empty where it failed.
         duration: seconds of audio; None where it is not known.
-        seconds: seconds of computation, without the decoding of the file; None where not known.
+        seconds: what it took: with others at work beside it, the seconds since the result before;
+            None where not known.
         error: why it failed, or None.
     """
 

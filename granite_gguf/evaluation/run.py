@@ -14,6 +14,7 @@ from granite_gguf.evaluation.manifest import Item, read_items
 from granite_gguf.evaluation.results import Result, ResultsFile, read_results, read_transcripts
 from granite_gguf.evaluation.scoring import Scorer, Scoring
 from granite_gguf.model import Model
+from granite_gguf.transcript import Transcript
 
 
 def evaluate(
@@ -120,11 +121,21 @@ def read_dataset(
 def score_each(
     model: Model, dataset: Dataset, results: ResultsFile, scorer: Scorer
 ) -> Iterator[Row]:
-    """Transcribe what has no result yet, and score each recording when it is there."""
+    """Transcribe what has no result yet, and score each recording when it is there.
+
+    The seconds of a result are those since the one before: several recordings are at work, and the
+    sum is what all of them took.
+    """
+    known = {item.path: results.find(item) for item in dataset.items}
+    made = model.transcribe_many(item.path for item in dataset.items if known[item.path] is None)
+    before = time.perf_counter()
     for item in dataset.items:
-        result = results.find(item)
+        result = known[item.path]
         if result is None:
-            result = _transcribe(model, item)
+            transcript = next(made)
+            now = time.perf_counter()
+            result = _result(transcript, now - before)
+            before = now
         results.add(item, result)
         yield _row(item, result, scorer)
     results.finish()
@@ -153,12 +164,9 @@ def _row(item: Item, result: Result, scorer: Scorer) -> Row:
     return Row(item, result, scorer.score(item.text or "", result.text, item.language or ""))
 
 
-def _transcribe(model: Model, item: Item) -> Result:
-    started = time.perf_counter()
-    try:
-        transcript = model.transcribe(item.path)
-    except AudioError as error:
-        return Result("", 0.0, time.perf_counter() - started, str(error))
-    reading = transcript.timings.get("audio", 0.0)
-    spent = time.perf_counter() - started - reading
-    return Result(transcript.text, transcript.duration, spent)
+def _result(found: Transcript | Exception, seconds: float) -> Result:
+    if isinstance(found, Transcript):
+        return Result(found.text, found.duration, seconds)
+    if isinstance(found, AudioError):
+        return Result("", 0.0, seconds, str(found))
+    raise found
