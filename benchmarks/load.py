@@ -37,9 +37,10 @@ from granite_gguf.demo import DEMO_MODEL, DEMO_SAMPLES
 from granite_gguf.sound.reading import read_audio
 
 RATE = 16_000
-CLIPS = 24
+CLIPS = 24  # different ones
 ROUTE = "/v1/audio/transcriptions"
 WAIT = 120.0
+_FEWEST = 3  # requests, however long they take
 BROKEN, DAMAGED, HUGE = 0.05, 0.05, 0.01
 SEED = 7
 
@@ -93,12 +94,12 @@ def serving(model: Path, *arguments: str) -> Iterator[Service]:
         process.communicate()
 
 
-def clips(model: Path, seconds: float) -> list[Clip]:
+def clips(model: Path, seconds: float, count: int = CLIPS) -> list[Clip]:
     """Different clips of speech, and their texts, computed one by one."""
     speech = np.concatenate([read_audio(path, RATE) for path in DEMO_SAMPLES])
     speech = np.tile(speech, 1 + int(seconds * RATE * 2 / len(speech)))
     length = int(seconds * RATE)
-    starts = np.linspace(0, len(speech) - length, CLIPS).astype(int)
+    starts = np.linspace(0, len(speech) - length, count).astype(int)
     found = []
     with granite_gguf.load(model) as loaded:
         for start in starts:
@@ -125,7 +126,7 @@ async def at_once(address: str, given: list[Clip], clients: int, spend: float) -
     end = time.perf_counter() + spend
 
     async def one(number: int) -> None:
-        while time.perf_counter() < end:
+        while time.perf_counter() < end or len(spent) < _FEWEST:
             spent.append(await ask(client, given[(number + len(spent)) % len(given)]))
 
     limits = httpx.Limits(max_connections=clients)
@@ -135,12 +136,14 @@ async def at_once(address: str, given: list[Clip], clients: int, spend: float) -
     return spent
 
 
-def speed(model: Path, seconds: list[float], clients: list[int], spend: float) -> None:
+def speed(
+    model: Path, seconds: list[float], clients: list[int], spend: float, different: int
+) -> None:
     print("| clips | clients | requests/s | against one | p50, ms | p95, ms | p99, ms | a pass |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     with serving(model, "--queue", "256", "--uploads", "256") as service:
         for length in seconds:
-            given, alone = clips(model, length), 0.0
+            given, alone = clips(model, length, different), 0.0
             for count in clients:
                 passes = service.metric("granite_passes_total")
                 started = time.perf_counter()
@@ -292,11 +295,12 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+")
     parser.add_argument("--seconds", type=float, nargs="+", default=[3, 11])
     parser.add_argument("--spend", type=float, default=10, help="seconds for each line")
+    parser.add_argument("--different", type=int, default=CLIPS, help="clips, for speed")
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--times", type=int, default=6, help="how often it is killed")
     args = parser.parse_args()
     if args.what == "speed":
-        speed(args.model, args.seconds, args.clients or [1, 4, 16, 64], args.spend)
+        speed(args.model, args.seconds, args.clients or [1, 4, 16, 64], args.spend, args.different)
     elif args.what == "faults":
         faults(args.model, args.requests, (args.clients or [32])[0])
     else:
