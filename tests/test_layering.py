@@ -30,7 +30,7 @@ ROOMS = {
     "tokenizer": "storage",
     "recorded": "ggml spec storage",
     "placing": "ggml memory spec storage",
-    "evaluation": "model sound",
+    "evaluation": "model sound transcript",
     "words": "spec tokenizer transcript",
     "architecture": "ggml passes placing recorded spec storage tokenizer",
     "stages": "ctc ggml graph passes placing sound spec storage tokenizer transcript",
