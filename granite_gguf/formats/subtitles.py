@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import zip_longest
 
@@ -51,18 +52,20 @@ def as_lrc(_name: str, transcript: Transcript, shape: Shape = USUAL) -> str:
 
 def as_tsv(_name: str, transcript: Transcript, shape: Shape = USUAL) -> str:
     """A table of the subtitles with a header; times in integer milliseconds."""
-    rows = ["start\tend\ttext\n"]
-    rows += [f"{cue.start}\t{cue.end}\t{' '.join(cue.lines)}\n" for cue in cues(transcript, shape)]
-    return "".join(rows)
+    return "".join("\t".join(map(str, row)) + "\n" for row in _table(transcript, shape))
 
 
 def as_csv(_name: str, transcript: Transcript, shape: Shape = USUAL) -> str:
     """The same table with commas, quoted where RFC 4180 asks for it."""
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(("start", "end", "text"))
-    writer.writerows((cue.start, cue.end, " ".join(cue.lines)) for cue in cues(transcript, shape))
+    csv.writer(file, lineterminator="\n").writerows(_table(transcript, shape))
     return file.getvalue()
+
+
+def _table(transcript: Transcript, shape: Shape) -> Iterator[tuple[object, ...]]:
+    yield "start", "end", "text"
+    for cue in cues(transcript, shape):
+        yield cue.start, cue.end, " ".join(cue.lines)
 
 
 def _clock(milliseconds: int, mark: str) -> str:

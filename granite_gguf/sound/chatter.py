@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
 
+from granite_gguf.forks import tell_after_fork
+
 _UNBUFFERED = 2  # _IONBF, in glibc and on macOS
 _MPG123 = re.compile(rb"\[src/libmpg123|Warning: |Note: |\s*$")
 
@@ -82,17 +84,36 @@ def _make_sink() -> _Sink | None:
     return _Sink(libc, ctypes.c_void_p.in_dll(libc, name))
 
 
-_made: list[_Sink | None] = []
-_making = [Lock()]
+class _Chatter:
+    """The sink, which is made when it is first needed, and anew in a forked child."""
+
+    def __init__(self) -> None:
+        self._sink: _Sink | None = None
+        self.after_fork()
+        tell_after_fork(self)
+
+    def after_fork(self) -> None:
+        """A child has a stream of its own, and no lock that a lost thread holds."""
+        if self._sink is not None:
+            self._sink.restore()
+        self._sink, self._known = None, False
+        self._lock = Lock()
+
+    def sink(self) -> _Sink | None:
+        """None on a C library that tells no variable."""
+        with self._lock:
+            if not self._known:
+                self._sink, self._known = _make_sink(), True
+            return self._sink
+
+
+_chatter = _Chatter()
 
 
 @contextmanager
 def without_chatter() -> Iterator[None]:
     """Drop what libmpg123 prints on standard error within."""
-    with _making[0]:
-        if not _made:
-            _made.append(_make_sink())
-        sink = _made[0]
+    sink = _chatter.sink()
     if sink is None:
         yield
         return
@@ -101,15 +122,3 @@ def without_chatter() -> Iterator[None]:
         yield
     finally:
         sink.leave()
-
-
-def _forget() -> None:
-    """A child made by a fork has a stream of its own, and no lock that a lost thread holds."""
-    for sink in filter(None, _made):
-        sink.restore()
-    _made.clear()
-    _making[0] = Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)

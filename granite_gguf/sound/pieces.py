@@ -13,9 +13,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from granite_gguf.arrays import Samples
-from granite_gguf.sound.silence import Loudness
+from granite_gguf.sound.silence import Loudness, hop_of, in_hops
 
-_HOPS_PER_SECOND = 100
 _PAUSE_HOPS = 20  # loudness is averaged over 200 ms, longer than the closure of a plosive
 _ABOUT_AS_QUIET = 2.0  # in power: 3 dB
 _SPOKEN_SECONDS = 2.0  # no shorter piece is made of what is just being spoken
@@ -59,16 +58,14 @@ def cut_point(samples: Samples, rate: int, longest: int) -> int:
     """
     first = min(longest // 2, len(samples) - longest // 4 - 1)
     last = min(longest, len(samples) - longest // 4)
-    return first + _middle_of_pause(samples[first:last], max(1, rate // _HOPS_PER_SECOND))
+    return first + _middle_of_pause(samples[first:last], hop_of(rate))
 
 
 def _middle_of_pause(samples: Samples, hop: int) -> int:
     """The middle of the longest stretch that is about as quiet as the quietest."""
-    hops = len(samples) // hop
-    if hops < 2 * _PAUSE_HOPS:
+    power = np.mean(in_hops(samples, hop) ** 2, axis=1)
+    if len(power) < 2 * _PAUSE_HOPS:
         return len(samples) // 2
-    blocks = samples[: hops * hop].reshape(hops, hop).astype(np.float64)
-    power = np.mean(blocks**2, axis=1)
     loudness = np.convolve(power, np.full(_PAUSE_HOPS, 1 / _PAUSE_HOPS), mode="valid")
     quiet = loudness <= _ABOUT_AS_QUIET * loudness.min()
     edges = np.flatnonzero(np.diff(np.concatenate([[False], quiet, [False]]).astype(np.int8)))

@@ -26,6 +26,17 @@ _LONG_END_SECONDS = 1.0
 _KEPT_SECONDS = 0.2  # beside sound, for what begins and ends quietly
 
 
+def hop_of(rate: int) -> int:
+    """Samples of 10 ms."""
+    return max(1, rate // _HOPS_PER_SECOND)
+
+
+def in_hops(samples: Samples, hop: int) -> npt.NDArray[np.float64]:
+    """Samples as ``(n, hop)``; what is left at the end is left out."""
+    count = len(samples) // hop
+    return samples[: count * hop].reshape(count, hop).astype(np.float64)
+
+
 class Detector(Protocol):
     """Tells silence from what is to be transcribed."""
 
@@ -89,7 +100,7 @@ class Loudness:
     """
 
     def __init__(self, rate: int) -> None:
-        self._hop = max(1, rate // _HOPS_PER_SECOND)
+        self._hop = hop_of(rate)
         self.level = 0.0
 
     def sounding(self, samples: Samples) -> IntArray:
@@ -109,11 +120,10 @@ class Loudness:
 
     def hear(self, samples: Samples) -> npt.NDArray[np.float64]:
         """The power of each hop without its mean, which raises the level where it is loud."""
-        hops = len(samples) // self._hop
-        blocks = samples[: hops * self._hop].reshape(hops, self._hop).astype(np.float64)
-        powers = blocks.var(axis=1) if hops else np.zeros(0)
-        if hops:
-            loudest = np.partition(powers, -min(_KNOCK_HOPS, hops))[-min(_KNOCK_HOPS, hops)]
+        powers: npt.NDArray[np.float64] = in_hops(samples, self._hop).var(axis=1)
+        if len(powers):
+            knock = min(_KNOCK_HOPS, len(powers))
+            loudest = np.partition(powers, -knock)[-knock]
             level = float(np.median(powers[powers >= _COUNTED * loudest]))
             self.level = max(self.level, level)
         return powers
