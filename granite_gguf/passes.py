@@ -54,6 +54,19 @@ class Stop:
 
 
 @dataclass(frozen=True)
+class Before:
+    """What of a recording is heard again before a piece, whose text goes on where this one ends.
+
+    Attributes:
+        samples: mono, at the model's rate.
+        text: all that is said in them.
+    """
+
+    samples: Samples
+    text: str
+
+
+@dataclass(frozen=True)
 class Piece:
     """Part of a recording.
 
@@ -66,6 +79,7 @@ class Piece:
         stop: tells whether it is still wanted.
         follows: whether something of the recording went before it.
         channel: where it is from, 1 the first, if channels are told apart.
+        before: what is heard again, if that is asked for and there is any.
     """
 
     start: int
@@ -75,6 +89,12 @@ class Piece:
     stop: Stop = field(default_factory=Stop)
     follows: bool = False
     channel: int | None = None
+    before: Before | None = None
+
+    @property
+    def again(self) -> int:
+        """How many samples are heard again."""
+        return 0 if self.before is None else len(self.before.samples)
 
     @property
     def stretch(self) -> tuple[int, int]:
@@ -129,6 +149,7 @@ class Editor(Named):
 TRANSLATING = "granite-speech-4.1-2b, granite-4.0-1b-speech or granite-speech-3.3"
 PUNCTUATING = "granite-speech-4.1-2b"
 TELLING_SPEAKERS = "granite-speech-4.1-2b-plus"
+CONTINUING = "granite-speech-4.1-2b-plus"
 ASKED_IN_WORDS = "granite-speech-4.1-2b, its plus form, granite-4.0-1b-speech or granite-speech-3.3"
 """The models of the family that can do something, for messages."""
 
@@ -174,6 +195,7 @@ class Options:
         language: what is said to be spoken, which is only checked.
         min_confidence: a segment less sure than this has no text; by default one has none that is
             probably no speech.
+        context: seconds before a piece that are heard again, whose text it continues.
     """
 
     chunk_seconds: float | None = None
@@ -185,6 +207,7 @@ class Options:
     editor: Editor | None = None
     language: str | None = None
     min_confidence: float | None = None
+    context: float | None = None
 
 
 def check_language(language: str | None, heard: Sequence[str]) -> None:

@@ -40,6 +40,14 @@ Prompt = Annotated[
     str | None, _wish(metavar="TEXT", help="Ask by this instruction in place of all others.")
 ]
 Speakers = Annotated[bool, _wish("--speakers", help="Tell who speaks.")]
+Context = Annotated[
+    float | None,
+    _wish(
+        metavar="S",
+        help="Plus: hear up to so many seconds before each piece of a longer recording again and "
+        "continue their text, so that speakers keep their numbers; more work.",
+    ),
+]
 MaxTokens = Annotated[
     int | None,
     _wish(
@@ -110,6 +118,7 @@ class Wishes:
     editor: Editor = None
     language: Language = None
     min_confidence: MinConfidence = None
+    context: Context = None
 
     def options(self) -> TranscribeOptions:
         """The same for :meth:`granite_gguf.Model.transcribe`, in plain values.
@@ -131,6 +140,7 @@ class Wishes:
             "editor": self.editor and self.editor.value,
             "language": self.language,
             "min_confidence": self.min_confidence,
+            "context": self.context,
         }
 
 

@@ -11,6 +11,7 @@ from granite_gguf.nar.stages import Stages
 from granite_gguf.nar.transcribe import longest_pass, one_pass
 from granite_gguf.passes import (
     ASKED_IN_WORDS,
+    CONTINUING,
     PUNCTUATING,
     TELLING_SPEAKERS,
     TRANSLATING,
@@ -75,6 +76,7 @@ class NarLane:
             (bool(wish.keywords), "takes no keywords", ASKED_IN_WORDS),
             (wish.prompt is not None, "takes no prompt", ASKED_IN_WORDS),
             (options.max_tokens is not None, "writes no tokens one by one", ASKED_IN_WORDS),
+            (options.context is not None, "continues no text", CONTINUING),
             (not options.draft, "always begins with a draft", ASKED_IN_WORDS),
         ):
             if asked:

@@ -37,10 +37,15 @@ class Written:
 
 @dataclass
 class Answer:
-    """The tokens of an answer, and the text that they are."""
+    """The tokens of an answer, and the text that they are.
+
+    Attributes:
+        speaker: who speaks when it begins, where it continues another one.
+    """
 
     tokenizer: SpeechTokenizer
     said: Said
+    speaker: str | None = None
     text: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -48,23 +53,25 @@ class Answer:
         self._ends = np.array(self.tokenizer.ends(self.said.tokens), np.int64)
 
     def shown(self, *, tagged: bool) -> str:
-        """The text, without the tags that tell times."""
+        """The text, without tags that tell times; with who speaks, where he goes on speaking."""
         if not tagged:
-            return self.text.strip()
+            text = self.text.strip()
+            goes_on = self.speaker and any(p.start == 0 for p in speakers(text, self.speaker))
+            return f"[{self.speaker}]: {text}" if goes_on else text
         return " ".join(self.text[w.start : w.end] for w in timed_words(self.text, 0.0))
 
     def turns(self) -> tuple[Turn, ...]:
         """Who says what."""
         return tuple(
             Turn(part.speaker, self.text[part.start : part.end].strip())
-            for part in speakers(self.text)
+            for part in speakers(self.text, self.speaker)
         )
 
     def words(self) -> list[Written]:
         """The words that somebody says, in order; tags of speakers are none."""
         return [
             replace(self.word(word.start(), word.end()), speaker=part.speaker)
-            for part in speakers(self.text)
+            for part in speakers(self.text, self.speaker)
             for word in _WORD.finditer(self.text, part.start, part.end)
         ]
 

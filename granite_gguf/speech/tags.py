@@ -56,13 +56,23 @@ class Tagged:
     told: bool
 
 
-def speakers(text: str) -> list[Spoken]:
-    """Who says what, in order, without the tags.
+def last_speaker(text: str) -> str | None:
+    """Who speaks at the end of a text.
+
+    >>> last_speaker("[Speaker 1]: so [Speaker 2]: no"), last_speaker("so")
+    ('Speaker 2', None)
+    """
+    numbers = _SPEAKER.findall(text)
+    return f"Speaker {numbers[-1]}" if numbers else None
+
+
+def speakers(text: str, speaker: str | None = None) -> list[Spoken]:
+    """Who says what, in order, without the tags; at first ``speaker``.
 
     >>> [(s.speaker, "so [Speaker 2]: no"[s.start : s.end]) for s in speakers("so [Speaker 2]: no")]
     [(None, 'so '), ('Speaker 2', ' no')]
     """
-    found, speaker, start = [], None, 0
+    found, start = [], 0
     for tag in _SPEAKER.finditer(text):
         found.append(Spoken(speaker, start, tag.start()))
         speaker, start = f"Speaker {tag[1]}", tag.end()

@@ -15,7 +15,7 @@ import numpy as np
 
 from granite_gguf.arrays import FloatArray, IntArray, Rows
 from granite_gguf.errors import InputError
-from granite_gguf.passes import NOTHING_ELSE, Editor, Options, Piece, timed
+from granite_gguf.passes import CONTINUING, NOTHING_ELSE, Before, Editor, Options, Piece, timed
 from granite_gguf.speech import characters
 from granite_gguf.speech.asking import RAW, around_audio, instruction, language_name
 from granite_gguf.speech.drafts import is_sure
@@ -24,6 +24,7 @@ from granite_gguf.speech.loops import token_budget
 from granite_gguf.speech.reading import Answer, even_words, placed_words, tagged_words
 from granite_gguf.speech.spec import HParams
 from granite_gguf.speech.stages import CHARACTER_LOGITS, SpeechStages
+from granite_gguf.speech.tags import last_speaker
 from granite_gguf.stages.decoding import confidence, no_speech, run_probabilities
 from granite_gguf.stages.passing import silent_segment, sounding_features
 from granite_gguf.stages.results import EncoderResult, TokenResult
@@ -39,7 +40,7 @@ class Manner:
     """How a model is asked for what options want.
 
     Attributes:
-        around: the prompt's text before the audio and behind it.
+        words: the instruction.
         tagged: whether the model itself is to tell when words end.
         speakers: whether it is to tell who speaks.
         translated_to: the language, if it is to translate.
@@ -47,7 +48,7 @@ class Manner:
         unseen: whether a draft that is sure is the text, without looking at it.
     """
 
-    around: tuple[str, str]
+    words: str
     tagged: bool
     speakers: bool
     translated_to: str | None
@@ -77,7 +78,10 @@ class Manner:
                 f"editor is {str(options.editor)!r}, and this model has none; "
                 "granite-speech-4.1-2b-nar edits its hypothesis"
             )
-        tagged = options.word_times and h.family == "plus" and wish == NOTHING_ELSE
+        if options.context is not None and h.family != "plus":
+            raise InputError(f"this model continues no text; {CONTINUING} does")
+        plain = wish == NOTHING_ELSE and options.context is None
+        tagged = options.word_times and h.family == "plus" and plain
         if tagged:
             wish = replace(wish, word_times=True)
         translated = None if wish.translate_to is None else language_name(wish.translate_to)
@@ -90,7 +94,7 @@ class Manner:
                 "granite-speech-4.1-2b with its draft head"
             )
         return cls(
-            around_audio(h, words),
+            words,
             tagged,
             wish.speakers,
             translated,
@@ -123,6 +127,8 @@ def one_pass(
         if manner.tagged and len(piece.samples) > TAGGED_SECONDS * rate:
             continue
         mel = sounding_features(model, piece)
+        if len(mel) and piece.before is not None:
+            mel = sounding_features(model, _after(model.hparams, piece.before, piece))
         found[n] = _silent(model, manner, piece, options)
         if len(mel):
             sounding[n] = mel
@@ -132,6 +138,20 @@ def one_pass(
         for n, segment in zip(sounding, segments, strict=True):
             found[n] = segment
     return found
+
+
+def _after(h: HParams, before: Before, piece: Piece) -> Piece:
+    """A piece with what is heard again at its beginning, cut so that it is whole frames."""
+    again = before.samples[len(before.samples) % h.front_end.stride :]
+    return replace(piece, samples=np.append(again, piece.samples))
+
+
+def _own(h: HParams, rows: Rows, pieces: Sequence[Piece]) -> Rows:
+    """The rows of frames without those of what is heard again."""
+    again = [piece.again // h.front_end.stride for piece in pieces]
+    if not any(again):
+        return rows
+    return Rows.of([part[n:] for part, n in zip(rows, again, strict=True)])
 
 
 def _silent(model: SpeechStages, manner: Manner, piece: Piece, options: Options) -> Segment:
@@ -158,6 +178,9 @@ class _Pass:
         mel = Rows.of(mels)
         with timed("encoder", pieces):
             encoded = model.run_encoder(mel, model.heard_by)
+        captured, own = encoded.captured, partial(_own, model.hparams, pieces=pieces)
+        mel, taps = own(mel), {name: own(tap) for name, tap in encoded.taps.items()}
+        encoded = EncoderResult(captured, own(encoded.final), own(encoded.blank), taps)
         with timed("hypothesis", pieces):
             head = self._bpe(encoded) if model.has_head else None
             hypotheses = [
@@ -171,7 +194,8 @@ class _Pass:
         segments = []
         for n, piece in enumerate(pieces):
             text = said[n]
-            answer = Answer(model.tokenizer, text)
+            so_far = last_speaker(piece.before.text) if manner.speakers and piece.before else None
+            answer = Answer(model.tokenizer, text, so_far)
             segment = replace(
                 _silent(model, manner, piece, self.options),
                 text=answer.shown(tagged=manner.tagged),
@@ -209,12 +233,20 @@ class _Pass:
         with timed("projector", pieces):
             audio = model.run_projector(encoded.captured.some(left))
         with timed("language model", pieces):
-            prompts = [model.prompt(part, manner.around) for part in audio]
+            prompts = [
+                model.prompt(part, self._around(piece))
+                for part, piece in zip(audio, pieces, strict=True)
+            ]
             budgets = [self._budget(piece) for piece in pieces]
             drafts = [hypotheses[n][1] if manner.drafted else None for n in left]
             found = model.generate(prompts, budgets, drafts, lambda n: pieces[n].stop.asked())
         rows |= zip(left, map(len, prompts), strict=True)
         return said | dict(zip(left, found, strict=True)), rows
+
+    def _around(self, piece: Piece) -> tuple[str, str]:
+        """The prompt's text before the audio and behind it, with what was said before a piece."""
+        so_far = "" if piece.before is None else piece.before.text
+        return around_audio(self.model.hparams, self.manner.words, so_far)
 
     def _bpe(self, encoded: EncoderResult[Rows]) -> TokenResult[Rows]:
         timed_by_it = self.options.word_times and not self.manner.tagged
@@ -263,8 +295,11 @@ class _Pass:
                 f"{where} prompt and text have {rows + len(said.tokens)} positions, and the model "
                 f"names {positions}: shorter pieces may be understood better"
             )
-        if self.manner.speakers and piece.follows:
-            found.append(f"{where} speakers are counted anew: the model tells them within a piece")
+        if self.manner.speakers and piece.follows and piece.before is None:
+            found.append(
+                f"{where} speakers are counted anew: the model tells them within a piece, and in "
+                "what --context lets it hear again"
+            )
         return found
 
     def _words(

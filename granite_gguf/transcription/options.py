@@ -59,6 +59,9 @@ class TranscribeOptions(TypedDict, total=False):
         min_confidence: leave out the text of segments whose ``confidence`` is less; a remark tells.
             By default of those that are more probably no speech than speech (``no_speech_prob``)
             and of which the model is less than half sure; 0 leaves out none.
+        context: with plus, so many seconds before each piece of a longer recording are heard again,
+            whole pieces of them, and their text is continued, so that speakers keep their numbers.
+            By default each piece is heard by itself, which is less work.
     """
 
     sample_rate: float | None
@@ -82,6 +85,7 @@ class TranscribeOptions(TypedDict, total=False):
     editor: str | None
     language: str | None
     min_confidence: float | None
+    context: float | None
 
 
 def _clip(given: Any) -> Clip:

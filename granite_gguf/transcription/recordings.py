@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
@@ -21,13 +22,13 @@ import numpy as np
 
 from granite_gguf.arrays import Samples
 from granite_gguf.errors import AudioError, AudioWarning, InputError
-from granite_gguf.passes import Options, PassLimits, Piece, Stop, Vad
+from granite_gguf.passes import Before, Options, PassLimits, Piece, Stop, Vad
 from granite_gguf.sound.pieces import chunks, spoken
 from granite_gguf.sound.reading import AudioStream
 from granite_gguf.sound.silence import LONG_PAUSE_SECONDS, Detector, Loudness, stretches
 from granite_gguf.sound.silero import Silero
 from granite_gguf.sound.source import Source
-from granite_gguf.transcript import Segment
+from granite_gguf.transcript import Segment, joined
 from granite_gguf.transcription.doubt import without_doubtful
 from granite_gguf.transcription.scheduler import Scheduler
 
@@ -58,6 +59,13 @@ def check_options(scheduler: Scheduler, options: Options) -> None:
     if least is not None and not 0 <= least <= 1:
         raise InputError(f"min_confidence is {least:g}, expected 0 to 1")
     scheduler.check(options)
+    if options.context is not None:
+        room = longest - _longest_piece(limits, options) / limits.sample_rate
+        if not 0 < options.context <= room:
+            raise InputError(
+                f"a context of {options.context:g} s is asked for, expected more than 0 and at "
+                f"most {int(room)} s: together with a piece, more does not fit in {limits.room}"
+            )
 
 
 def _detector(limits: PassLimits, options: Options) -> Detector | None:
@@ -83,7 +91,7 @@ def transcribe_source(
         # Whoever waits for a pipe must keep nobody from computing.
         return scheduler.turn(stop) if source.is_at_hand else nullcontext()
 
-    index = 0
+    index, past = 0, _Past(round((options.context or 0) * scheduler.limits.sample_rate))
     with ExitStack() as stack:
         with reading():
             stream = stack.enter_context(source.open(scheduler.limits.sample_rate))
@@ -99,7 +107,7 @@ def transcribe_source(
             stop.check()
             piece = replace(piece, timings=timings, stop=stop, follows=index > 0)
             longest = _longest_piece(scheduler.limits, options)
-            for found in _transcribe_piece(scheduler, piece, longest, options):
+            for found in _transcribe_piece(scheduler, piece, longest, options, past):
                 segment = without_doubtful(found, options.min_confidence)
                 for remark in segment.remarks:
                     warnings.warn(f"{source.name}{remark}", AudioWarning, stacklevel=2)
@@ -177,13 +185,46 @@ def _longest_piece(limits: PassLimits, options: Options) -> int:
     return limits.piece
 
 
+class _Past:
+    """What was said before the piece that comes next, channel by channel.
+
+    Args:
+        most: samples of it that are kept.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._said: dict[int | None, deque[Before]] = defaultdict(deque)
+
+    def before(self, piece: Piece) -> Before | None:
+        """What is to be heard again before a piece, if anything is."""
+        said = self._said[piece.channel]
+        if not said:
+            return None
+        text = joined([part.text.strip() for part in said])
+        return Before(np.concatenate([part.samples for part in said]), text)
+
+    def add(self, piece: Piece, segment: Segment) -> None:
+        """Take note of what was said in a piece, and forget what is too long ago.
+
+        A text that has to be remarked on may not be all that is said, and nothing can go on there.
+        """
+        said = self._said[piece.channel]
+        said.append(Before(piece.samples, segment.text))
+        if segment.remarks:
+            said.clear()
+        while sum(len(part.samples) for part in said) > self._most:
+            said.popleft()
+
+
 def _transcribe_piece(
-    scheduler: Scheduler, piece: Piece, longest: int, options: Options
+    scheduler: Scheduler, piece: Piece, longest: int, options: Options, past: _Past
 ) -> Iterator[Segment]:
     """One pass, or several where the piece needs more positions than there are."""
     rate = scheduler.limits.sample_rate
-    segment = scheduler.one_pass(piece, options)
+    segment = scheduler.one_pass(replace(piece, before=past.before(piece)), options)
     if segment is not None:
+        past.add(piece, segment)
         yield segment
         return
     samples = piece.samples
@@ -193,4 +234,4 @@ def _transcribe_piece(
             f"{len(samples) / rate:.2f} s of audio need more than {scheduler.limits.room}"
         )
     for part in _parts(piece, rate, longest):
-        yield from _transcribe_piece(scheduler, part, longest, options)
+        yield from _transcribe_piece(scheduler, part, longest, options, past)

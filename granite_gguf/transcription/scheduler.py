@@ -115,7 +115,7 @@ class Scheduler:
         """
         if self._owner == get_ident():
             return self._whole.one_pass([piece], options)[0]
-        seconds = len(piece.samples) / self.limits.sample_rate
+        seconds = (piece.again + len(piece.samples)) / self.limits.sample_rate
         wish = _Wish(_Asked(piece, options, seconds), alone=seconds > SHORT_SECONDS)
         while not wish.done:
             with self._turn(wish, piece.stop):
