@@ -86,6 +86,15 @@ def test_the_language_is_told_where_it_is_known() -> None:
     assert language_of(language="en", translated_to="French") == "French"
 
 
+def test_full_subtitles_end_at_punctuation() -> None:
+    text = "We came at noon, had a long lunch; then we went down to the sea"
+    lines = [cue.lines for cue in cues(transcript((text, 0.0, 9.0)), Shape(width=40, lines=1))]
+    assert lines == [("We came at noon, had a long lunch;",), ("then we went down to the sea",)]
+    text = "Well, it is a day of which nobody knows the end"  # too early for a break
+    lines = [cue.lines for cue in cues(transcript((text, 0.0, 9.0)), Shape(width=30, lines=1))]
+    assert lines == [("Well, it is a day of which",), ("nobody knows the end",)]
+
+
 def test_nothing_said() -> None:
     silent = transcript(("", 0.0, 2.0))
     made = {name: entry.render("x.wav", silent, Shape()) for name, entry in FORMATS.items()}

@@ -13,7 +13,8 @@ from granite_gguf.transcript import Transcript, Word
 
 LONGEST = 7.0  # seconds a subtitle stays
 PAUSE = 1.0  # seconds of silence that end a subtitle
-SENTENCE_ENDS = (".", "?", "!", "…")
+SENTENCE_ENDS = (".", "?", "!", "…", "。", "？", "！")
+CLAUSE_ENDS = (*SENTENCE_ENDS, ",", ";", ":", "–", "—", "、")
 MIN_WIDTH = 8
 
 
@@ -72,9 +73,10 @@ USUAL = Shape()
 def cues(transcript: Transcript, shape: Shape = USUAL, *, named: bool = True) -> list[Cue]:
     """The subtitles of a transcript whose words were timed.
 
-    A subtitle ends where a sentence or a pause does, when it is full, after seven seconds, or where
-    somebody else speaks. Where ``named``, that one's name stands before the words. Those of several
-    channels are in the order of their starts, all with the name, and may be shown together.
+    A subtitle ends where a sentence or a pause does, where somebody else speaks, when it is full,
+    and after seven seconds; the latter two at a comma where there is one in its second half. Where
+    ``named``, the speaker's name stands before the words. Those of several channels are in the
+    order of their starts, all with the name, and may be shown together.
 
     >>> from granite_gguf.transcript import Segment
     >>> said = "and so my fellow americans ask not what your country can do for you".split()
@@ -141,30 +143,58 @@ def _groups(
     group: list[Word] = []
     speaker = None
     for word in _short(words, shape.width):
-        if group and _ends(lead, group, word, shape):
+        if group and _is_over(lead, group, word, shape):
             yield lead, group
             group = []
+        while group and _is_full(lead, group, word, shape):
+            count = _to_punctuation(group)
+            yield lead, group[:count]
+            group = group[count:]
+            if group:
+                lead = _lead(group[0], speaker, names, shape)
         if not group:
-            wanted = names is _Names.ALL or (names is _Names.CHANGES and word.speaker != speaker)
-            lead = f"{word.speaker}:".split() if wanted and word.speaker is not None else []
-            if _lines([*lead, word.text], shape) is None:
-                lead = []  # there is no room for it
+            lead = _lead(word, speaker, names, shape)
             speaker = word.speaker
         group.append(word)
     if group:
         yield lead, group
 
 
-def _ends(lead: Sequence[str], group: Sequence[Word], following: Word, shape: Shape) -> bool:
-    """Whether a subtitle ends before the word that follows it."""
+def _lead(word: Word, before: str | None, names: _Names, shape: Shape) -> list[str]:
+    """What stands before the first word of a subtitle, as far as there is room for it."""
+    wanted = names is _Names.ALL or (names is _Names.CHANGES and word.speaker != before)
+    if not wanted or word.speaker is None:
+        return []
+    lead = f"{word.speaker}:".split()
+    return [] if _lines([*lead, word.text], shape) is None else lead
+
+
+def _is_over(lead: Sequence[str], group: Sequence[Word], following: Word, shape: Shape) -> bool:
+    """Whether a subtitle has said what it has to, before the word that follows it."""
     texts = [*lead, *(word.text for word in group)]
     return (
         following.speaker != group[-1].speaker
         or following.start - group[-1].end >= PAUSE
-        or following.end - group[0].start > LONGEST
         or (texts[-1].endswith(SENTENCE_ENDS) and len(" ".join(texts)) > shape.width // 2)
-        or _lines([*texts, following.text], shape) is None
     )
+
+
+def _is_full(lead: Sequence[str], group: Sequence[Word], following: Word, shape: Shape) -> bool:
+    """Whether there is no room, or no time, for the word that follows a subtitle."""
+    texts = [*lead, *(word.text for word in group), following.text]
+    return following.end - group[0].start > LONGEST or _lines(texts, shape) is None
+
+
+def _to_punctuation(group: Sequence[Word]) -> int:
+    """How many words stay in a full subtitle: up to a comma in its second half, or all."""
+    whole = sum(len(word.text) for word in group)
+    for count in range(len(group) - 1, 0, -1):
+        kept = group[:count]
+        if 2 * sum(len(word.text) for word in kept) < whole:
+            break
+        if kept[-1].text.endswith(CLAUSE_ENDS):
+            return count
+    return len(group)
 
 
 def _lines(texts: Sequence[str], shape: Shape) -> tuple[str, ...] | None:
