@@ -309,8 +309,8 @@ def test_a_cache_of_another_recording(
         model.logits(longer, np.array([], np.int64))
         begin = Language._begin
 
-        def stale(self: Language, prompts: Any, budgets: Any) -> FloatArray:
-            logits = begin(self, prompts, budgets)
+        def stale(self: Language, prompts: Any, *asked: Any) -> list[FloatArray]:
+            logits = begin(self, prompts, *asked)
             self._lengths = [len(longer)] * len(prompts)
             return logits
 

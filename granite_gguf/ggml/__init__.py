@@ -19,7 +19,7 @@ from granite_gguf.ggml.operations import (
     swiglu,
 )
 from granite_gguf.ggml.peak import measure_bandwidth, measure_peak
-from granite_gguf.ggml.products import Products, available_kernels
+from granite_gguf.ggml.products import Products, attend_few, attends, available_kernels
 from granite_gguf.ggml.runtime import KeptGraph, Reader, Runtime
 from granite_gguf.ggml.state import State
 from granite_gguf.ggml.tensor import Activation, ShapeError, Tensor
@@ -48,6 +48,8 @@ __all__ = [
     "Tensor",
     "Turns",
     "WeightBuffer",
+    "attend_few",
+    "attends",
     "available_kernels",
     "concat",
     "default_threads",

@@ -131,7 +131,10 @@ def observe_products(runtime: Runtime, weights: Collection[str]) -> Iterator[Cou
 
 
 def _count(counted: Counter[ProductShape], node: Any, names: Collection[bytes]) -> None:
-    if node.op == c.GGML_OP_CUSTOM and node.src[1]:
+    custom = node.op == c.GGML_OP_CUSTOM and bool(node.src[1])
+    # What is packed for a product is bytes; attention of ours has keys there.
+    packed = custom and node.src[1].contents.type == c.GGML_TYPE_I8
+    if packed:
         matrix, ne = node.src[0].contents, node.src[1].contents.src[0].contents.ne
         kind = GGMLType(matrix.type)
         weight = bytes(matrix.name) in names
@@ -143,7 +146,7 @@ def _count(counted: Counter[ProductShape], node: Any, names: Collection[bytes]) 
         kind = GGMLType(matrix.type)
         shape = ProductShape(weight, kind, matrix.ne[0], ne[0], ne[1])
         counted[shape] += ne[2] * ne[3]
-    elif node.op == c.GGML_OP_FLASH_ATTN_EXT:
+    elif custom or node.op == c.GGML_OP_FLASH_ATTN_EXT:
         query, key = node.src[0].contents, node.src[1].contents
         head_dim, queries, heads, batch = list(query.ne)
         counted[ProductShape(False, F32, head_dim, key.ne[1], queries)] += 2 * heads * batch

@@ -16,8 +16,8 @@ from typing import Any
 
 import ggml as c
 
-from granite_gguf.ggml.tensor import Activation, Tensor, check
-from granite_gguf.ggml.types import BLOCK_SIZES, F32, GGMLType
+from granite_gguf.ggml.tensor import Activation, Tensor, check, fits_as_mask
+from granite_gguf.ggml.types import BLOCK_SIZES, F16, F32, GGMLType
 
 _ACTIVATIONS = {Activation.NONE: 0, Activation.GATE: 1, Activation.SILU: 2}  # as in job.h
 
@@ -52,6 +52,27 @@ class _Job(ctypes.Structure):
     )
 
 
+class _Attention(ctypes.Structure):
+    """``Attention`` of ``native/job.h``."""
+
+    _fields_ = (
+        *(
+            (name, ctypes.c_int64)
+            for name in (
+                *("data_offset", "source_offset"),
+                *("head_dim", "queries", "heads", "group", "keys", "type"),
+                *("q_row", "q_head", "k_row", "k_head", "v_row", "v_head"),
+                *("masked", "score_stride"),
+            )
+        ),
+        ("scale", ctypes.c_double),
+        ("kernel", ctypes.c_void_p),
+    )
+
+
+_VECTOR = 16  # the longest vectors of the kernels
+
+
 @cache
 def _library() -> Any:
     """The kernels, or None."""
@@ -68,6 +89,8 @@ def _library() -> Any:
             library.kernels_peak.restype = number
             library.kernels_peak.argtypes = [number, number]
             library.kernels_read.argtypes = [ctypes.c_void_p, number]
+            library.kernels_attention.restype = ctypes.c_void_p
+            library.kernels_attention.argtypes = [number]
             library.kernels_plan.argtypes = [number, ctypes.POINTER(_Job)]
             if library.kernels_job_bytes() != ctypes.sizeof(_Job):
                 raise ImportError(
@@ -236,6 +259,74 @@ class Products:
         return whole.view([rows, *x.ne[1:]], strides)
 
 
+def attends(q: Tensor) -> bool:
+    """Whether :func:`attend_few` takes queries of such heads."""
+    return kernels_compiled() and q.ne[0] % _VECTOR == 0 and q.ne[3] == 1
+
+
+def attend_few(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    mask: Tensor | None,
+    kernel: str | None = None,
+) -> Tensor:
+    """As :func:`granite_gguf.ggml.flash_attention` without batches, each query by itself: its
+    numbers do not depend on other queries, nor on keys that it does not see. Sums are in float32.
+
+    Args:
+        kernel: whose attention, or that of the next one that has any; by default the best.
+
+    Returns:
+        ``[head_dim, heads, queries]``.
+    """
+    check(
+        attends(q)
+        and q.type == F32
+        and k.type == v.type
+        and k.type in (F32, F16)
+        and fits_as_mask(mask, k.ne[1], q.ne[1])
+        and q.ne[0] == k.ne[0]
+        and k.ne == v.ne
+        and k.ne[3] == 1
+        and q.ne[2] % k.ne[2] == 0
+        and q.rows_contiguous
+        and k.rows_contiguous
+        and v.rows_contiguous,
+        "attend_few",
+        q,
+        k,
+        v,
+        mask,
+    )
+    head_dim, queries, heads = q.ne[:3]
+    stride = -(-k.ne[1] // _VECTOR) * _VECTOR
+    job = _Attention(
+        **_offsets(),
+        head_dim=head_dim,
+        queries=queries,
+        heads=heads,
+        group=heads // k.ne[2],
+        keys=k.ne[1],
+        type=int(k.type),
+        q_row=q.nb[1],
+        q_head=q.nb[2],
+        k_row=k.nb[1],
+        k_head=k.nb[2],
+        v_row=v.nb[1],
+        v_head=v.nb[2],
+        masked=mask is not None,
+        score_stride=stride,
+        scale=scale,
+        kernel=_library().kernels_attention(_table()[kernel] if kernel else 0),
+    )
+    sources = [q, k, v] if mask is None else [q, k, v, mask]
+    size = (head_dim + stride) * heads * queries  # the scores lie behind the result
+    whole = _custom(q, F32, size, sources, "kernels_attend", job)
+    return whole.view([head_dim, heads, queries], [4 * head_dim, 4 * head_dim * heads])
+
+
 @dataclass(frozen=True)
 class _Shape:
     """Activations as so many matrices with so many columns of the result."""
@@ -265,7 +356,12 @@ def _offsets() -> dict[str, int]:
 
 
 def _custom(
-    beside: Tensor, kind: GGMLType, size: int, sources: list[Tensor], function: str, job: _Job
+    beside: Tensor,
+    kind: GGMLType,
+    size: int,
+    sources: list[Tensor],
+    function: str,
+    job: _Job | _Attention,
 ) -> Tensor:
     """A node of ``size`` elements that a function of the library computes."""
     operation = ctypes.cast(getattr(_library(), function), c.ggml_custom_op_t)

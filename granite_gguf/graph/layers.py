@@ -9,7 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from granite_gguf import ggml
-from granite_gguf.ggml import F32, Activation, Tensor, concat, flash_attention, mul_mat
+from granite_gguf.ggml import (
+    F32,
+    Activation,
+    Tensor,
+    attend_few,
+    attends,
+    concat,
+    flash_attention,
+    mul_mat,
+)
 
 _SCORES = 8 << 20  # of attention, at a time: 32 MB
 _FEWEST_QUERIES = 128
@@ -62,8 +71,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = 
         ``[head_dim * heads, queries * batch]``.
     """
     head_dim, queries, heads, batch = q.ne
-    # A few queries after others, who are masked, go the same way as one, to the same numbers.
+    # A few queries after others, who are masked, go the same way as one, to the same numbers. There
+    # is little to gain by products, which would pack all keys and values for them.
     few = queries == 1 or (mask is not None and queries <= FEW_QUERIES)
+    if few and k.multiplier is not None and attends(q):
+        attended = attend_few(q, k, v, scale, mask)
+        return attended.reshape(head_dim * heads, queries)
     if k.multiplier is None or batch > 1 or few:
         attended = flash_attention(q, k, v, scale, mask)
         return attended.reshape(head_dim * heads, queries * batch)

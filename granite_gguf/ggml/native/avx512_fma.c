@@ -81,6 +81,10 @@ AVX512_INLINE void take(const int type, const char *from, const int64_t *offsets
 
 FEW_FLOATS
 
+#define WIDEN(from) (Vector)_mm512_cvtph_ps(_mm256_loadu_si256((const void *)(from)))
+#define SUM_OF(vector) _mm512_reduce_add_ps((__m512)(vector))
+#include "attention.h"
+
 static int available(void) { return x86_has(X86_AVX512); }
 
 static int takes(int64_t type, int64_t exact, int64_t columns) {
@@ -91,7 +95,7 @@ static int takes(int64_t type, int64_t exact, int64_t columns) {
 const Kernel avx512_fma = {
     .name = "avx512-fma", .words = "float32 products of AVX-512", .available = available,
     .takes = takes, .plan = plan_few, .pack = PACK, .decode = decode, .multiply = multiply,
-    .few = few, .peak = peak,
+    .few = few, .attend = attend, .peak = peak,
 };
 
 #else

@@ -12,6 +12,8 @@
 
 #include "floats.h"
 
+#include "attention.h"
+
 static int available(void) { return 1; }
 
 static int takes(int64_t type, int64_t exact, int64_t columns) {
@@ -21,5 +23,5 @@ static int takes(int64_t type, int64_t exact, int64_t columns) {
 
 const Kernel generic = {
     .name = "generic", .words = "float32 products in plain C", .available = available,
-    .takes = takes, .plan = plan, .pack = PACK, .decode = decode, .multiply = multiply, .peak = peak,
+    .takes = takes, .plan = plan, .pack = PACK, .decode = decode, .multiply = multiply, .attend = attend, .peak = peak,
 };

@@ -30,6 +30,8 @@ enum { NO_ACTIVATION = 0, SIGMOID = 1, SILU = 2 };
 typedef void (*to_float_fn)(const void *, float *, int64_t);
 
 typedef struct Kernel Kernel;
+typedef struct Attention Attention;
+typedef struct AttentionOf AttentionOf;
 
 /* One product, or a batch of them; the same structure in ../products.py. */
 typedef struct {
@@ -116,11 +118,32 @@ struct Kernel {
     /* Writes some rows of y, of all columns; the rows of the weight lie at `panel` as in the file.
      * NULL where no job is planned to be direct. */
     void (*few)(const Job *job, const Step *step, int64_t rows);
+    /* Attention of one head or of four. NULL where another kernel of the table has it. */
+    void (*attend)(const Attention *job, const AttentionOf *of, int64_t heads);
     /* Makes products of what is in registers, over and over; returns how many. Or NULL. */
     int64_t (*peak)(int64_t rounds);
     /* Around a thread's work, or NULL. */
     void (*begin)(Saved *saved);
     void (*end)(const Saved *saved);
+};
+
+/* Attention of few queries; the same structure in ../products.py. Steps are of bytes. */
+struct Attention {
+    int64_t data_offset, source_offset; /* as in a job */
+    int64_t head_dim, queries, heads, group, keys; /* `group` heads share one of keys and values */
+    int64_t type;                       /* of keys and values, F16 or F32 */
+    int64_t q_row, q_head, k_row, k_head, v_row, v_head;
+    int64_t masked;                     /* whether there is a mask: F16, of each query all keys */
+    int64_t score_stride;               /* keys, rounded up; scores lie behind the result */
+    double scale;
+    const Kernel *kernel;
+};
+
+/* A query's heads, next to one another, that share keys. */
+struct AttentionOf {
+    const char *q, *keys, *values;
+    const uint16_t *mask; /* 0 where a key is seen; or NULL */
+    float *y, *scores;
 };
 
 static inline int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }

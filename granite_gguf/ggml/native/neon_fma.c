@@ -12,6 +12,8 @@
 
 #include "floats.h"
 
+#include "attention.h"
+
 static int available(void) { return 1; }
 
 static int takes(int64_t type, int64_t exact, int64_t columns) {
@@ -21,7 +23,7 @@ static int takes(int64_t type, int64_t exact, int64_t columns) {
 
 const Kernel neon_fma = {
     .name = "neon-fma", .words = "float32 products of NEON", .available = available,
-    .takes = takes, .plan = plan, .pack = PACK, .decode = decode, .multiply = multiply, .peak = peak,
+    .takes = takes, .plan = plan, .pack = PACK, .decode = decode, .multiply = multiply, .attend = attend, .peak = peak,
 };
 
 #else

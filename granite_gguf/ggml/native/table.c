@@ -90,12 +90,12 @@ void kernels_plan(int64_t index, Job *job) {
     }
 }
 
-static char *data_of(const Job *job, const void *tensor) {
-    return *(char *const *)((const char *)tensor + job->data_offset);
+static char *data_of(int64_t offset, const void *tensor) {
+    return *(char *const *)((const char *)tensor + offset);
 }
 
-static const void *source_of(const Job *job, const void *tensor, int index) {
-    return ((const void *const *)((const char *)tensor + job->source_offset))[index];
+static const void *source_of(int64_t offset, const void *tensor, int index) {
+    return ((const void *const *)((const char *)tensor + offset))[index];
 }
 
 static void *aligned(void *place) {
@@ -103,8 +103,8 @@ static void *aligned(void *place) {
 }
 
 void kernels_pack(void *result, int thread, int threads, const Job *job) {
-    const char *x = data_of(job, source_of(job, result, 0));
-    char *packed = data_of(job, result);
+    const char *x = data_of(job->data_offset, source_of(job->source_offset, result, 0));
+    char *packed = data_of(job->data_offset, result);
     const int64_t slices = blocks_of(job->width, job->pack_numbers);
     const int64_t each = slices * blocks_of(job->columns, job->pack_columns);
     const int64_t all = job->batches * each, end = all * (thread + 1) / threads;
@@ -166,11 +166,11 @@ void kernels_multiply(void *result, int thread, int threads, const Job *job) {
         return;
     }
     const Kernel *kernel = job->kernel;
-    const char *weight = data_of(job, source_of(job, result, 0));
-    const char *packed = data_of(job, source_of(job, result, 1));
+    const char *weight = data_of(job->data_offset, source_of(job->source_offset, result, 0));
+    const char *packed = data_of(job->data_offset, source_of(job->source_offset, result, 1));
     const float *bias =
-        job->biased ? (const float *)(const void *)data_of(job, source_of(job, result, 2)) : NULL;
-    float *y = (float *)(void *)data_of(job, result);
+        job->biased ? (const float *)(const void *)data_of(job->data_offset, source_of(job->source_offset, result, 2)) : NULL;
+    float *y = (float *)(void *)data_of(job->data_offset, result);
     const int64_t y_step = job->rows * job->columns;
     char *room = (char *)aligned(y + job->batches * y_step) +
                  thread * job->panels_together * job->panel_bytes;
@@ -193,5 +193,43 @@ void kernels_multiply(void *result, int thread, int threads, const Job *job) {
     }
     if (kernel->end) {
         kernel->end(aligned(saved));
+    }
+}
+
+/* The best kernel from one of the table on that has attention, or NULL. */
+const Kernel *kernels_attention(int64_t from) {
+    for (int64_t n = from; n < kernels_count(); n++) {
+        if (table[n]->attend && table[n]->available()) {
+            return table[n];
+        }
+    }
+    return NULL;
+}
+
+/* Queries are dealt out, the heads that share keys together. */
+void kernels_attend(void *result, int thread, int threads, const Attention *job) {
+    const char *from[4];
+    for (int i = 0; i < 3 + (job->masked != 0); i++) {
+        from[i] = data_of(job->data_offset, source_of(job->source_offset, result, i));
+    }
+    float *y = (float *)(void *)data_of(job->data_offset, result);
+    float *scores = y + job->head_dim * job->heads * job->queries;
+    const int64_t shared = job->heads / job->group, all = job->queries * shared;
+    const int64_t together = job->group % 4 == 0 ? 4 : 1, end = all * (thread + 1) / threads;
+    for (int64_t n = all * thread / threads; n < end; n++) {
+        const int64_t query = n / shared, first = n % shared * job->group;
+        for (int64_t head = first; head < first + job->group; head += together) {
+            const AttentionOf of = {
+                .q = from[0] + query * job->q_row + head * job->q_head,
+                .keys = from[1] + n % shared * job->k_head,
+                .values = from[2] + n % shared * job->v_head,
+                .mask = job->masked
+                            ? (const uint16_t *)(const void *)from[3] + query * job->keys
+                            : NULL,
+                .y = y + (query * job->heads + head) * job->head_dim,
+                .scores = scores + (query * job->heads + head) * job->score_stride,
+            };
+            job->kernel->attend(job, &of, together);
+        }
     }
 }
