@@ -167,17 +167,18 @@ class Peer:
             )
         )
         stack.callback(self._process.terminate)
-        self.peak = 0.0
+        self.peak, self.tokens = 0.0, 0
 
     def clip(self) -> float:
         assert self._process.stdin and self._process.stdout
         print(file=self._process.stdin, flush=True)
         try:
-            seconds, self.peak = map(float, self._process.stdout.readline().split())
+            seconds, self.peak, tokens = map(float, self._process.stdout.readline().split())
         except ValueError:
             raise SystemExit(
                 f"{self._name} gave up: {shlex.join(map(str, self._process.args))}"
             ) from None
+        self.tokens = int(tokens)
         return seconds
 
 
@@ -241,8 +242,7 @@ def main() -> None:
                 seconds = run()
                 if repeat:  # the first one warms up
                     found[name] += seconds if isinstance(seconds, list) else [seconds]
-        peer_peaks = {name: peer.peak for name, peer in peers.items()}
-    report(args, weight_bytes(model), {n: median(s) for n, s in found.items()}, peak, peer_peaks)
+    report(args, weight_bytes(model), {n: median(s) for n, s in found.items()}, peak, peers)
     print(f"\nThe prompt has {len(ours.prompt)} rows, {ours.audio_rows} of them audio.")
 
 
@@ -251,7 +251,7 @@ def report(
     weights: int,
     spent: Mapping[str, float],
     peak: float,
-    peers: Mapping[str, float],
+    peers: Mapping[str, Peer],
 ) -> None:
     bandwidth, size = spent["bandwidth"], args.model.stat().st_size
     print(f"{args.model.name}, {args.threads} threads, {bandwidth / 1e9:.1f} GB/s, "
@@ -275,8 +275,8 @@ def report(
             cells = ["", "", ""]
         print(f"| {name} | {seconds:.4f} | {' | '.join(cells)} |")
     print(f"\nPeak resident {peak / 1e6:.0f} MB, {(peak - size) / 1e6:.0f} more than the file.")
-    for name, resident in peers.items():
-        print(f"{name}: {resident / 1e6:.0f} MB.")
+    for name, peer in peers.items():
+        print(f"{name}: {peer.peak / 1e6:.0f} MB, {peer.tokens or 'unknown'} tokens.")
 
 
 if __name__ == "__main__":
