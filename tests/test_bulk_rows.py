@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 
 import granite_gguf
 from granite_gguf.demo import DEMO_SAMPLES
@@ -87,6 +88,15 @@ def test_each_row_has_the_text_of_one_process_or_the_reason(transcriber: Transcr
     assert errors[0] == "AudioError: cannot be read as audio: it is empty"
     assert errors[1].startswith("AudioError: cannot be read as audio: neither libsndfile")
     assert errors[2] == "InputError: the row has None, expected a path or the bytes of a file"
+
+
+def test_channels_are_told_in_segments(tmp_path: Path) -> None:
+    samples, rate = soundfile.read(DEMO_SAMPLES[0])
+    soundfile.write(tmp_path / "call.wav", np.stack([0 * samples, samples], axis=1), rate)
+    made = Transcriber(threads=1, channels="each")
+    (row,) = made({"path": [str(tmp_path / "call.wav")]}).to_pylist()
+    made.model.close()
+    assert [(s["channel"], s["text"]) for s in row["segments"]] == [(1, ""), (2, TEXTS[0])]
 
 
 def test_a_fault_is_found_to_be_that_of_one_row(

@@ -110,6 +110,14 @@ Vad = Annotated[
         rich_help_panel=INPUT,
     ),
 ]
+Channels = Annotated[
+    passes.Channels,
+    typer.Option(
+        help="'mixed', or 'each' transcribed by itself, with its number in the output: for calls "
+        "that have a side on each.",
+        rich_help_panel=INPUT,
+    ),
+]
 WordTimes = Annotated[
     bool,
     typer.Option(

@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 
-from granite_gguf import passes
 from granite_gguf.cli.console import kernel_lines, print_note
 from granite_gguf.cli.groups import command
 from granite_gguf.cli.inputs import (
@@ -80,14 +79,6 @@ def transcribe(
         int | None,
         _input(min=1, metavar="N", help="Take this channel, 1 the first; otherwise all are mixed."),
     ] = None,
-    channels: Annotated[
-        passes.Channels,
-        _input(
-            help="'mixed', or 'each' transcribed by itself, with its number in the output: for "
-            "calls that have a side on each.",
-            show_default=True,
-        ),
-    ] = passes.Channels.MIXED,
     track: Annotated[
         int | None,
         _input(
@@ -201,7 +192,6 @@ def transcribe(
         raise InputError("--word-times needs a format that has them, such as -f json")
     timed = word_times or any(FORMATS[name].needs_words for name in formats)
     asked: TranscribeOptions = {
-        "channels": channels,
         "channel": channel,
         "track": track,
         "raw": raw_format_of(raw_rate, raw_format, raw_channels),

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from granite_gguf import passes
-from granite_gguf.cli.options import COMPUTATION, OUTPUT, ChunkSeconds, Vad
+from granite_gguf.cli.options import COMPUTATION, OUTPUT, Channels, ChunkSeconds, Vad
 from granite_gguf.errors import InputError
 from granite_gguf.transcription.options import TranscribeOptions
 
@@ -104,6 +104,7 @@ Editor = Annotated[
 class Wishes:
     """What is asked of each recording."""
 
+    channels: Channels = passes.Channels.MIXED
     chunk_seconds: ChunkSeconds = None
     vad: Vad = passes.Vad.ENERGY
     task: Task = passes.Task.TRANSCRIBE
@@ -127,6 +128,7 @@ class Wishes:
             InputError: a keyword is empty, or their file cannot be read.
         """
         return {
+            "channels": self.channels.value,
             "chunk_seconds": self.chunk_seconds,
             "vad": self.vad.value,
             "task": self.task.value,
