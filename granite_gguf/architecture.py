@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -51,6 +51,7 @@ class Architecture(Generic[H]):
         derived: computes the weights that the graphs read in place of some tensors.
         lane: makes what runs a file's weights on a runtime.
         parity: how its models are compared, stage by stage.
+        assumed: sentences about what a file does not tell, and is taken to be so.
     """
 
     room: str
@@ -59,6 +60,7 @@ class Architecture(Generic[H]):
     derived: Callable[[H, ReadWeight], DerivedWeights]
     lane: MakeLane
     parity: Parity[H]
+    assumed: Callable[[ModelFile[H]], Iterable[str]] = lambda _file: ()
 
 
 def lane_maker(

@@ -154,7 +154,19 @@ def test_crispasr_files_are_read(layout: str, ours: dict[str, Path], crispasr: W
     assert file.hparams.front_end == own.hparams.front_end
     assert not file.hparams.llm.tie_word_embeddings and file.hparams.llm.apply_logits_scaling
     assert file.hparams.adapter.rank == file.hparams.draft.bpe_vocab == 0
-    assert file.hparams.prompt.variant == ""
+    variant = NAMES[layout].removeprefix("granite-speech-")
+    assert file.hparams.prompt.variant == variant
+    assert not file.hparams.prompt.default  # which goes by the variant
+    # Only the name tells it, unless that is of a model of another form.
+    named = {
+        "base": {"x-4.0-1b-q4_k": "4.0-1b", "x-4.1-2b-plus": "", "x": ""},
+        "plus": {"x-4.1-2b-plus": "4.1-2b-plus", "x-4.1-2b": ""},
+        "lora": {"x-3.2-8b": "3.2-8b", "x-4.1-2b": ""},
+    }[layout]
+    for stem, told in named.items():
+        other = theirs.with_name(f"{stem}.gguf")
+        other.symlink_to(theirs)
+        assert open_model_file(other).hparams.prompt.variant == told, stem
     expected = decoded(ours[layout])
     expected.setdefault("output.weight", expected["token_embd.weight"])
     assert_same_tensors(theirs, expected, is_half)

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import granite_gguf
 from granite_gguf import AudioWarning, InputError, Model, Segment, Transcript, Word
+from granite_gguf.architectures import architecture_of, open_model_file
 from granite_gguf.bench import measure
 from granite_gguf.bench.measure import count_products
 from granite_gguf.cli import app
@@ -25,6 +26,7 @@ from granite_gguf.ggml import F16, F32
 from granite_gguf.speech.spec import Prompt
 from granite_gguf.speech.tags import speakers
 from granite_gguf.transcript import Turn
+from tests.gguf_editing import rewrite
 from tests.signals import SAMPLE_RATE, synthetic_audio
 from tests.speech import PUNCTUATED, stages_of
 
@@ -291,3 +293,24 @@ def test_bench_knows_the_floor_of_every_token(
             loaded.transcribe(audio_file)
         rows = observed["blk.0.ffn_up.weight"][1]
         assert rows >= max(shape.columns for shape in seen) + found.decoding.steps
+
+
+def test_inspect_says_what_is_assumed(
+    speech_files: dict[str, Path], models: dict[str, Model], tmp_path: Path
+) -> None:
+    """The labels of a head as large as a released one, and what a model is asked in."""
+    assert not list(architecture_of(models["nle"].file).assumed(models["nle"].file))
+    path = tmp_path / "model.gguf"
+    untold = ("granite_speech.variant", "granite_speech.prompt.default", "general.name")
+    rewrite(speech_files["base"], path, drop=untold)
+    told = runner.invoke(app, ["inspect", str(path), "--json"])
+    (sentence,) = json.loads(told.stdout)["assumed"]
+    assert sentence == "the variant is 4.1-2b, whose words it is asked in"
+    assert sentence in runner.invoke(app, ["inspect", str(path)]).stdout
+    file = open_model_file(speech_files["base"])
+    large = replace(file, hparams=replace(
+        file.hparams, encoder=replace(file.hparams.encoder, ctc_vocab=348)
+    ))  # fmt: skip
+    (sentence,) = architecture_of(large).assumed(large)
+    assert "the 348 labels of the character head are those of granite-speech-4.1-2b-nar" in sentence
+    assert not list(architecture_of(file).assumed(file))

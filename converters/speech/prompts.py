@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-from granite_gguf.speech.spec import HParams, Prompt, named_variant
-
-_RAW = "can you transcribe the speech into a written format?"
-_PUNCTUATED = "transcribe the speech with proper punctuation and capitalization."
-# The date is what the models were trained with, not today's.
-_SYSTEM = (
-    "Knowledge Cutoff Date: April 2024.\nToday's Date: {date}.\n"
-    "You are Granite, developed by IBM. You are a helpful AI assistant"
-)
-_PLUS_DATE, _THIRD_DATE = "December 19, 2024", "April 9, 2025"
+from granite_gguf.speech.asking import PUNCTUATED, RAW, SYSTEMS
+from granite_gguf.speech.spec import HParams, Prompt, stated_variant
 
 
 def prompt(name: str, *, plus: bool, adapter: bool, draft: bool, width: int) -> Prompt:
@@ -30,25 +22,16 @@ def prompt(name: str, *, plus: bool, adapter: bool, draft: bool, width: int) -> 
         fallback = "3.3-2b" if width <= 2048 else "3.3-8b"
     else:
         fallback = "4.1-2b" if draft else "4.0-1b"
-    return _asked_by(_stated(name, plus=plus, third=adapter) or fallback)
+    return _asked_by(stated_variant(name, plus=plus, third=adapter) or fallback)
 
 
-def prompt_of_file(names: str, h: HParams) -> Prompt:
-    """How the model of a file is asked, as far as its names and its form tell; else empty."""
-    plus, third = h.family == "plus", h.family == "3.x"
-    fallback = "4.1-2b-plus" if plus else ""
-    variant = h.prompt.variant or _stated(names, plus=plus, third=third) or fallback
+def prompt_of(h: HParams) -> Prompt:
+    """How the model of a file is asked, as far as its variant and its form tell; else empty."""
+    variant = h.prompt.variant or ("4.1-2b-plus" if h.family == "plus" else "")
     return _asked_by(variant) if variant else Prompt()
 
 
-def _stated(names: str, *, plus: bool, third: bool) -> str:
-    """The variant that stands in some names, unless models of that variant have another form."""
-    variant = named_variant(names)
-    fits = variant.endswith("-plus") is plus and variant.startswith("3.") is third
-    return variant if fits else ""
-
-
 def _asked_by(variant: str) -> Prompt:
-    third, plus = variant.startswith("3."), variant.endswith("-plus")
-    system = _SYSTEM.format(date=_THIRD_DATE if third else _PLUS_DATE) if third or plus else ""
-    return Prompt(variant, _PUNCTUATED if variant == "4.1-2b" else _RAW, system)
+    family = "plus" if variant.endswith("-plus") else "3.x" if variant.startswith("3.") else "base"
+    words = PUNCTUATED if variant == "4.1-2b" else RAW
+    return Prompt(variant, words, SYSTEMS.get(family, ""))

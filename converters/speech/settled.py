@@ -5,25 +5,22 @@ from __future__ import annotations
 from dataclasses import replace
 
 from granite_gguf.converters.safetensors_source import PART_BYTES
-from granite_gguf.converters.speech.prompts import prompt_of_file
+from granite_gguf.converters.speech.prompts import prompt_of
 from granite_gguf.spec.tensors import LLAMA_NAMES
 from granite_gguf.speech.spec import HParams
-from granite_gguf.storage.keys import Keys
 from granite_gguf.storage.model_file import ModelFile
 
 _EMBEDDING, _HEAD = LLAMA_NAMES.embedding, LLAMA_NAMES.head
 
 
 def settled(file: ModelFile[HParams]) -> ModelFile[HParams]:
-    """The file with what its names and its tensors tell.
+    """The file with what its variant and its tensors tell.
 
-    The variant stands in its names, if anywhere; and a head that is a second copy of the embedding
-    is none of its own.
+    A head that is a second copy of the embedding is none of its own.
     """
     h = file.hparams
     if not h.prompt.default:
-        names = (file.path.stem, *map(file.text, (Keys.General.NAME, Keys.General.BASENAME)))
-        h = replace(h, prompt=prompt_of_file(" ".join(filter(None, names)), h))
+        h = replace(h, prompt=prompt_of(h))
     if not h.llm.tie_word_embeddings and _head_is_embedding(file):
         h = replace(h, llm=replace(h.llm, tie_word_embeddings=True))
     return replace(file, hparams=h, specs=file.format.tensors(h))

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from granite_gguf.architectures import open_model_file
+from granite_gguf.architectures import architecture_of, open_model_file
 from granite_gguf.cli.console import print_result, stdout
 from granite_gguf.cli.model_names import local_mmproj, local_model
 from granite_gguf.cli.options import MODEL_HELP, AsJson, Mmproj
@@ -47,6 +47,8 @@ def inspect(
     stdout.print(_metadata_table(model))
     stdout.print(_hparams_table(model))
     stdout.print(_sizes_table(model))
+    for sentence in architecture_of(model).assumed(model):
+        stdout.print(f"\nThe file does not tell, and it is assumed: {escape(printable(sentence))}")
 
 
 def _shown(value: MetadataValue) -> str:
@@ -124,6 +126,7 @@ def _as_dict(model: ModelFile[Any]) -> dict[str, Any]:
         "dialect": model.dialect,
         "metadata": {key: value.value for key, value in model.container.metadata.items()},
         "hparams": asdict(model.hparams),
+        "assumed": list(architecture_of(model).assumed(model)),
         "sizes": [
             {"stage": stage, "type": kind, "tensors": t, "parameters": p, "bytes": b}
             for (stage, kind), (t, p, b) in _sizes(model).items()

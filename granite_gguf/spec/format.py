@@ -33,6 +33,7 @@ class Format(Generic[H]):
         checks: what holds among its numbers, besides those of front end and encoder.
         fixed: further keys, of which the model has one value only.
         unused: tensors that files written elsewhere may hold besides, and that nothing reads.
+        named: the numbers of a file with what it leaves open and its names tell.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Format(Generic[H]):
     checks: Callable[[H], Iterable[Check]]
     fixed: Mapping[str, bool] = field(default_factory=dict)
     unused: frozenset[str] = frozenset()
+    named: Callable[[H, str], H] = lambda h, _names: h
 
     def key(self, key: str) -> str:
         """A metadata key of ours with the architecture's name in place of ``{arch}``."""

@@ -35,7 +35,8 @@ _SYSTEM = (
     "Knowledge Cutoff Date: April 2024.\nToday's Date: {}.\n"
     "You are Granite, developed by IBM. You are a helpful AI assistant"
 )
-_SYSTEMS = {"plus": _SYSTEM.format("December 19, 2024"), "3.x": _SYSTEM.format("April 9, 2025")}
+SYSTEMS = {"plus": _SYSTEM.format("December 19, 2024"), "3.x": _SYSTEM.format("April 9, 2025")}
+"""What is said before the question, by family, where anything is."""
 
 
 def language_name(wanted: str) -> str:
@@ -84,7 +85,7 @@ def around_audio(h: HParams, words: str, so_far: str = "") -> tuple[str, str]:
         raise InputError(f"a prompt with {AUDIO} in it: the audio has a place of its own")
     if h.family == "base":
         return "USER: ", f"{words}\n ASSISTANT:{so_far}"
-    system = h.prompt.system or _SYSTEMS[h.family]
+    system = h.prompt.system or SYSTEMS[h.family]
     space = " " if h.family == "plus" else ""
     before = f"{_role('system')}{system}<|end_of_text|>\n{_role('user')}"
     return before, f"{space}{words}<|end_of_text|>\n{_role('assistant')}{so_far}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
 from granite_gguf.spec import hparams
@@ -220,6 +220,19 @@ def named_variant(names: str) -> str:
     return f"{found[1]}-{found[2].lower()}{'-plus' if found[3] else ''}" if found else ""
 
 
+def stated_variant(names: str, *, plus: bool, third: bool) -> str:
+    """The variant that stands in some names, unless models of that variant have another form.
+
+    Args:
+        names: of the model.
+        plus: whether it has the form of plus.
+        third: whether it has that of 3.x.
+    """
+    variant = named_variant(names)
+    fits = variant.endswith("-plus") is plus and variant.startswith("3.") is third
+    return variant if fits else ""
+
+
 @dataclass(frozen=True)
 class Prompt:
     """What to ask by; empty where a file does not say."""
@@ -324,6 +337,15 @@ def _checks(h: HParams) -> Iterator[Check]:
     )
 
 
+def _named(h: HParams, names: str) -> HParams:
+    """With the variant, by which a model is asked, where only the names tell it."""
+    if h.prompt.variant:
+        return h
+    plus, third = h.family == "plus", h.family == "3.x"
+    variant = stated_variant(names, plus=plus, third=third)
+    return replace(h, prompt=replace(h.prompt, variant=variant))
+
+
 SPEECH = Format(
     "granite_speech",
     "a Granite Speech model",
@@ -331,4 +353,5 @@ SPEECH = Format(
     _tables,
     _checks,
     unused=frozenset({"audio.mel_window"}),
+    named=_named,
 )

@@ -156,7 +156,9 @@ def open_model_file(
                 else f"expected {reader.beside!r}: the encoder and projector of {path}"
             )
         )
+    names = (container.path.stem, *map(container.text, (Keys.General.NAME, Keys.General.BASENAME)))
     hparams = reader.read_hparams(container)
+    hparams = reader.format.named(hparams, " ".join(filter(None, names)))
     problem = reader.format.problem(hparams)
     if problem:
         raise ModelFileError(f"{path}: {problem}")
