@@ -195,6 +195,11 @@ def test_what_the_heads_hear(models: dict[str, SpeechStages], lettered: SpeechSt
     heard = [n for k, n in enumerate(best) if n and (k == 0 or best[k - 1] != n)]
     letters = dict(enumerate(LETTERS, 1))
     assert segment.hypothesis == "".join(letters.get(n, "") for n in heard).strip() != ""
+    # What is shown of live speech is the same, by whichever head.
+    assert lettered.hypothesis_text(piece.samples) == segment.hypothesis
+    assert base.hypothesis_text(piece.samples) == base.detokenize(base.read_hypothesis(ids))
+    assert models["plus"].hypothesis_text(piece.samples) == ""
+    assert lettered.hypothesis_text(np.zeros(8000, np.float32)) == ""
 
 
 def test_labels_of_a_head_that_are_not_told() -> None:

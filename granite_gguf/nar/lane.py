@@ -19,18 +19,19 @@ from granite_gguf.passes import (
     Options,
     PassLimits,
     Piece,
-    check_language,
 )
 from granite_gguf.placing.kernel_choice import Precision
 from granite_gguf.placing.weights import ModelWeights
+from granite_gguf.stages.lane import StagesLane
 from granite_gguf.storage.model_file import ModelFile
 from granite_gguf.tokenizer import SpeechTokenizer
 from granite_gguf.transcript import Segment
 
 
-class NarLane:
-    """Passes of all stages. Arguments are those of :class:`Stages`; with the precision ``fast`` the
-    editor is left out where the hypothesis is sure, unless something else is asked for.
+class NarLane(StagesLane[Stages]):
+    """Passes of the NAR model; with the precision ``fast`` the editor is left out where the
+    hypothesis is sure, unless something else is asked for. Arguments are those of
+    :class:`granite_gguf.architecture.MakeLane`.
 
     The editor's positions hold minutes of audio, if little is said in it. What the model was
     trained on is shorter, and in a longer pass the editor spoils what the encoder understood.
@@ -50,24 +51,18 @@ class NarLane:
             raise InputError(
                 f"cache is {str(cache)!r}, and this model (NAR) keeps none; {ASKED_IN_WORDS} do"
             )
-        self.stages = Stages(file, tokenizer, weights, runtime)
-        self._fast = precision is Precision.FAST
         h = file.hparams
         most, rate = longest_pass(h), h.front_end.sample_rate
-        self.limits = PassLimits(
+        limits = PassLimits(
             sample_rate=rate,
             most=most,
             piece=min(most, int(rate * h.front_end.max_pass_seconds)),
             room=f"the model's {h.editor.max_positions} positions",
         )
+        super().__init__(Stages(file, tokenizer, weights, runtime), limits, precision)
 
-    def check(self, options: Options) -> None:
-        """Refuse all that a model has to be asked for in words.
-
-        Raises:
-            InputError: it is asked for.
-        """
-        check_language(options.language, self.stages.hparams.heard)
+    def check_wishes(self, options: Options) -> None:
+        """Refuse all that a model has to be asked for in words."""
         wish = options.wish
         for asked, what, others in (
             (wish.translate_to is not None, "translates nothing", TRANSLATING),
@@ -84,8 +79,4 @@ class NarLane:
 
     def one_pass(self, pieces: Sequence[Piece], options: Options) -> list[Segment | None]:
         """As :func:`granite_gguf.nar.transcribe.one_pass` does it."""
-        return one_pass(self.stages, pieces, options, fast=self._fast)
-
-    def close(self) -> None:
-        """Wait for what is being computed, and compute nothing more."""
-        self.stages.close()
+        return one_pass(self.stages, pieces, options, fast=self.fast)

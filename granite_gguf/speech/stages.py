@@ -122,6 +122,11 @@ class SpeechStages(SharedStages[HParams]):
         lead = " " if self.hparams.family == "base" else ""
         return text, self.tokenize(lead + text) if text else None
 
+    def _heard(self, mel: FloatArray) -> str:
+        if self.has_head:
+            return super()._heard(mel)
+        return self.first_hypothesis(self.run_encoder(mel, self.heard_by).taps, None)[0]
+
     def read_hypothesis(self, ids: Batch) -> Batch:
         """Token ids ``(n,)`` of the first hypothesis, from the best ids of the BPE head."""
         tokens = as_rows(ids).each(partial(hypothesis_tokens, self._bpe_head))

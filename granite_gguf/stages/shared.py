@@ -117,11 +117,13 @@ class SharedStages(ABC, Generic[H]):
     def hypothesis_text(self, samples: FloatArray) -> str:
         """What the encoder alone hears in mono samples ``(n,)`` at the model's rate.
 
-        Nothing where nothing sounds, and of a model without a BPE head.
+        Nothing where nothing sounds.
         """
         mel = self.compute_mel(samples)
-        if not (len(mel) and self._bpe_head.bpe_vocab and samples.min() != samples.max()):
-            return ""
+        return self._heard(mel) if len(mel) and samples.min() != samples.max() else ""
+
+    def _heard(self, mel: FloatArray) -> str:
+        """The same of log-mel frames ``(T, 160)``, T at least 1, by the BPE head."""
         encoded = self.run_encoder(mel)
         ids = self.run_hypothesis_head(encoded.final, encoded.blank).ids
         return self.detokenize(self.read_hypothesis(ids))
