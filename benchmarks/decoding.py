@@ -1,7 +1,7 @@
 """What token after token costs an autoregressive model: steps, prompts, drafts, whole clips.
 
 python -m benchmarks.decoding MODEL.gguf AUDIO [--editor NAR.gguf] [--other 'NAME=COMMAND'...]
-    [--tokens 32] [--repeats 5] [--threads 2]
+    [--tokens 32] [--rows 2 8 33] [--repeats 5] [--threads 2]
 
 Whatever its weights are, the model is made to say so many tokens, and to hear the same ones (a
 draft that is accepted), or others (nothing is). A step is held against the time in which memory
@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -198,6 +199,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--rows", type=int, nargs="*", default=[2, 8, 33], help="of steps looked at besides"
+    )
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     samples, count = read_audio(args.audio, 16_000), args.tokens
@@ -221,10 +225,7 @@ def main() -> None:
         runs: dict[str, Callable[[], float | list[float]]] = {
             "bandwidth": lambda: measure_bandwidth(args.threads),
             "step": ours.steps,
-            **{
-                f"step of {rows} rows": lambda rows=rows: ours.steps(rows)
-                for rows in (2, 4, 8, 16, 33)
-            },
+            **{f"step of {n} rows": partial(ours.steps, n) for n in args.rows},
             "prompt": ours.read_prompt,
             **clips,
         }
