@@ -15,7 +15,7 @@ from unittest.mock import patch
 import granite_gguf
 from granite_gguf.nar import transcribe
 
-REPEATS = 4
+REPEATS = 3
 MODES = {
     "always": ("always", None),
     "auto, sure": ("auto", 0.0),
