@@ -121,6 +121,7 @@ class Segment:
         language: that of the speech, as it was said to be.
         decoding: what it took to write the text, where it was written token by token.
         remarks: what a person should know of it, such as that the text was cut short.
+        complete: whether it is all that the model had to say.
         channel: whose sound it is, 1 the first, where channels were told apart. Segments of others
             may then begin before it ends, or after a pause.
         confidence: how sure the model is of its text, from 0 to 1: the geometric mean of its
@@ -141,6 +142,7 @@ class Segment:
     translated_to: str | None = None
     decoding: Decoding | None = None
     remarks: tuple[str, ...] = ()
+    complete: bool = True
     channel: int | None = None
     language: str | None = None
     confidence: float | None = None

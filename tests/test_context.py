@@ -94,9 +94,10 @@ def test_what_was_said_before() -> None:
     """The last whole pieces that fit, of the same channel; nothing behind a text that was cut."""
     past, samples = _Past(25), np.zeros(10, np.float32)
 
-    def said(text: str, channel: int | None = None, remarks: tuple[str, ...] = ()) -> Piece:
+    def said(text: str, channel: int | None = None, *, complete: bool = True) -> Piece:
         piece = Piece(0, samples, channel=channel)
-        past.add(piece, Segment(0, 0.0, 1.0, text, "", remarks=remarks))
+        remarks = ("speakers are counted anew",)
+        past.add(piece, Segment(0, 0.0, 1.0, text, "", remarks=remarks, complete=complete))
         return piece
 
     assert past.before(Piece(0, samples)) is None
@@ -107,7 +108,8 @@ def test_what_was_said_before() -> None:
     assert past.before(Piece(0, samples, channel=2)) is None
     other = said("x", channel=2)
     assert (found := past.before(other)) is not None and found.text == "x"
-    assert said("d", remarks=("it is cut",)) and past.before(piece) is None
+    assert said("d", complete=False) and past.before(piece) is None
+    assert said("e") and (found := past.before(piece)) is not None and found.text == "e"
     none = _Past(0)
     none.add(piece, Segment(0, 0.0, 1.0, "a", ""))
     assert none.before(piece) is None
@@ -115,12 +117,15 @@ def test_what_was_said_before() -> None:
 
 @pytest.mark.filterwarnings("ignore::granite_gguf.AudioWarning")
 def test_pieces_of_a_recording(plus: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each but the first is heard with the one before, and asked to go on with its text."""
-    heard: list[tuple[int, str | None]] = []
+    """Each but the first is heard with the one before, and asked to go on with its text; but not
+    behind a text that was cut."""
+    heard: list[tuple[int, str]] = []
+    ends: dict[int, End] = {}
 
     def generate(self: SpeechStages, prompts: list[FloatArray], *_: Any) -> list[Said]:
         tokens = tuple(int(n) for n in self.tokenize(f"piece {len(heard)}"))
-        return [Said(tokens, (0.9,) * len(tokens), End.FINISHED)] * len(prompts)
+        end = ends.get(len(heard), End.FINISHED)
+        return [Said(tokens, (0.9,) * len(tokens), end)] * len(prompts)
 
     prompt = SpeechStages.prompt
 
@@ -130,17 +135,21 @@ def test_pieces_of_a_recording(plus: Model, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(SpeechStages, "prompt", asked)
     monkeypatch.setattr(SpeechStages, "generate", generate)
-    audio = synthetic_audio(15 * SAMPLE_RATE, seed=3)
+    audio = synthetic_audio(22 * SAMPLE_RATE, seed=3)
     options: dict[str, Any] = {"chunk_seconds": 5, "vad": "off", "min_confidence": 0}
     alone = plus.transcribe(audio, **options)
     rows = [count for count, _ in heard]
-    assert len(rows) >= 3 and {text for _, text in heard} == {""}
+    assert len(rows) >= 5 and {text for _, text in heard} == {""}
     heard.clear()
     found = plus.transcribe(audio, context=5, **options)
     assert [s.start for s in found.segments] == [s.start for s in alone.segments]
     assert [text for _, text in heard] == ["", *(f"piece {n + 1}" for n in range(len(rows) - 1))]
     assert heard[0][0] == rows[0]
     assert all(heard[n][0] > rows[n] + rows[n - 1] - 4 for n in range(1, len(rows)))
+    heard.clear()
+    ends[2] = End.BUDGET
+    plus.transcribe(audio, context=5, speakers=True, **options)
+    assert [text for _, text in heard][:5] == ["", "piece 1", "", "piece 3", "piece 4"]
 
 
 def test_what_cannot_be(

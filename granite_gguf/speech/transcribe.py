@@ -205,6 +205,7 @@ class _Pass:
                 no_speech_prob=no_speech(encoded.blank[n]),
                 decoding=Decoding(text.steps, text.guessed, text.accepted, text.unseen),
                 remarks=tuple(self._remarks(piece, text, rows[n])),
+                complete=text.end is End.FINISHED,
             )
             if manner.speakers:
                 segment = replace(segment, turns=answer.turns())

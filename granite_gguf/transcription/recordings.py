@@ -207,11 +207,11 @@ class _Past:
     def add(self, piece: Piece, segment: Segment) -> None:
         """Take note of what was said in a piece, and forget what is too long ago.
 
-        A text that has to be remarked on may not be all that is said, and nothing can go on there.
+        Behind a text that was cut short nothing can go on.
         """
         said = self._said[piece.channel]
         said.append(Before(piece.samples, segment.text))
-        if segment.remarks:
+        if not segment.complete:
             said.clear()
         while sum(len(part.samples) for part in said) > self._most:
             said.popleft()
