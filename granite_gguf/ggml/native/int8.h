@@ -19,7 +19,8 @@
 #include "job.h"
 
 enum { INT8_GROUP = 32, INT8_ROWS = 32, INT8_COLUMNS = 6, INT8_SPAN = 256 };
-enum { INT8_FEW = 12 }; /* columns, at most, that rows are multiplied with as they lie */
+/* Columns, at most, that rows are multiplied with as they lie; and while they are decoded. */
+enum { INT8_FEW = 12, INT8_FEWEST = 4 };
 
 typedef struct {
     int8_t numbers[INT8_COLUMNS][INT8_GROUP];

@@ -10,8 +10,8 @@
  *   GREATEST(a, b)              of integers with sign
  *   ROUND(floats)               to the nearest integers, ties to even
  *
- * What is decoded goes into a panel or, where DOT is defined, is multiplied with one or two columns
- * of x at once, with the sums that a panel would give:
+ * What is decoded goes into a panel or, where DOT is defined, is multiplied with up to INT8_FEWEST
+ * columns of x at once, with the sums that a panel would give:
  *
  *   DOT(sums, words, x)         four products of numbers added to each sum; x is four of its numbers
  *   FIRST_SUMS(x, half, halves, offset)  what takes the offset off the sums of a group, or of half
@@ -42,8 +42,8 @@ typedef struct {
     int64_t step;
     const Int8Activations *x;
     int halves, minima, offset; /* of the type */
-    OF(_integers) sums[8][2][2];
-    OF(_floats) y[2];
+    OF(_integers) sums[8][2][INT8_FEWEST];
+    OF(_floats) y[INT8_FEWEST];
     const char *next; /* of the weight, fetched meanwhile */
     int lines;        /* for each time that something is taken */
 } OF(_sink);
@@ -67,7 +67,7 @@ INLINE void OF(_put)(OF(_sink) *sink, int group, int n, WORDS numbers) {
 #ifdef DOT
     const int half = sink->halves == 2 ? n / 4 : 0;
     const int first = sink->halves == 2 ? n % 4 == 0 : n == 0;
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int c = 0; c < sink->columns; c++) {
         const Int8Activations *x = sink->x + group;
         INTEGERS sums = sink->sums[group][half][c];
@@ -93,7 +93,7 @@ INLINE void OF(_put_factors)(OF(_sink) *sink, int group, const FLOATS *factors) 
     const Int8Activations *x = sink->x + group;
 #pragma GCC unroll 2
     for (int half = 0; half < sink->halves; half++) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int c = 0; c < sink->columns; c++) {
             FLOATS y = ADD_GROUP(sink->sums[group][half][c], factors[half], x->scales[c], sink->y[c]);
             if (sink->minima) {
@@ -202,7 +202,7 @@ TARGET static int64_t OF(_decode)(const Job *job, const char *rows, int64_t coun
 }
 
 #ifdef DOT
-/* As many rows as there are lanes, times one or two columns: quantized rows are whole blocks. */
+/* As many rows as there are lanes, times the fewest columns: quantized rows are whole blocks. */
 #define TO_SUMS(name, scales, has_minima, taken_off, call)                                        \
     INLINE void OF(_sums_##name)(const Job *job, const char *rows, const int64_t *offsets,        \
                                  const Int8Activations *x, FLOATS *y, const int columns) {        \
@@ -224,8 +224,10 @@ TARGET static int64_t OF(_decode)(const Job *job, const char *rows, int64_t coun
                                        const Int8Activations *x, FLOATS *y) {                     \
         if (job->columns == 1) {                                                                  \
             OF(_sums_##name)(job, rows, offsets, x, y, 1);                                        \
-        } else {                                                                                  \
+        } else if (job->columns == 2) {                                                           \
             OF(_sums_##name)(job, rows, offsets, x, y, 2);                                        \
+        } else {                                                                                  \
+            OF(_sums_##name)(job, rows, offsets, x, y, INT8_FEWEST);                              \
         }                                                                                         \
     }
 QUANTIZED(TO_SUMS)
@@ -250,7 +252,7 @@ static OF(_to_sums) OF(_few_of)(int64_t type) {
     }
 }
 
-/* Sums of rows, as many as lanes, for one or two columns. Where there are no more rows, the last one
+/* Sums of rows, as many as lanes, for the fewest columns. Where there are no more rows, the last one
  * stands in for them. */
 static void OF(_sums)(const Job *job, const char *rows, int64_t count, const char *packed,
                       FLOATS *y) {

@@ -147,10 +147,10 @@ static void OF(_multiply)(const Job *job, const Step *step) {
 }
 
 #ifdef SUMS
-/* Rows are multiplied with one or two columns while they are decoded. */
+/* Rows are multiplied with the fewest columns while they are decoded. */
 TARGET static void OF(_fewest)(const Job *job, const Step *step, int64_t rows) {
     for (int64_t row = 0; row < rows; row += LANES) {
-        FLOATS y[2];
+        FLOATS y[INT8_FEWEST];
         SUMS(job, step->panel + row * job->row_bytes, rows - row, step->packed, (void *)y);
         for (int64_t c = 0; c < job->columns; c++) {
             PUT_ROWS(job, step->bias, y[c], step->y + c * job->rows, step->row + row);
@@ -162,7 +162,7 @@ TARGET static void OF(_fewest)(const Job *job, const Step *step, int64_t rows) {
 /* Some numbers of 32 rows are decoded and multiplied while they are in the first cache. */
 static void OF(_few)(const Job *job, const Step *step, int64_t rows) {
 #ifdef SUMS
-    if (job->columns <= 2 && job->weight_type != F32 && job->weight_type != F16 &&
+    if (job->columns <= INT8_FEWEST && job->weight_type != F32 && job->weight_type != F16 &&
         job->weight_type != BF16) {
         OF(_fewest)(job, step, rows);
         return;
