@@ -224,6 +224,9 @@ def test_a_model_that_does_not_load(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_signal_loses_nothing(tmp_path: Path, long: bytes) -> None:
     """What was accepted is answered; then it ends, and leaves nothing of the recordings."""
     with process("--threads", "1", "--log-requests", TMPDIR=str(tmp_path)) as (server, address):
+        tone = 0.1 * np.sin(2 * np.pi * 300 * np.arange(SAMPLE_RATE // 2) / SAMPLE_RATE)
+        (remark,) = post(address, flac(tone)).json()["remarks"]
+        assert "is left out" in remark
         with ThreadPoolExecutor(8) as pool:
             asked = [pool.submit(post, address, SAMPLE) for _ in range(7)]
             asked.append(pool.submit(post, address, long, chunk_seconds=20))
@@ -236,6 +239,7 @@ def test_a_signal_loses_nothing(tmp_path: Path, long: bytes) -> None:
         assert server.stderr is not None
         log = server.stderr.read()
         assert "POST /v1/audio/transcriptions" in log and "meeting" not in log
+        assert "left out" not in log
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{address}/health")
     assert not os.listdir(tmp_path)  # noqa: PTH208

@@ -23,7 +23,6 @@ from starlette.types import ASGIApp
 
 from granite_gguf.demo import DEMO_MODEL
 from granite_gguf.errors import InputError
-from granite_gguf.memory import share_heaps
 from granite_gguf.model import Model, load
 from granite_gguf.places import import_extra
 from granite_gguf.placing.kernel_choice import AUTO, Precision
@@ -31,6 +30,7 @@ from granite_gguf.ray import ThreadsAndDevice
 from granite_gguf.serve.app import create_app
 from granite_gguf.serve.models import Models
 from granite_gguf.serve.ready import Readiness
+from granite_gguf.serve.run import prepare_process
 from granite_gguf.serve.settings import KEY_VARIABLE, LOOPBACK, Settings
 
 serve = import_extra("ray.serve")
@@ -89,7 +89,7 @@ class Replica:
     async def __init__(  # type: ignore[misc]
         self, wanted: Wanted, settings: Settings
     ) -> None:
-        share_heaps()
+        prepare_process()
         self._wanted = wanted
         sources = {"default": wanted.model or str(DEMO_MODEL), **wanted.models}
         self._models = models = Models(sources, self._load)

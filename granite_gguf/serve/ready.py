@@ -79,7 +79,9 @@ class Readiness:
         try:
             times = np.arange(_PROBE_RATE // 2) / _PROBE_RATE
             tone = (0.1 * np.sin(2 * np.pi * 300 * times)).astype(np.float32)
-            await Work(model.submit(tone, sample_rate=_PROBE_RATE, wait=False), _nothing).result()
+            # Of a text that is left out, as no speech, there would be a warning.
+            job = model.submit(tone, sample_rate=_PROBE_RATE, wait=False, min_confidence=0)
+            await Work(job, _nothing).result()
         finally:
             self._models.give_back(self._models.first)
         self.progress()

@@ -8,6 +8,7 @@ import socket
 import struct
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from types import FrameType
 
@@ -16,7 +17,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from granite_gguf.errors import InputError
+from granite_gguf.errors import AudioWarning, InputError
 from granite_gguf.memory import share_heaps
 from granite_gguf.serve.faults import ApiError
 
@@ -25,6 +26,15 @@ _GRACE_SECONDS = 1.0  # for who has connected and is about to ask
 _LEAVING_SECONDS = 1.0
 _SO_ATTACH_FILTER = 26  # of Linux; a return is the whole program of the filter
 _BPF_RET = 0x06
+
+
+def prepare_process() -> None:
+    """Make of this process one that serves: its threads share memory, and it logs no text.
+
+    What is to be said of a recording is said to its client, as ``remarks``.
+    """
+    share_heaps()
+    warnings.simplefilter("ignore", AudioWarning)
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -165,7 +175,7 @@ def run(app: ASGIApp, listener: socket.socket, *, deadline: float, requests: boo
         timeout_graceful_shutdown=max(1, round(deadline)),
     )  # fmt: skip
     server = _Server(config)
-    share_heaps()
+    prepare_process()
     try:
         server.run(sockets=[listener])
     except (SystemExit, KeyboardInterrupt):
