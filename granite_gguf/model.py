@@ -14,7 +14,7 @@ from granite_gguf.architecture import lane_maker
 from granite_gguf.architectures import architecture_of, open_model_file
 from granite_gguf.arrays import Samples
 from granite_gguf.closing import Closing
-from granite_gguf.demo import DEMO_MODEL
+from granite_gguf.demo import DEMO_MODEL, demo_name
 from granite_gguf.errors import AudioError, DeviceError, InputError
 from granite_gguf.ggml import (
     DeviceInfo,
@@ -221,10 +221,10 @@ class Model(Closing):
                 f"{path}: is no file any more, and a model is copied or pickled as the name of its "
                 "file: load the model where it is to be used"
             )
-        # The demonstration model lies elsewhere where the package is installed elsewhere.
+        # A demonstration model lies elsewhere where the package is installed elsewhere.
         beside = self.file.container.beside
         more = {} if beside is None else {"mmproj": beside.path.absolute()}
-        return _reload, (None if path == DEMO_MODEL else path, {**self._asked, **more})
+        return _reload, (demo_name(path) or path, {**self._asked, **more})
 
     # The whole pipeline
 
@@ -379,7 +379,7 @@ def _local(path: str | PathLike[str]) -> Path:
     return find_model(path) if isinstance(path, str) else Path(path)
 
 
-def _reload(path: Path | None, options: dict[str, Any]) -> Model:
+def _reload(path: str | Path, options: dict[str, Any]) -> Model:
     return load(path, **options)
 
 
@@ -402,7 +402,7 @@ def load(
             Face Hub, such as ``owner/name:Q4_K`` or ``auto``, which is downloaded into the Hub's
             cache the first time. :func:`granite_gguf.hub.find_model` tells the forms, and reports
             progress. Without one, the demonstration model of this package, which knows a few
-            hundred English words.
+            hundred English words; ``demo:base`` is the one that writes token by token.
         mmproj: the file with encoder and projector, where the model is the language model of a
             pair for llama.cpp; in the same forms. By default the ``mmproj-*.gguf`` beside it.
         threads: CPU threads; by default as many as the process may run on.

@@ -31,6 +31,7 @@ from training.dataset import Example, batches, stacked
 from training.losses import ctc
 from training.scoring import edit_distance, word_error_rate
 from training.speech import in_room, speak, with_margins, with_noise
+from training.stages import Stage
 from training.tokens import encode_characters
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -338,16 +339,10 @@ def test_texts_of_several_lengths_are_edited_as_if_alone(directory: Path) -> Non
     torch.testing.assert_close(together[1, :3], editor(audio[1:], ids[1:, :3])[0])
 
 
-@pytest.mark.parametrize("name", ["encoder", "editor"])
-def test_a_few_steps_lower_the_loss(directory: Path, name: str) -> None:
-    from granite_gguf.reference import load_tokenizer
-    from training.train import STAGES
-
+def losses_of(stage: Stage, batch: list[Example]) -> list[float]:
+    """The losses of four steps with the same batch."""
     torch.set_num_threads(2)
-    model, _ = miniature.untrained(directory, 0)
-    stage = STAGES[name](model, load_tokenizer(directory), torch.device("cpu"), mixed=False)
     stage.begin()
-    batch = [example(60), example(58, seed=1)]
     optimizer = torch.optim.AdamW(stage.parameters(), lr=1e-3)
     losses = []
     for _ in range(4):
@@ -356,6 +351,17 @@ def test_a_few_steps_lower_the_loss(directory: Path, name: str) -> None:
         loss.total.backward()
         optimizer.step()
         losses.append(loss.total.item())
+    return losses
+
+
+@pytest.mark.parametrize("name", ["encoder", "editor"])
+def test_a_few_steps_lower_the_loss(directory: Path, name: str) -> None:
+    from granite_gguf.reference import load_tokenizer
+    from training.train import STAGES
+
+    model, _ = miniature.untrained(directory, 0)
+    stage = STAGES[name](model, load_tokenizer(directory), torch.device("cpu"), mixed=False)
+    losses = losses_of(stage, [example(60), example(58, seed=1)])
     assert losses[-1] < 0.9 * losses[0]
 
 

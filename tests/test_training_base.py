@@ -17,7 +17,7 @@ from granite_gguf.passes import Wish
 from granite_gguf.reference import load_model, load_tokenizer
 from granite_gguf.speech.asking import around_audio, instruction
 from tests.test_asking import BASE
-from tests.test_training import example
+from tests.test_training import example, losses_of
 from training import base, grammar, spanish
 from training.causal import NOWHERE, LanguageStage
 from training.corruption import UNKNOWN
@@ -219,18 +219,23 @@ def test_texts_that_share_their_audio_are_written_as_if_alone(stage: LanguageSta
 
 
 def test_a_few_steps_lower_the_loss_and_leave_the_encoder(stage: LanguageStage) -> None:
-    torch.set_num_threads(2)
-    stage.begin()
     encoder = {name: t.clone() for name, t in stage.model.encoder.state_dict().items()}
-    batch = [example(30, "open the door")]
-    optimizer = torch.optim.AdamW(stage.parameters(), lr=1e-3)
-    losses = []
-    for _ in range(4):
-        loss = stage.loss(batch, 0)
-        optimizer.zero_grad()
-        loss.total.backward()
-        optimizer.step()
-        losses.append(loss.total.item())
+    losses = losses_of(stage, [example(30, "open the door")])
     assert losses[-1] < 0.95 * losses[0]
     for name, tensor in stage.model.encoder.state_dict().items():
         assert torch.equal(tensor, encoder[name]), name
+
+
+# Model card
+
+
+def test_card_names_every_spanish_word_and_spelling() -> None:
+    card = (base.FIRST.parent.parent / "granite_gguf" / "data" / "MODEL_CARD-base.md").read_text(
+        encoding="utf-8"
+    )
+    words = set(card.partition("## Every Spanish word that it knows")[2].split())
+    rng = random.Random(4)
+    for _ in range(1000):
+        assert set(Forms(grammar.sentence(rng).text).spanish_raw.split()) <= words
+    for word, other in SPELLINGS.items():
+        assert re.search(rf"\b{word}\s+or\s+{other}\b", card, re.IGNORECASE)

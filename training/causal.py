@@ -34,7 +34,7 @@ from training.losses import ctc
 from training.scoring import word_error_rate
 from training.stages import ListeningStage, Loss
 
-SCORED = 32  # development utterances
+SCORED = 16  # development utterances
 MOST_TOKENS = 80
 
 SHARED, NOWHERE = 0, -1  # parts: the one that all see, and rows that fill up a batch

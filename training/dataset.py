@@ -61,11 +61,17 @@ def load(
 
 
 def batches(
-    examples: list[Example], frames: int, rng: random.Random, *, short_first: int = 0
+    examples: list[Example],
+    frames: int,
+    rng: random.Random,
+    *,
+    short_first: int = 0,
+    most: int | None = None,
 ) -> list[list[Example]]:
     """Random batches of at most about `frames` frames in all, each of similar lengths.
 
-    Batches whose utterances have at most `short_first` frames come before all others.
+    At most `most` batches; those whose utterances have at most `short_first` frames come before all
+    others.
     """
     ordered = sorted(examples, key=lambda e: e.frames + rng.uniform(0, 8))
     groups: list[list[Example]] = [[]]
@@ -77,7 +83,7 @@ def batches(
             longest = example.frames
         groups[-1].append(example)
     rng.shuffle(groups)
-    return sorted(groups, key=lambda group: max(e.frames for e in group) > short_first)
+    return sorted(groups[:most], key=lambda group: max(e.frames for e in group) > short_first)
 
 
 def stacked(batch: list[Example]) -> Tensor:

@@ -17,13 +17,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import jiwer
+import numpy as np
+import numpy.typing as npt
 import soundfile
 
 import granite_gguf
-from granite_gguf import Model
+from granite_gguf import Model, Transcript
 from granite_gguf.transcription.options import TranscribeOptions
 from training.evaluate import Recording, read_test
 from training.forms import SPELLINGS, Forms
+
+Sound = dict[str, npt.NDArray[np.float32]]  # samples at 16 kHz by the file's name
 
 DRAFTED = ("raw", "punctuated", "keywords")
 
@@ -44,49 +48,86 @@ class Score:
     changed: int = 0  # texts with other tokens where drafts are off
 
 
-def wishes(raw: str, rng: random.Random) -> Iterator[tuple[str, str, TranscribeOptions]]:
-    """Every form: its name, the text as it should be, and the options that ask for it."""
-    forms = Forms(raw)
+@dataclass(frozen=True)
+class Case:
+    """A form that is asked of a recording, and the text as it should be."""
+
+    recording: Recording
+    text: str
+    options: TranscribeOptions
+
+
+def cases(recording: Recording, rng: random.Random) -> Iterator[tuple[str, Case]]:
+    """Every form of a recording's text, by its name."""
+    forms = Forms(recording.text)
     into: TranscribeOptions = {"task": "translate", "to": "es"}
-    yield "raw", forms.raw, {"punctuation": False}
-    yield "punctuated", forms.punctuated, {"punctuation": True}
-    yield "Spanish", forms.spanish_raw, into
-    yield "Spanish, punctuated", forms.spanish, {**into, "punctuation": True}
+    yield "raw", Case(recording, forms.raw, {"punctuation": False})
+    yield "punctuated", Case(recording, forms.punctuated, {"punctuation": True})
+    yield "Spanish", Case(recording, forms.spanish_raw, into)
+    yield "Spanish, punctuated", Case(recording, forms.spanish, {**into, "punctuation": True})
     if forms.spelled:
         others = [word for word in SPELLINGS if word not in forms.spelled]
         keywords = [SPELLINGS[word] for word in (*forms.spelled, rng.choice(others))]
         rng.shuffle(keywords)
-        words = (SPELLINGS.get(word, word) for word in raw.split())
-        yield "keywords", " ".join(words), {"keywords": keywords}
+        text = " ".join(SPELLINGS.get(word, word) for word in forms.raw.split())
+        yield "keywords", Case(recording, text, {"keywords": keywords})
+
+
+def asked(
+    model: Model, sound: Sound, wanted: list[Case], more: TranscribeOptions
+) -> list[Transcript]:
+    """The transcripts of cases, those with the same options together."""
+    if all(case.options == wanted[0].options for case in wanted):
+        every = [sound[case.recording.file] for case in wanted]
+        options: TranscribeOptions = {**wanted[0].options, **more}
+        return [_whole(found) for found in model.transcribe_many(every, **options)]
+    return [
+        model.transcribe(sound[case.recording.file], **{**case.options, **more}) for case in wanted
+    ]
+
+
+def _whole(found: Transcript | Exception) -> Transcript:
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def measured(model: Model, recordings: list[Recording], data: Path) -> dict[str, Score]:
     """Scores of all forms."""
     rng = random.Random(0)
-    scores: dict[str, Score] = {}
+    sound = {r.file: soundfile.read(data / r.file, dtype="float32")[0] for r in recordings}
+    wanted: dict[str, list[Case]] = {}
     for recording in recordings:
-        samples, rate = soundfile.read(data / recording.file, dtype="float32")
-        for name, text, options in wishes(recording.text, rng):
-            score = scores.setdefault(name, Score())
-            transcript = model.transcribe(samples, sample_rate=rate, **options)
-            ids = [token for segment in transcript.segments for token in segment.token_ids]
-            score.said.append(text)
-            score.heard.append(transcript.text)
-            score.groups.append(set(recording.groups))
-            for keyword in options.get("keywords", ()):
-                if keyword in text.split():
-                    score.keywords += 1
-                    score.spelled += keyword in transcript.text.split()
-            if name in DRAFTED:
-                alone = model.transcribe(samples, sample_rate=rate, draft="off", **options)
-                score.changed += ids != [t for s in alone.segments for t in s.token_ids]
-            for segment in transcript.segments:
-                assert segment.decoding is not None
+        for name, case in cases(recording, rng):
+            wanted.setdefault(name, []).append(case)
+    return {name: _score(model, name, sound, found) for name, found in wanted.items()}
+
+
+def _score(model: Model, name: str, sound: Sound, wanted: list[Case]) -> Score:
+    score = Score()
+    transcripts = asked(model, sound, wanted, {})
+    for case, transcript in zip(wanted, transcripts, strict=True):
+        score.said.append(case.text)
+        score.heard.append(transcript.text)
+        score.groups.append(set(case.recording.groups))
+        for keyword in case.options.get("keywords", ()):
+            if keyword in case.text.split():
+                score.keywords += 1
+                score.spelled += keyword in transcript.text.split()
+        for segment in transcript.segments:
+            if segment.decoding is not None:
                 score.tokens += len(segment.token_ids)
                 score.guessed += segment.decoding.guessed
                 score.accepted += segment.decoding.accepted
                 score.steps += segment.decoding.steps
-    return scores
+    if name in DRAFTED:
+        alone = asked(model, sound, wanted, {"draft": "off"})
+        score.changed = sum(_ids(a) != _ids(b) for a, b in zip(transcripts, alone, strict=True))
+    return score
+
+
+def _ids(transcript: Transcript) -> list[int]:
+    return [int(token) for segment in transcript.segments for token in segment.token_ids]
 
 
 def lines(file: str, scores: dict[str, Score]) -> Iterator[str]:

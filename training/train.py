@@ -18,7 +18,7 @@ import argparse
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ PLANS = {
     "encoder": Plan(steps=2000, peak=1.2e-3, frames=4000, short_first=110),
     "editor": Plan(steps=4000, peak=1.5e-3, frames=4000, warm_up=200, fixed_batches=560),
     "language": Plan(
-        steps=5000, peak=1.5e-3, frames=2400, short_first=130, fixed_batches=2000, check=500
+        steps=4450, peak=1.5e-3, frames=1600, short_first=130, fixed_batches=2000, check=500
     ),
 }
 STAGES: dict[str, type[NarStage]] = {"encoder": EncoderStage, "editor": EditorStage}
@@ -133,8 +133,8 @@ class Data:
                 rng.shuffle(groups)
             else:
                 short = 0 if epoch else plan.short_first
-                groups = dataset.batches(self.train, plan.frames, rng, short_first=short)
-                groups = groups[: plan.fixed_batches or None]
+                most = plan.fixed_batches or None
+                groups = dataset.batches(self.train, plan.frames, rng, short_first=short, most=most)
             for batch in groups:
                 if step >= first:
                     yield batch
@@ -176,9 +176,7 @@ def nar_stage(
     name: str, run: Path, seed: int, device: torch.device, *, mixed: bool
 ) -> tuple[Stage, Room]:
     """A stage of the model that edits, at its beginning."""
-    directory = run / "model"
-    if not (directory / "tokenizer.json").exists():
-        miniature.write_directory(directory)
+    directory = _made(run, miniature.write_directory)
     model, config = miniature.untrained(directory, seed)
     if name == "editor":
         saved = torch.load(run / "encoder.pt", map_location="cpu", weights_only=True)
@@ -192,13 +190,19 @@ def base_stage(
     _: str, run: Path, seed: int, device: torch.device, *, mixed: bool
 ) -> tuple[Stage, Room]:
     """The stage of the autoregressive model, at its beginning."""
-    directory = run / "model"
-    if not (directory / "tokenizer.json").exists():
-        base.write_directory(directory)
+    directory = _made(run, base.write_directory)
     model, config = base.untrained(directory, seed)
     tokenizer = load_tokenizer(directory)
     stage = LanguageStage(model.to(device), tokenizer, device, mixed=mixed, directory=directory)
     return stage, (config.encoder.char_vocab, config.projector.downsample, " ")
+
+
+def _made(run: Path, write: Callable[[Path], None]) -> Path:
+    """The run's checkpoint directory, written where it is not there yet."""
+    directory = run / "model"
+    if not (directory / "tokenizer.json").exists():
+        write(directory)
+    return directory
 
 
 if __name__ == "__main__":

@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from granite_gguf.cli.console import print_note, writing_progress
+from granite_gguf.cli.options import MODEL_VARIABLE
+from granite_gguf.errors import InputError
 from granite_gguf.hub import find_model, parse_name
+
+
+def asked_model(model: str | None, demo: str | None) -> str | None:
+    """The name of the model that is asked for; None where nobody asks.
+
+    Args:
+        model: what the option of that name says, or the variable that is its default.
+        demo: the name of a demonstration model, which stands above the variable.
+
+    Raises:
+        InputError: both are on the command line.
+    """
+    if demo is None:
+        return model
+    if model is not None and model != os.environ.get(MODEL_VARIABLE):
+        raise InputError("--demo and --model name two models: give only one of them")
+    return f"demo:{demo}"
 
 
 def local_mmproj(name: str | None, *, quiet: bool = False) -> Path | None:

@@ -6,12 +6,14 @@ A default stands where a command takes the option by itself: ``as_json: AsJson =
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from granite_gguf import passes
+from granite_gguf.demo import DEMO_MODELS
 from granite_gguf.model import Model, load
 from granite_gguf.placing import kernel_choice
 
@@ -19,7 +21,8 @@ INPUT, OUTPUT, COMPUTATION = "Input", "Output", "Computation"
 
 MODEL_HELP = (
     "A GGUF file; or a model of the Hugging Face Hub, as REPO/ID, REPO/ID:TYPE or "
-    "REPO/ID:FILE.gguf, with an optional @REVISION; or 'auto' for the recommended one."
+    "REPO/ID:FILE.gguf, with an optional @REVISION; or 'auto' for the recommended one; or "
+    "'demo:base', a small one of this package."
 )
 MODEL_VARIABLE = "GRANITE_GGUF_MODEL"
 
@@ -133,6 +136,16 @@ ModelOrDemo = Annotated[
         "--model",
         help=f"{MODEL_HELP} By default this package's small demonstration model.",
         envvar=MODEL_VARIABLE,
+        show_default=False,
+    ),
+]
+DemoName = Enum("DemoName", {name: name for name in DEMO_MODELS}, type=str)  # type: ignore[misc]
+Demo = Annotated[
+    DemoName | None,
+    typer.Option(
+        "--demo",
+        help="Take a small demonstration model of this package instead of -m: 'nar', as without "
+        "any, or 'base', which takes wishes such as --no-punctuation and --task translate --to es.",
         show_default=False,
     ),
 ]

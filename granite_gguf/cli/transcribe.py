@@ -22,10 +22,11 @@ from granite_gguf.cli.inputs import (
 from granite_gguf.cli.job import Job, check_failures_file, write_failures
 from granite_gguf.cli.leaving import EXIT_FAILED, EXIT_INTERRUPTED, leave
 from granite_gguf.cli.live import live_stdin
-from granite_gguf.cli.model_names import local_mmproj, local_model
+from granite_gguf.cli.model_names import asked_model, local_mmproj, local_model
 from granite_gguf.cli.options import (
     INPUT,
     OUTPUT,
+    Demo,
     Force,
     Loading,
     Mmproj,
@@ -60,6 +61,7 @@ def transcribe(
     ] = None,
     *,
     model: ModelOrDemo = None,
+    demo: Demo = None,
     mmproj: Mmproj = None,
     batch: Annotated[
         Path | None,
@@ -169,6 +171,7 @@ def transcribe(
     that fails is named on stderr, the others are still transcribed, and the
     exit code is 1.
     """
+    model = asked_model(model, demo and demo.value)
     formats = _formats(output_format, as_json)
     recordings = find_recordings(audio or [], batch)
     if quiet and verbose:

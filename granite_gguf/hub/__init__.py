@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from granite_gguf.demo import demo_file
 from granite_gguf.files import Progress, silent
 from granite_gguf.hub.names import HubName, parse_name
 
@@ -29,7 +30,8 @@ def find_model(
     Args:
         name: a path; or ``owner/name`` of a repository, ``owner/name:Q4_K`` for its file of that
             type, ``owner/name:file.gguf``, each with an optional ``@revision``; or ``auto`` for the
-            recommended published file. What exists as a path is one.
+            recommended published file. What exists as a path is one. ``demo:base`` and ``demo:nar``
+            are the models that ship with the package.
         note: is told what is used, and the size of a download before it starts.
         progress: is told of the file's name, the bytes on disk and its size.
 
@@ -38,12 +40,14 @@ def find_model(
         returned as well: opening it tells what is wrong.
 
     Raises:
+        InputError: there is no such model in the package.
         HubError: there is no such repository, revision or file, access is refused, the download
             broke off or is damaged, or the disk is full.
     """
     found = parse_name(name)
     if found is None:
-        return Path(name)
+        path = Path(name)
+        return path if path.exists() else demo_file(name) or path
     from granite_gguf.hub.repository import fetch  # noqa: PLC0415 - takes long to import
 
     return fetch(found, note, progress)
