@@ -178,6 +178,7 @@ def test_two_models_are_refused() -> None:
     assert_refused(run("transcribe", "-m", "demo:big", DEMO_SAMPLES[0]), 2, "demo:nar or demo:base")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="needs espeak-ng")
 def test_word_error_rates_on_voices_made_here(model: Model) -> None:
     """Held-out voices say sentences drawn here."""
