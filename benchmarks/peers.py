@@ -7,7 +7,8 @@ For `benchmarks/decoding.py`, which starts it with a Python that has the engine:
 `transcribe-cpp` and `crispasr`, with files that `tests/support/speech_files.py` writes, or
 transformers, which runs a checkpoint's folder in bfloat16. Each answer is one line: seconds, peak
 resident bytes, and tokens said, 0 where the engine does not tell. Random weights may end a text
-early or go on for ever: engines say at most so many tokens.
+early or go on for ever: engines say at most so many tokens, but transcribe.cpp, which cannot be told and says
+up to 256.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ Samples = npt.NDArray[np.float32]
 Run = Callable[[], int]
 """Transcribes once; how many tokens were said, or 0 where that is not known."""
 
-_AROUND = 41  # rows of a prompt besides those of 11 s of audio
 _INSTRUCTION = "can you transcribe the speech into a written format?"
 
 
@@ -41,10 +41,7 @@ def read(path: str) -> Samples:
 def transcribe_cpp(args: argparse.Namespace, samples: Samples) -> Run:
     import transcribe_cpp as engine
 
-    model = engine.Model(args.model)
-    # There is no limit of tokens; that of the context has the same effect.
-    rows = _AROUND + 3 * -(-len(samples) // (160 * 2 * 15))
-    session = model.session(n_threads=args.threads, n_ctx=rows + args.tokens)
+    session = engine.Model(args.model).session(n_threads=args.threads)
 
     def run() -> int:
         try:
