@@ -7,8 +7,8 @@ For `benchmarks/decoding.py`, which starts it with a Python that has the engine:
 `transcribe-cpp` and `crispasr`, with files that `tests/support/speech_files.py` writes, or
 transformers, which runs a checkpoint's folder in bfloat16. Each answer is one line: seconds, peak
 resident bytes, and tokens said, 0 where the engine does not tell. Random weights may end a text
-early or go on for ever: engines say at most so many tokens, but transcribe.cpp, which cannot be told and says
-up to 256.
+early or go on for ever: engines say at most so many tokens, but for transcribe.cpp, which has a
+limit of its own.
 """
 
 from __future__ import annotations
