@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -146,12 +147,44 @@ class Editor(Named):
     NEVER = "never"
 
 
+_WEIGHT = re.compile(r"\d+(\.\d+)?")
+
 TRANSLATING = "granite-speech-4.1-2b, granite-4.0-1b-speech or granite-speech-3.3"
 PUNCTUATING = "granite-speech-4.1-2b"
 TELLING_SPEAKERS = "granite-speech-4.1-2b-plus"
 CONTINUING = "granite-speech-4.1-2b-plus"
 ASKED_IN_WORDS = "granite-speech-4.1-2b, its plus form, granite-4.0-1b-speech or granite-speech-3.3"
 """The models of the family that can do something, for messages."""
+
+
+@dataclass(frozen=True)
+class Hotword:
+    """A name or a term that is probably said.
+
+    Attributes:
+        text: as it is to be written.
+        weight: how much less like it than usual what is heard may be; 1 as usual.
+    """
+
+    text: str
+    weight: float = 1.0
+
+    @classmethod
+    def of(cls, given: str) -> Hotword:
+        """A text, with a weight where one stands behind it.
+
+        Raises:
+            InputError: there is nothing else.
+
+        >>> Hotword.of("New York"), Hotword.of("Oslo :1.5")
+        (Hotword(text='New York', weight=1.0), Hotword(text='Oslo', weight=1.5))
+        """
+        text, mark, weight = given.rpartition(" :")
+        weighed = mark and _WEIGHT.fullmatch(weight) is not None
+        found = cls(text.strip(), float(weight)) if weighed else cls(given.strip())
+        if not found.text:
+            raise InputError("a keyword is empty")
+        return found
 
 
 @dataclass(frozen=True)
@@ -162,7 +195,7 @@ class Wish:
         translate_to: the language, by code or English name; by default it is transcribed.
         punctuation: whether to write with punctuation and capitals; by default as the model's
             card does.
-        keywords: names and terms that are probably said.
+        keywords: names and terms that are probably said, in the form of :meth:`Hotword.of`.
         prompt: an instruction in place of all others.
         speakers: whether to tell who speaks.
         word_times: whether the model itself is to tell when each word ends.
@@ -174,6 +207,15 @@ class Wish:
     prompt: str | None = None
     speakers: bool = False
     word_times: bool = False
+
+    @property
+    def hotwords(self) -> tuple[Hotword, ...]:
+        """The keywords with their weights.
+
+        Raises:
+            InputError: one is empty.
+        """
+        return tuple(map(Hotword.of, self.keywords))
 
 
 NOTHING_ELSE = Wish()

@@ -95,6 +95,7 @@ def test_instructions(h: HParams, wish: dict[str, Any], words: str) -> None:
         (BASE, {"translate_to": "Klingon"}, r"'Klingon'; expected one of en \(English\)"),
         (BASE, {"punctuation": True, "keywords": ("a",)}, "no common instruction"),
         (BASE, {"keywords": ("a", " ")}, "a keyword is empty"),
+        (BASE, {"keywords": ("Ada :2",)}, "weigh nothing"),
         (PLUS, {"speakers": True, "word_times": True}, "no common mode"),
         (PLUS, {"speakers": True, "keywords": ("a",)}, "without other options"),
         (BASE, {"prompt": "x", "translate_to": "fr"}, "stands alone"),

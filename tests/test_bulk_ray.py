@@ -47,9 +47,9 @@ def test_what_the_model_cannot_do_is_told_before_ray_is_started(tmp_path: Path) 
     pytest.importorskip("ray")
     run = subprocess.run(
         [sys.executable, "-m", "granite_gguf", "bulk", str(tmp_path), "-o", str(tmp_path / "out"),
-         "--keywords", "Granite"],
+         "--prompt", "what?"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert run.returncode == 2
-    assert "takes no keywords" in run.stderr
+    assert "takes no prompt" in run.stderr
     assert not (tmp_path / "out").exists()

@@ -14,10 +14,10 @@ from granite_gguf import InputError, Model
 from granite_gguf.arrays import FloatArray
 from granite_gguf.passes import Before, Options, Piece, Wish
 from granite_gguf.speech.asking import RAW, around_audio
-from granite_gguf.speech.characters import text_of
 from granite_gguf.speech.greedy import End, Said
-from granite_gguf.speech.stages import CHARACTER_LOGITS, SpeechStages
+from granite_gguf.speech.stages import SpeechStages
 from granite_gguf.speech.transcribe import one_pass
+from granite_gguf.stages.characters import LOGITS, text_of
 from granite_gguf.transcript import Segment, Turn
 from granite_gguf.transcription.recordings import _Past
 from tests.signals import SAMPLE_RATE, synthetic_audio
@@ -83,9 +83,9 @@ def test_words_lie_in_the_piece_itself(plus: Model, monkeypatch: pytest.MonkeyPa
     before = Before(synthetic_audio(16_000, seed=5), "so far")
     piece = Piece(32_000, synthetic_audio(16_000, seed=6), before=before)
     heard = stages.compute_mel(np.concatenate([before.samples, piece.samples]))
-    taps = stages.run_encoder(heard, frozenset({CHARACTER_LOGITS})).taps
+    taps = stages.run_encoder(heard, frozenset({LOGITS})).taps
     (segment,) = passed(plus, [piece], word_times=True)
-    assert segment.hypothesis == text_of(letters, taps[CHARACTER_LOGITS][50:])
+    assert segment.hypothesis == text_of(letters, taps[LOGITS][50:])
     assert segment.words and segment.no_speech_prob is not None
     assert all(2.0 <= word.start <= word.end <= 3.0 for word in segment.words)
 

@@ -111,7 +111,7 @@ def test_options_that_cannot_be(
         (models["nle"], {"task": "translate"}, "translates nothing; granite-speech-4.1-2b"),
         (models["nle"], {"speakers": True}, "tells no speakers; granite-speech-4.1-2b-plus"),
         (models["nle"], {"punctuation": False}, "not asked for punctuation"),
-        (models["nle"], {"keywords": ["a"]}, "takes no keywords"),
+        (models["nle"], {"keywords": ["42"]}, "has no character"),
         (models["nle"], {"prompt": "a"}, "takes no prompt"),
         (models["nle"], {"max_tokens": 9}, "writes no tokens one by one"),
         (models["nle"], {"draft": "off"}, "always begins with a draft"),
@@ -190,7 +190,7 @@ def test_the_command_line(speech_files: dict[str, Path], audio_file: Path, tmp_p
         (["--speakers"], "-plus can do that"),
         (["--to", "de"], "without the task"),
         (["--keywords", "a,,b"], "one of them is empty"),
-        (["--keywords-file", "nowhere.txt"], "nowhere.txt: the keywords cannot be read"),
+        (["--keywords-file", "nowhere.txt"], "nowhere.txt: the hotwords cannot be read"),
         (["--max-tokens", "0"], "max-tokens"),
     ],
 )

@@ -18,12 +18,13 @@ from tokenizers import Tokenizer
 from granite_gguf.arrays import FloatArray, IntArray
 from granite_gguf.errors import InputError
 from granite_gguf.passes import Editor, Options, Piece, Wish
-from granite_gguf.speech import characters, drafts
+from granite_gguf.speech import drafts
 from granite_gguf.speech.greedy import End, Said
 from granite_gguf.speech.lane import SpeechLane
 from granite_gguf.speech.reading import Answer
 from granite_gguf.speech.stages import SpeechStages
 from granite_gguf.speech.transcribe import TAGGED_SECONDS, one_pass
+from granite_gguf.stages import characters
 from granite_gguf.transcript import Segment, Turn
 from tests.gguf_editing import rewrite
 from tests.signals import SAMPLE_RATE, synthetic_audio

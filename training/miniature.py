@@ -10,7 +10,7 @@ import torch
 
 from granite_gguf.reference import Editor, GraniteSpeechNar, ModelConfig, read_config
 from granite_gguf.reference.speech.language import Language
-from tests.support.checkpoint.configs import write_configs
+from tests.support.checkpoint.configs import char2idx, write_configs
 from tests.support.checkpoint.sizes import SMALL, ModelSize, VocabularySize
 from training.tokens import grammar_texts, write_trained_tokenizer
 
@@ -41,6 +41,8 @@ def write_directory(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     write_configs(directory, LAYOUT, SIZE, "BF16")
     amend(directory / "preprocessor_config.json", max_pass_seconds=MAX_PASS_SECONDS)
+    characters = {"char2idx": char2idx(SIZE.encoder.characters)}
+    amend(directory / "config.json", ctc_tokenizer_config=characters)
     write_trained_tokenizer(directory, SIZE.vocabulary, grammar_texts())
 
 

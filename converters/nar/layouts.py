@@ -42,7 +42,8 @@ def _read(directory: Path, root: JsonFields, layout: Layout) -> CheckpointConfig
         projector=_projector(root, layout, encoder),
         editor=_editor(root, layout),
     )
-    named = layout is Layout.NLE  # only the first release names the characters
+    # Of the releases only the first one names the characters.
+    named = layout is Layout.NLE or root.find("ctc_tokenizer_config") is not None
     characters = _characters(root, encoder.ctc_vocab) if named else None
     return CheckpointConfig(NAR, layout, hparams, characters, partial(checkpoint_key, layout))
 

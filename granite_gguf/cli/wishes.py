@@ -30,11 +30,25 @@ Punctuation = Annotated[
         help="Write punctuation and capitals; otherwise as the model's card does.",
     ),
 ]
+_hotword = partial(typer.Option, rich_help_panel=OUTPUT, show_default=False)
 Keywords = Annotated[
-    str | None, _wish(metavar="A,B", help="Names and terms that are probably said.")
+    str | None,
+    _hotword(
+        "--hotwords",
+        "--keywords",
+        metavar="A,B",
+        help="Names and terms that are probably said, for NAR models with a weight where 'A :2' "
+        "has one: those are listened for, others are told.",
+    ),
 ]
 KeywordsFile = Annotated[
-    Path | None, _wish(metavar="FILE", help="The same from a text file, one on each line.")
+    Path | None,
+    _hotword(
+        "--hotwords-file",
+        "--keywords-file",
+        metavar="FILE",
+        help="The same from a text file, one on each line.",
+    ),
 ]
 Prompt = Annotated[
     str | None, _wish(metavar="TEXT", help="Ask by this instruction in place of all others.")
@@ -158,11 +172,11 @@ def all_keywords(named: str | None, file: Path | None) -> tuple[str, ...]:
             text = file.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
-            raise InputError(f"{file}: the keywords cannot be read: {reason}") from error
+            raise InputError(f"{file}: the hotwords cannot be read: {reason}") from error
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         if not lines:
-            raise InputError(f"{file}: has no keywords; expected one on each line")
+            raise InputError(f"{file}: has no hotwords; expected one on each line")
         found += lines
     if not all(found):
-        raise InputError(f"--keywords {named!r}: one of them is empty")
+        raise InputError(f"--hotwords {named!r}: one of them is empty")
     return tuple(found)

@@ -38,6 +38,27 @@ def insert_slots(e: Editor, tokens: npt.NDArray[np.integer]) -> IntArray:
     return slots
 
 
+def keep_tokens(
+    e: Editor, ids: IntArray, best: FloatArray, tokens: IntArray, sure: FloatArray
+) -> tuple[IntArray, FloatArray]:
+    """The editor's best ids and their probabilities, with some tokens as they were.
+
+    Nothing comes between them, nor right beside them.
+
+    Args:
+        e: tells what stands in a slot.
+        ids: ``(rows,)``, the best of each row.
+        best: ``(rows,)``, its probability.
+        tokens: ``(n,)``, what was edited, in every second row.
+        sure: ``(n,)``, the probabilities of those that stay; 0 of all others.
+    """
+    (kept,) = np.nonzero(sure)
+    ids, best = ids.copy(), best.copy()
+    ids[2 * kept] = ids[2 * kept + 2] = e.eos_token_id
+    ids[2 * kept + 1], best[2 * kept + 1] = tokens[kept], sure[kept]
+    return ids, best
+
+
 def edited_tokens(e: Editor, ids: npt.NDArray[np.integer]) -> IntArray:
     """Tokens of the transcript from the editor's best ids, one per row of text."""
     return collapse(ids, e.eos_token_id)

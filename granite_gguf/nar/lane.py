@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from granite_gguf.errors import InputError
 from granite_gguf.ggml import Runtime
+from granite_gguf.nar.hotwords import hotwords
 from granite_gguf.nar.spec import HParams
 from granite_gguf.nar.stages import Stages
 from granite_gguf.nar.transcribe import longest_pass, one_pass
@@ -22,6 +23,7 @@ from granite_gguf.passes import (
 )
 from granite_gguf.placing.kernel_choice import Precision
 from granite_gguf.placing.weights import ModelWeights
+from granite_gguf.stages.characters import labels_of
 from granite_gguf.stages.lane import StagesLane
 from granite_gguf.storage.model_file import ModelFile
 from granite_gguf.tokenizer import SpeechTokenizer
@@ -62,13 +64,12 @@ class NarLane(StagesLane[Stages]):
         super().__init__(Stages(file, tokenizer, weights, runtime), limits, precision)
 
     def check_wishes(self, options: Options) -> None:
-        """Refuse all that a model has to be asked for in words."""
+        """Refuse all that a model has to be asked for in words, and names that it cannot hear."""
         wish = options.wish
         for asked, what, others in (
             (wish.translate_to is not None, "translates nothing", TRANSLATING),
             (wish.speakers, "tells no speakers", TELLING_SPEAKERS),
             (wish.punctuation is not None, "is not asked for punctuation", PUNCTUATING),
-            (bool(wish.keywords), "takes no keywords", ASKED_IN_WORDS),
             (wish.prompt is not None, "takes no prompt", ASKED_IN_WORDS),
             (options.max_tokens is not None, "writes no tokens one by one", ASKED_IN_WORDS),
             (options.context is not None, "continues no text", CONTINUING),
@@ -76,6 +77,8 @@ class NarLane(StagesLane[Stages]):
         ):
             if asked:
                 raise InputError(f"this model (NAR) {what}; {others} can do otherwise")
+        if wish.keywords:
+            hotwords(labels_of(self.stages.file), wish.hotwords)
 
     def one_pass(self, pieces: Sequence[Piece], options: Options) -> list[Segment | None]:
         """As :func:`granite_gguf.nar.transcribe.one_pass` does it."""

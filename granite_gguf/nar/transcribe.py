@@ -6,22 +6,24 @@ samples → log-mel frames → encoder ┬→ first hypothesis → with slots �
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
 from granite_gguf.arrays import FloatArray, IntArray, Rows
-from granite_gguf.nar.decoding import edited_tokens, insert_slots
+from granite_gguf.nar.decoding import edited_tokens, insert_slots, keep_tokens
+from granite_gguf.nar.hotwords import hotwords, spotted, with_terms
 from granite_gguf.nar.spec import HParams
 from granite_gguf.nar.stages import BEST_PROBABILITIES, Stages
-from granite_gguf.passes import Editor, Options, Piece, timed
+from granite_gguf.passes import Editor, Hotword, Options, Piece, timed
 from granite_gguf.sound.features import frame_count
+from granite_gguf.stages import characters
 from granite_gguf.stages.decoding import confidence, no_speech, run_probabilities
 from granite_gguf.stages.passing import silent_segment, sounding_features
-from granite_gguf.stages.results import TokenResult
-from granite_gguf.stages.shared import BPE_BEST, BPE_TOTALS
+from granite_gguf.stages.results import EncoderResult, TokenResult
+from granite_gguf.stages.shared import BPE_BEST, BPE_TOTALS, NO_TAPS
 from granite_gguf.transcript import Segment
 from granite_gguf.words.times import Heard, time_words
 
@@ -88,18 +90,23 @@ def _transcribe(
     """From log-mel frames ``(T, 160)`` of each piece, T at least 1, to its text."""
     h = model.hparams
     always, timing = options.editor is Editor.ALWAYS, options.word_times
+    asked = options.wish.hotwords
     head_taps = {"pooled", BPE_TOTALS} if timing else set()
-    head_taps |= set() if always else {BPE_BEST}
+    head_taps |= {BPE_BEST} if asked or not always else set()
 
     with timed("encoder", pieces):
-        encoded = model.run_encoder(mel)
+        encoded = model.run_encoder(mel, frozenset({characters.LOGITS}) if asked else NO_TAPS)
     with timed("hypothesis", pieces):
         head = model.run_hypothesis_head(encoded.final, encoded.blank, frozenset(head_taps))
         hypothesis = model.read_hypothesis(head.ids)
+    kept: dict[int, FloatArray] = {}
+    if asked:
+        with timed("hotwords", pieces):
+            hypothesis, kept = _with_terms(model, encoded, head, hypothesis, asked)
     every = range(len(pieces))
     sure = {} if always else {n: _sureness(h, head, n) for n in every}
     edited = [n for n in every if _is_edited(options.editor, sure.get(n))]
-    texts = _edit(model, pieces, encoded.captured, hypothesis, edited)
+    texts = _edit(model, pieces, encoded.captured, hypothesis, kept, edited)
     found: list[Segment | None] = []
     for n, piece in enumerate(pieces):
         if n in edited and n not in texts:
@@ -131,14 +138,36 @@ def _transcribe(
     return found
 
 
+def _with_terms(
+    model: Stages,
+    encoded: EncoderResult[Rows],
+    head: TokenResult[Rows],
+    hypothesis: Rows,
+    terms: tuple[Hotword, ...],
+) -> tuple[Rows, dict[int, FloatArray]]:
+    """The hypotheses with terms where these are heard; of those what is to be kept."""
+    h, known = model.hparams.hypothesis, characters.labels_of(model.file)
+    wanted, parts, kept = hotwords(known, terms), list(hypothesis), {}
+    for n, logits in enumerate(encoded.taps[characters.LOGITS]):
+        spots, best = spotted(wanted, known, logits), head.taps[BPE_BEST][n]
+        found = with_terms(h, model.tokenizer, head.ids[n], wanted, spots, best)
+        if found is not None:
+            parts[n], kept[n] = found.tokens, found.sure
+    return Rows.of(parts), kept
+
+
 def _edit(
     model: Stages,
     pieces: Sequence[Piece],
     captured: Rows,
     hypothesis: Rows,
+    kept: Mapping[int, FloatArray],
     which: Sequence[int],
 ) -> dict[int, tuple[IntArray, FloatArray]]:
-    """The edited tokens of some pieces, those that fit, and their probabilities."""
+    """The edited tokens of some pieces, those that fit, and their probabilities.
+
+    What is to be kept of a hypothesis stays as it is.
+    """
     editor, rate = model.hparams.editor, model.hparams.projector.downsample_rate
     slots = hypothesis.each(lambda tokens: insert_slots(editor, tokens))
     needed = [t // rate + n for t, n in zip(captured.counts, slots.counts, strict=True)]
@@ -151,14 +180,14 @@ def _edit(
     with timed("editor", fitting):
         taps = frozenset({BEST_PROBABILITIES})
         edited = model.run_editor(audio_tokens, slots.some(fit), taps)
-    eos = editor.eos_token_id
-    return {
-        n: (
-            edited_tokens(editor, ids),
-            run_probabilities(ids, edited.taps[BEST_PROBABILITIES][at], eos),
-        )
-        for at, (n, ids) in enumerate(zip(fit, edited.ids, strict=True))
-    }
+    found = {}
+    for at, n in enumerate(fit):
+        ids, best = edited.ids[at], edited.taps[BEST_PROBABILITIES][at]
+        if n in kept:
+            ids, best = keep_tokens(editor, ids, best, hypothesis[n], kept[n])
+        sure = run_probabilities(ids, best, editor.eos_token_id)
+        found[n] = (edited_tokens(editor, ids), sure)
+    return found
 
 
 def _sureness(h: HParams, head: TokenResult[Rows], n: int) -> FloatArray:

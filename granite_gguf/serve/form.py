@@ -116,7 +116,7 @@ class Transcription(Fields):
         None, description="'auto' or a 'server_vad' without numbers: silence is left out anyway."
     )
     hotwords: list[str] = Field(
-        [], description="Names that are probably said; for autoregressive models."
+        [], description="Names that are probably said; of NAR models with a weight in `A :2`."
     )
     include: list[Literal["srt", "vtt"]] = Field(
         [], alias="include[]", description="Subtitles, as texts in verbose_json."

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from granite_gguf.errors import InputError
-from granite_gguf.passes import PUNCTUATING, TELLING_SPEAKERS, TRANSLATING, Wish
+from granite_gguf.passes import PUNCTUATING, TELLING_SPEAKERS, TRANSLATING, Hotword, Wish
 from granite_gguf.speech.spec import HParams
 
 AUDIO = "<|audio|>"
@@ -131,7 +131,7 @@ def _tagged(h: HParams, wish: Wish) -> str:
 def _translation(h: HParams, wish: Wish) -> str:
     _require(h.family != "plus", h, "does not translate", TRANSLATING)
     name = language_name(wish.translate_to or "")
-    keywords = _listed(wish.keywords)
+    keywords = _listed(wish.hotwords)
     if not _punctuates(h):
         _require(not wish.punctuation, h, "is not asked for punctuation", PUNCTUATING)
         _require(not keywords, h, "takes no keywords with a translation", PUNCTUATING)
@@ -143,7 +143,7 @@ def _translation(h: HParams, wish: Wish) -> str:
 
 
 def _transcription(h: HParams, wish: Wish) -> str:
-    keywords = _listed(wish.keywords)
+    keywords = _listed(wish.hotwords)
     if wish.punctuation:
         _require(_punctuates(h), h, "is not asked for punctuation", PUNCTUATING)
         _refuse_both(keywords)
@@ -165,8 +165,10 @@ def _refuse_both(keywords: str) -> None:
         )
 
 
-def _listed(keywords: Sequence[str]) -> str:
-    words = [word.strip() for word in keywords]
-    if not all(words):
-        raise InputError("a keyword is empty")
-    return f" Keywords: {', '.join(words)}" if words else ""
+def _listed(keywords: Sequence[Hotword]) -> str:
+    if any(word.weight != 1 for word in keywords):
+        raise InputError(
+            "keywords with weights: this model is told them in words, which weigh nothing; leave "
+            "the weights out"
+        )
+    return f" Keywords: {', '.join(word.text for word in keywords)}" if keywords else ""

@@ -28,20 +28,18 @@ from granite_gguf.passes import NOTHING_ELSE
 from granite_gguf.placing.finite import check_results
 from granite_gguf.placing.weights import ModelWeights
 from granite_gguf.spec.tensors import LLAMA_NAMES, Stage
-from granite_gguf.speech import characters, drafts
+from granite_gguf.speech import drafts
 from granite_gguf.speech.asking import around_audio, instruction
 from granite_gguf.speech.greedy import Said
 from granite_gguf.speech.language import Language
 from granite_gguf.speech.loops import token_budget
 from granite_gguf.speech.qformer import audio_rows, build_qformer
 from granite_gguf.speech.spec import Draft, HParams
+from granite_gguf.stages import characters
 from granite_gguf.stages.decoding import hypothesis_tokens
 from granite_gguf.stages.shared import NO_TAPS, SharedStages
 from granite_gguf.storage.model_file import ModelFile
 from granite_gguf.tokenizer import SpeechTokenizer
-
-CHARACTER_LOGITS = "encoder_logits"
-"""A tap of the encoder: what its character head says of each frame."""
 
 
 class SpeechStages(SharedStages[HParams]):
@@ -103,7 +101,7 @@ class SpeechStages(SharedStages[HParams]):
     @property
     def heard_by(self) -> frozenset[str]:
         """The taps of the encoder that a first hypothesis is made of."""
-        return NO_TAPS if self.has_head else frozenset({CHARACTER_LOGITS})
+        return NO_TAPS if self.has_head else frozenset({characters.LOGITS})
 
     def first_hypothesis(
         self, taps: Mapping[str, FloatArray], ids: IntArray | None
@@ -117,7 +115,7 @@ class SpeechStages(SharedStages[HParams]):
         if ids is not None:
             tokens = self.read_hypothesis(ids)
             return self.detokenize(tokens).strip(), tokens
-        text = characters.text_of(self.known_characters, taps[CHARACTER_LOGITS])
+        text = characters.text_of(self.known_characters, taps[characters.LOGITS])
         # Behind the colon of the base models' prompts a word begins with a space, as in a text.
         lead = " " if self.hparams.family == "base" else ""
         return text, self.tokenize(lead + text) if text else None

@@ -16,15 +16,15 @@ import numpy as np
 from granite_gguf.arrays import FloatArray, IntArray, Rows
 from granite_gguf.errors import InputError
 from granite_gguf.passes import CONTINUING, NOTHING_ELSE, Before, Editor, Options, Piece, timed
-from granite_gguf.speech import characters
 from granite_gguf.speech.asking import RAW, around_audio, instruction, language_name
 from granite_gguf.speech.drafts import is_sure
 from granite_gguf.speech.greedy import End, Said
 from granite_gguf.speech.loops import token_budget
 from granite_gguf.speech.reading import Answer, even_words, placed_words, tagged_words
 from granite_gguf.speech.spec import HParams
-from granite_gguf.speech.stages import CHARACTER_LOGITS, SpeechStages
+from granite_gguf.speech.stages import SpeechStages
 from granite_gguf.speech.tags import last_speaker
+from granite_gguf.stages import characters
 from granite_gguf.stages.decoding import confidence, no_speech, run_probabilities
 from granite_gguf.stages.passing import silent_segment, sounding_features
 from granite_gguf.stages.results import EncoderResult, TokenResult
@@ -320,7 +320,7 @@ class _Pass:
             words = even_words(answer, self._seconds(piece))
         elif head is None:
             posteriors = characters.log_posteriors(
-                self.model.known_characters, encoded.taps[CHARACTER_LOGITS][n]
+                self.model.known_characters, encoded.taps[characters.LOGITS][n]
             )
             heard = Heard(
                 mel[n], encoded.blank[n], 1, characters.BLANK, lambda ids: posteriors[:, ids], frame

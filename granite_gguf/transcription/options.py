@@ -44,7 +44,10 @@ class TranscribeOptions(TypedDict, total=False):
         task: ``transcribe``, or ``translate`` with an autoregressive model.
         to: the language to translate into, as a code or by its English name; English by default.
         punctuation: whether to write punctuation and capitals; by default as the model's card does.
-        keywords: names and terms that are probably said.
+        hotwords: names and terms that are probably said. NAR models listen for them, and put them
+            where they hear something like them; others are told them in their prompt. ``Oslo :2``
+            has a weight, for NAR models: by so much less like it may be what is heard.
+        keywords: the same.
         prompt: an instruction in place of all others.
         speakers: whether to tell who speaks.
         max_tokens: the most tokens of a pass's text; by default 200, and for longer pieces 200
@@ -77,6 +80,7 @@ class TranscribeOptions(TypedDict, total=False):
     task: str
     to: str | None
     punctuation: bool | None
+    hotwords: Sequence[str]
     keywords: Sequence[str]
     prompt: str | None
     speakers: bool
@@ -126,7 +130,7 @@ def wish_of(
     if to is not None and not translating:
         raise InputError(f"to is {to!r} without the task 'translate', to which it belongs")
     if isinstance(keywords, str):
-        raise InputTypeError("keywords are one string, expected several strings")
+        raise InputTypeError("hotwords are one string, expected several strings")
     return Wish(
         translate_to=(to or _INTO) if translating else None,
         punctuation=punctuation,
@@ -162,6 +166,10 @@ def divide(given: dict[str, Any]) -> Divided:
         given["editor"] = Editor.of(given["editor"])
     if take.get("apart") and given.get("speakers"):
         raise InputError("speakers are told by their channels or by the model: choose one of both")
+    if "hotwords" in given:
+        if given.get("keywords"):
+            raise InputError("hotwords and keywords are the same: give one of them")
+        given["keywords"] = given.pop("hotwords")
     asked = {name: given.pop(name) for name in _WISHED if name in given}
     if asked:
         given["wish"] = wish_of(**asked)

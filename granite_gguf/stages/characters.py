@@ -16,6 +16,8 @@ from granite_gguf.storage.keys import Keys
 from granite_gguf.storage.model_file import ModelFile
 
 BLANK = 0
+LOGITS = "encoder_logits"
+"""The tap of the encoder that has the head's logits."""
 _LATIN = 256  # the released heads' first labels are code points
 _KATAKANA = 0x30A1  # the code point of the label behind those
 

@@ -1,0 +1,189 @@
+"""Names and terms put into the first hypothesis where the encoder hears them.
+
+    posteriors of the character head → terms → the words that they replace → tokens
+
+The BPE head, of which the hypothesis is made, knows the pieces of words that it was trained on; the
+character head writes what it hears, and a name that is new to both is more like itself in letters.
+What is put in so is not edited.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import exp, log
+
+import numpy as np
+import numpy.typing as npt
+
+from granite_gguf.arrays import FloatArray, IntArray
+from granite_gguf.errors import InputError
+from granite_gguf.nar.spec import Hypothesis as Head
+from granite_gguf.passes import Hotword
+from granite_gguf.stages import characters
+from granite_gguf.stages.decoding import run_probabilities
+from granite_gguf.tokenizer import SpeechTokenizer
+from granite_gguf.words.spotting import Spot, Trie
+
+_SPACE = " "
+# What a term may cost, by letter: the more terms, the sooner one of them is like something else.
+_OF_A_LETTER = 4.0
+_FEW = 100  # terms
+_LESS = 0.25  # for each e times as many
+_LEAST = 1.0
+_SHORT = 6.0  # of all letters together: a short term is like much else
+_SURE = 0.95  # words no token of which is less probable are probably right
+_OF_SURE = 0.5  # of the cost, where a term stands for such words
+
+
+@dataclass(frozen=True)
+class Hotwords:
+    """Terms to listen for.
+
+    Attributes:
+        texts: as they are to be written.
+        letters: of each.
+        trie: their labels.
+        most: ``(n,)``, what each may cost.
+    """
+
+    texts: tuple[str, ...]
+    letters: tuple[int, ...]
+    trie: Trie
+    most: npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A first hypothesis with terms in it.
+
+    Attributes:
+        tokens: ``(n,)``.
+        sure: ``(n,)``, of the tokens of a term how well its letters were heard, in (0, 1]; 0 of all
+            others, which may be edited.
+    """
+
+    tokens: IntArray
+    sure: FloatArray
+
+
+def hotwords(known: Mapping[str, int], terms: tuple[Hotword, ...]) -> Hotwords:
+    """Terms to listen for by a head with such labels of characters.
+
+    Raises:
+        InputError: the labels are not known, or a term has none.
+    """
+    return _hotwords(tuple(known.items()), terms)
+
+
+@lru_cache(maxsize=8)
+def _hotwords(known: tuple[tuple[str, int], ...], terms: tuple[Hotword, ...]) -> Hotwords:
+    labels = dict(known)
+    if _SPACE not in labels:
+        raise InputError(
+            "this file does not tell the characters of its encoder's head, without which no names "
+            "are listened for; the file of a released model does"
+        )
+    spelt = [_spelling(labels, term.text) for term in terms]
+    letters = [len(spelling) for spelling in spelt]
+    each = max(_LEAST, _OF_A_LETTER - _LESS * log(max(1.0, len(terms) / _FEW)))
+    most = [t.weight * max(0.0, each * n - _SHORT) for t, n in zip(terms, letters, strict=True)]
+    texts = tuple(" ".join(term.text.split()) for term in terms)
+    return Hotwords(texts, tuple(letters), Trie(spelt, labels[_SPACE]), np.array(most))
+
+
+def _spelling(labels: Mapping[str, int], text: str) -> list[int]:
+    """A term in small letters, without what the head does not write, accents before letters."""
+    written = []
+    for character in " ".join(text.lower().split()):
+        parts = character if character in labels else unicodedata.normalize("NFKD", character)
+        written += [labels[part] for part in parts if part in labels]
+    if all(label == labels[_SPACE] for label in written):
+        raise InputError(f"hotword {text!r} has no character that the model writes")
+    return written
+
+
+def spotted(wanted: Hotwords, known: Mapping[str, int], logits: FloatArray) -> list[Spot]:
+    """The terms that are heard in frames ``(T, characters)``, in order."""
+    posteriors = logits - logits.max(axis=1, keepdims=True)
+    # A recording begins and ends between words.
+    edge = np.full((1, logits.shape[1]), -np.inf, np.float32)
+    edge[0, known[_SPACE]] = 0.0
+    padded = np.concatenate([edge, posteriors, edge])
+    found = wanted.trie.spot(padded, characters.BLANK, wanted.most)
+    return [Spot(of.term, of.first - 1, of.end - 1, of.cost) for of in found]
+
+
+def with_terms(
+    h: Head,
+    tokenizer: SpeechTokenizer,
+    ids: IntArray,
+    wanted: Hotwords,
+    spots: Sequence[Spot],
+    best: FloatArray,
+) -> Hypothesis | None:
+    """The hypothesis in which terms stand for the words that lie in their frames; None without any.
+
+    Args:
+        h: the head's numbers.
+        tokenizer: the model's.
+        ids: ``(windows,)``, the head's best ids.
+        wanted: what was listened for.
+        spots: what was heard.
+        best: ``(windows,)``, the probabilities of the ids.
+    """
+    sure_of = run_probabilities(ids, best, h.blank_id)
+    starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
+    starts = starts[ids[starts] != h.blank_id]
+    tokens, places = ids[starts] - h.id_shift, (starts + 0.5) * h.pooling_window
+    written: list[tuple[IntArray, float]] = []
+    at = found = 0
+
+    def write(text: str, sure: float) -> None:
+        if text:
+            written.append((tokenizer.encode(f" {text}" if written else text), sure))
+
+    def copy(part: IntArray) -> None:
+        if h.retokenize:
+            write(tokenizer.decode(part).strip().lower(), 0.0)
+        elif len(part):
+            written.append((part, 0.0))
+
+    for spot in spots:
+        first, last = _words_within(tokenizer, tokens, places, spot, at)
+        probably_right = last > first and sure_of[first:last].min() >= _SURE
+        if probably_right and spot.cost > _OF_SURE * wanted.most[spot.term]:
+            continue
+        found += 1
+        copy(tokens[at:first])
+        write(wanted.texts[spot.term], exp(-spot.cost / wanted.letters[spot.term]))
+        at = last
+    if not found:
+        return None
+    copy(tokens[at:])
+    sure = [np.full(len(part), heard, np.float32) for part, heard in written]
+    return Hypothesis(np.concatenate([part for part, _ in written]), np.concatenate(sure))
+
+
+def _words_within(
+    tokenizer: SpeechTokenizer,
+    tokens: IntArray,
+    places: npt.NDArray[np.floating],
+    spot: Spot,
+    at: int,
+) -> tuple[int, int]:
+    """The first token of the words of which most lies in a spot's frames, and the one behind."""
+    leads = [tokenizer.decode([token])[:1] == _SPACE for token in tokens]
+    begins = [n for n, leading in enumerate(leads) if leading or n == 0]
+    inside = (places >= spot.first) & (places < spot.end)
+    taken = [
+        (first, last)
+        for first, last in zip(begins, [*begins[1:], len(tokens)], strict=True)
+        if first >= at and 2 * inside[first:last].sum() >= last - first
+    ]
+    if taken:
+        return taken[0][0], taken[-1][1]
+    behind = max(at, int(np.searchsorted(places, spot.first)))
+    return behind, behind
