@@ -31,7 +31,7 @@ _SPACE = " "
 # What a term may cost, by letter: the more terms, the sooner one of them is like something else.
 _OF_A_LETTER = 4.0
 _FEW = 100  # terms
-_LESS = 0.25  # for each e times as many
+_LESS = 0.6  # for each e times as many
 _LEAST = 1.0
 _SHORT = 6.0  # of all letters together: a short term is like much else
 _SURE = 0.95  # words no token of which is less probable are probably right

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from granite_gguf.architecture import Architecture
 from granite_gguf.graph.encoder import derived_weights
-from granite_gguf.speech.characters import labels_of
 from granite_gguf.speech.lane import SpeechLane
 from granite_gguf.speech.llama_cpp import LlamaCppPair
 from granite_gguf.speech.parity import SPEECH_PARITY
 from granite_gguf.speech.spec import SPEECH, HParams
 from granite_gguf.speech.transcribe_cpp import TranscribeCppSpeech
+from granite_gguf.stages.characters import labels_of
 from granite_gguf.storage.dialects.own import Own
 from granite_gguf.storage.keys import Keys
 from granite_gguf.storage.model_file import ModelFile
