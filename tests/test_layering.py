@@ -36,7 +36,7 @@ ROOMS = {
     "stages": "ctc ggml graph passes placing sound spec storage tokenizer transcript",
     "nar": "architecture ctc fields ggml graph passes placing recorded sound spec stages "
     "storage tokenizer transcript words",
-    "speech": "architecture ctc fields ggml graph passes placing recorded sound spec stages "
+    "speech": "architecture fields ggml graph passes placing recorded sound spec stages "
     "storage tokenizer transcript words",
     "architectures": "architecture nar speech storage",
     "transcription": "memory passes sound transcript",
