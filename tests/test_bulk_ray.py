@@ -53,3 +53,21 @@ def test_what_the_model_cannot_do_is_told_before_ray_is_started(tmp_path: Path) 
     assert run.returncode == 2
     assert "takes no prompt" in run.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("address", ["", "head:6379"])
+def test_no_cluster_is_joined_that_was_not_named(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    """Ray would join one that runs on this machine, or ran there and left its file."""
+    pytest.importorskip("ray.data")
+    from granite_gguf.bulk import run
+
+    asked: list[dict[str, object]] = []
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(run.ray, "init", lambda **options: asked.append(options))
+    monkeypatch.setattr(run.ray, "shutdown", lambda: None)
+    with run.ray_running(2):
+        pass
+    assert [options.get("address") for options in asked] == ["local" if not address else None]
+    assert ("num_cpus" in asked[0]) == (not address)

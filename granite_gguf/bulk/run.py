@@ -102,7 +102,13 @@ def ray_running(cpus: int) -> Iterator[None]:
             handler.setLevel(logging.CRITICAL)
     here: dict[str, Any] = {}
     if not os.environ.get("RAY_ADDRESS"):
-        here = {"num_cpus": cpus, "object_store_memory": STORE_BYTES, "include_dashboard": False}
+        # Without an address it would join whatever Ray else runs on this machine.
+        here = {
+            "address": "local",
+            "num_cpus": cpus,
+            "object_store_memory": STORE_BYTES,
+            "include_dashboard": False,
+        }
     terminate = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **here)
