@@ -8,6 +8,7 @@ Nothing of this package's own PyTorch computes here: features, prompt ids and to
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from granite_gguf.reference.speech.config import SpeechConfig, SpeechLayout
 from granite_gguf.reference.speech.layouts import read_config
 from granite_gguf.reference.speech.pipeline import RECORDED_STEPS, Floats, SpeechStages
 from granite_gguf.reference.speech.prompt import messages
-from granite_gguf.reference.taps import Taps, as_rows, import_transformers, loaded, missing
+from granite_gguf.reference.taps import Taps, as_rows, import_transformers, loaded
 
 # Where transformers 4 and 5 keep a module, first match first.
 _MODULES = {
@@ -57,8 +58,7 @@ def upstream_stages(
     """
     config = read_config(directory)
     transformers = import_transformers()
-    if find_spec("torchaudio") is None:
-        raise missing("torchaudio")
+    _need_torchaudio()
     processor = _processor(transformers, directory)
     model = loaded(transformers, "AutoModelForSpeechSeq2Seq", directory, dtype=dtype).eval()
     if config.layout == "lora" and find_spec("peft") is None:
@@ -95,6 +95,22 @@ def _processor(transformers: Any, directory: Path) -> Any:
             loaded(transformers, "AutoTokenizer", directory),
         )
     return loaded(transformers, "AutoProcessor", directory)
+
+
+def _need_torchaudio() -> None:
+    """transformers' feature extractor computes by it, and pip knows not which fits PyTorch."""
+    fitting = f"install the release of torchaudio that fits PyTorch {torch.__version__}"
+    try:
+        import_module("torchaudio")
+    except ModuleNotFoundError as error:
+        raise errors.MissingExtraError(
+            f"{error.name} is not installed, and --upstream needs it for this model: {fitting}"
+        ) from error
+    except (ImportError, OSError) as error:  # its compiled part is of another PyTorch
+        raise errors.MissingExtraError(
+            f"torchaudio cannot be loaded ({errors.brief(str(error))}), and --upstream needs it "
+            f"for this model: {fitting}"
+        ) from error
 
 
 def _fold_adapter(model: nn.Module, directory: Path, dtype: torch.dtype) -> None:
