@@ -78,7 +78,9 @@ def test_several_go_through_one_pass(
         pieces = [Piece(0, clip) for clip in clips]
         encode = model.run_encoder
         monkeypatch.setattr(
-            model.stages, "run_encoder", lambda m: (sizes.append(len(m)), encode(m))[1]
+            model.stages,
+            "run_encoder",
+            lambda m, *taps: (sizes.append(len(m)), encode(m, *taps))[1],
         )
         together = one_pass(model.stages, pieces, Options(word_times=True))
     assert sizes == [len(clips) - 1]  # one is shorter than a frame

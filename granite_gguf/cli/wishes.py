@@ -41,14 +41,12 @@ Keywords = Annotated[
         "has one: those are listened for, others are told.",
     ),
 ]
+HotwordsFile = Annotated[
+    Path | None, _hotword(metavar="FILE", help="The same from a text file, one on each line.")
+]
+# Two names of this length on a line leave the help beside them no room.
 KeywordsFile = Annotated[
-    Path | None,
-    _hotword(
-        "--hotwords-file",
-        "--keywords-file",
-        metavar="FILE",
-        help="The same from a text file, one on each line.",
-    ),
+    Path | None, typer.Option(metavar="FILE", help="--hotwords-file.", hidden=True)
 ]
 Prompt = Annotated[
     str | None, _wish(metavar="TEXT", help="Ask by this instruction in place of all others.")
@@ -125,6 +123,7 @@ class Wishes:
     to: To = None
     punctuation: Punctuation = None
     keywords: Keywords = None
+    hotwords_file: HotwordsFile = None
     keywords_file: KeywordsFile = None
     prompt: Prompt = None
     speakers: Speakers = False
@@ -148,7 +147,7 @@ class Wishes:
             "task": self.task.value,
             "to": self.to,
             "punctuation": self.punctuation,
-            "keywords": all_keywords(self.keywords, self.keywords_file),
+            "keywords": all_keywords(self.keywords, self.hotwords_file, self.keywords_file),
             "prompt": self.prompt,
             "speakers": self.speakers,
             "max_tokens": self.max_tokens,
@@ -160,14 +159,14 @@ class Wishes:
         }
 
 
-def all_keywords(named: str | None, file: Path | None) -> tuple[str, ...]:
-    """The keywords of both options.
+def all_keywords(named: str | None, *files: Path | None) -> tuple[str, ...]:
+    """The keywords of all these options.
 
     Raises:
-        InputError: one is empty, or the file cannot be read.
+        InputError: one is empty, or a file cannot be read.
     """
     found = [word.strip() for word in named.split(",")] if named is not None else []
-    if file is not None:
+    for file in filter(None, files):
         try:
             text = file.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
