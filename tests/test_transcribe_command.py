@@ -240,14 +240,14 @@ def test_progress_is_shown_on_a_terminal_and_results_elsewhere(folder: Path, mod
 def test_interruption_ends_at_once_and_keeps_what_is_finished(
     folder: Path, model: Path, number: signal.Signals
 ) -> None:
-    """Interrupted inside a computation that takes many seconds and hears no signal."""
+    """Interrupted inside a computation that takes minutes and hears no signal."""
     script = (
         "import hashlib, sys; from granite_gguf import cli; from granite_gguf.nar import stages\n"
         "run, calls = stages.Stages.run_encoder, []\n"
         "def slow(*a, **k):\n"
         "    calls.append(1)\n"
         "    if len(calls) == 2:\n"
-        "        print('busy', flush=True); hashlib.pbkdf2_hmac('sha256', b'', b'', 2 * 10**7)\n"
+        "        print('busy', flush=True); hashlib.pbkdf2_hmac('sha256', b'', b'', 2 * 10**8)\n"
         "    return run(*a, **k)\n"
         "stages.Stages.run_encoder = slow; sys.argv[0] = 'granite-gguf'; cli.main()"
     )
@@ -261,10 +261,8 @@ def test_interruption_ends_at_once_and_keeps_what_is_finished(
     deadline = time.monotonic() + 20
     while not (folder / "out" / "1.txt").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    started = time.monotonic()
     process.send_signal(number)
     _, stderr = process.communicate(timeout=30)
-    assert time.monotonic() - started < 3
     assert process.returncode == 128 + number and "Traceback" not in stderr
     assert [path.name for path in (folder / "out").iterdir()] == ["1.txt"]
 
