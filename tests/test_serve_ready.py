@@ -44,6 +44,16 @@ async def becomes(ready: Readiness, state: tuple[int, str]) -> set[tuple[int, st
     return seen
 
 
+def keeping(loaded: list[Model]) -> Callable[[str], Model]:
+    """What loads the demonstration model and keeps it at hand."""
+
+    def load(source: str) -> Model:
+        loaded.append(load_demo(source))
+        return loaded[-1]
+
+    return load
+
+
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """It wants to be answered anew after 0.05 s, and is patient for 0.3 s."""
@@ -85,12 +95,8 @@ def test_stuck_while_nothing_is_answered_and_well_again_afterwards() -> None:
     """Somebody else has all of the model: the tone that it is given waits."""
     loaded: list[Model] = []
 
-    def load(source: str) -> Model:
-        loaded.append(load_demo(source))
-        return loaded[-1]
-
     async def work() -> None:
-        async with readiness(load) as ready:
+        async with readiness(keeping(loaded)) as ready:
             await becomes(ready, READY)
             with loaded[0]._scheduler.alone():
                 assert READY in await becomes(ready, STUCK)  # not at once
@@ -108,12 +114,8 @@ def test_stuck_while_nothing_is_answered_and_well_again_afterwards() -> None:
 def test_stuck_where_the_tone_fails(caplog: pytest.LogCaptureFixture) -> None:
     loaded: list[Model] = []
 
-    def load(source: str) -> Model:
-        loaded.append(load_demo(source))
-        return loaded[-1]
-
     async def work() -> None:
-        async with readiness(load) as ready:
+        async with readiness(keeping(loaded)) as ready:
             await becomes(ready, READY)
             loaded[0].close()
             await becomes(ready, STUCK)
