@@ -138,6 +138,8 @@ def with_terms(
     starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
     starts = starts[ids[starts] != h.blank_id]
     tokens, places = ids[starts] - h.id_shift, (starts + 0.5) * h.pooling_window
+    leads = [n == 0 or tokenizer.decode([t])[:1] == _SPACE for n, t in enumerate(tokens)]
+    begins = [int(n) for n in np.flatnonzero(leads)]
     written: list[tuple[IntArray, float]] = []
     at = found = 0
 
@@ -152,7 +154,7 @@ def with_terms(
             written.append((part, 0.0))
 
     for spot in spots:
-        first, last = _words_within(tokenizer, tokens, places, spot, at)
+        first, last = _words_within(begins, places, spot, at)
         probably_right = last > first and sure_of[first:last].min() >= _SURE
         if probably_right and spot.cost > _OF_SURE * wanted.most[spot.term]:
             continue
@@ -168,19 +170,20 @@ def with_terms(
 
 
 def _words_within(
-    tokenizer: SpeechTokenizer,
-    tokens: IntArray,
-    places: npt.NDArray[np.floating],
-    spot: Spot,
-    at: int,
+    begins: Sequence[int], places: npt.NDArray[np.floating], spot: Spot, at: int
 ) -> tuple[int, int]:
-    """The first token of the words of which most lies in a spot's frames, and the one behind."""
-    leads = [tokenizer.decode([token])[:1] == _SPACE for token in tokens]
-    begins = [n for n, leading in enumerate(leads) if leading or n == 0]
+    """The first token of the words of which most lies in a spot's frames, and the one behind.
+
+    Args:
+        begins: the first token of each word.
+        places: ``(tokens,)``, the frame of each token.
+        spot: the frames.
+        at: the first token that may be taken.
+    """
     inside = (places >= spot.first) & (places < spot.end)
     taken = [
         (first, last)
-        for first, last in zip(begins, [*begins[1:], len(tokens)], strict=True)
+        for first, last in zip(begins, [*begins[1:], len(places)], strict=True)
         if first >= at and 2 * inside[first:last].sum() >= last - first
     ]
     if taken:
