@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _MOST_LANES = 4  # each takes memory for the activations of its recordings
+_DEVICE_LANES = 2  # of a device of its own: one is filled and emptied while the other computes
 MAX_JOBS = 256
 """Recordings that a model has at work at a time, by default."""
 
@@ -124,12 +125,14 @@ class Model(Closing):
             )
             self._lanes = [make(self._runtime)]
             self._stack = unfinished.pop_all()
-        count = min(self.threads, _MOST_LANES) if self.device.kind == "cpu" else 1
+        on_cpu = self.device.kind == "cpu"
+        count = min(self.threads, _MOST_LANES) if on_cpu else _DEVICE_LANES
         # Not a method: it would hold the model, whose memory is free as soon as nobody holds it.
         new_lane = lane_maker(
-            make, self._lanes, self._stack, turns, self.device.name, self.threads // count
+            make, self._lanes, self._stack, turns, self.device.name, max(1, self.threads // count)
         )
-        self._scheduler = Scheduler(self._lanes[0], count, new_lane)
+        preparing = None if on_cpu else self.threads
+        self._scheduler = Scheduler(self._lanes[0], count, new_lane, preparing)
         self._jobs = Jobs(self._scheduler, max_jobs)
 
     @property

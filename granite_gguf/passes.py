@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from threading import Event
 from typing import Any, Protocol
 
-from granite_gguf.arrays import Samples
+from granite_gguf.arrays import FloatArray, Samples
 from granite_gguf.errors import CancelledError, DeadlineError, InputError
 from granite_gguf.named import Named
 from granite_gguf.transcript import Segment
@@ -81,6 +81,7 @@ class Piece:
         follows: whether something of the recording went before it.
         channel: where it is from, 1 the first, if channels are told apart.
         before: what is heard again, if that is asked for and there is any.
+        features: log-mel frames ``(T, 160)`` of the samples, where they were made beforehand.
     """
 
     start: int
@@ -91,6 +92,7 @@ class Piece:
     follows: bool = False
     channel: int | None = None
     before: Before | None = None
+    features: FloatArray | None = None
 
     @property
     def again(self) -> int:
@@ -268,6 +270,22 @@ def check_language(language: str | None, heard: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True)
+class Together:
+    """How many pieces go through one pass.
+
+    Attributes:
+        pieces: at most so many.
+        seconds: of all of them, from which on a pass does not get faster by the second.
+        padded: whether each takes as long as the longest. Then a pass is computed elsewhere than
+            on the processor, which meanwhile prepares others.
+    """
+
+    pieces: int = 8
+    seconds: float = 16.0
+    padded: bool = False
+
+
+@dataclass(frozen=True)
 class PassLimits:
     """How much audio goes through one pass of a model.
 
@@ -276,12 +294,14 @@ class PassLimits:
         most: samples that fit, if little is said in them.
         piece: samples of the longest piece, unless another length is asked for.
         room: what limits ``most``, for messages: ``the model's 4096 positions``.
+        together: how many pieces share a pass.
     """
 
     sample_rate: int
     most: int
     piece: int
     room: str
+    together: Together = Together()
 
 
 class Lane(Protocol):
@@ -303,6 +323,13 @@ class Lane(Protocol):
 
         Raises:
             InputError: it is asked for.
+        """
+
+    def prepare(self, piece: Piece) -> Piece:
+        """A piece with its features, which takes one thread of the processor and nothing else.
+
+        Raises:
+            AudioError: it cannot be transcribed.
         """
 
     def one_pass(self, pieces: Sequence[Piece], options: Options) -> list[Segment | None]:

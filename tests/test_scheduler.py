@@ -12,7 +12,7 @@ import pytest
 
 from granite_gguf import AudioError, CancelledError, DeadlineError, InputError, Segment
 from granite_gguf.passes import Options, PassLimits, Piece, Stop
-from granite_gguf.transcription.scheduler import MOST_TOGETHER, Scheduler
+from granite_gguf.transcription.scheduler import Scheduler
 
 RATE = 1000
 PLAIN = Options()
@@ -131,7 +131,7 @@ def test_a_pass_takes_no_more_than_it_should(pool: ThreadPoolExecutor) -> None:
     office.free.set()
     assert [job.result(SOON) for job in [first, *jobs]] == [str(n) for n in range(15)]
     assert [starts for _, starts in office.passes] == [
-        [0], [1, 2], [3], [4, *range(5, 5 + MOST_TOGETHER - 1)], [12, 13, 14],
+        [0], [1, 2], [3], [4, *range(5, 5 + LIMITS.together.pieces - 1)], [12, 13, 14],
     ]  # fmt: skip
 
 

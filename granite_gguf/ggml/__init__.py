@@ -10,12 +10,15 @@ from granite_gguf.ggml.devices import DeviceInfo, default_threads, list_devices
 from granite_gguf.ggml.graph import Graph
 from granite_gguf.ggml.observe import Observed, ProductShape, observe_inputs, observe_products
 from granite_gguf.ggml.operations import (
+    argmax,
     concat,
     depthwise_conv,
     flash_attention,
     gated_linear,
     linear,
     mul_mat,
+    numbers_at,
+    rows_at,
     swiglu,
 )
 from granite_gguf.ggml.peak import measure_bandwidth, measure_peak
@@ -48,6 +51,7 @@ __all__ = [
     "Tensor",
     "Turns",
     "WeightBuffer",
+    "argmax",
     "attend_few",
     "attends",
     "available_kernels",
@@ -61,8 +65,10 @@ __all__ = [
     "measure_bandwidth",
     "measure_peak",
     "mul_mat",
+    "numbers_at",
     "observe_inputs",
     "observe_products",
     "row_bytes",
+    "rows_at",
     "swiglu",
 ]

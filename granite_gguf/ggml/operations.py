@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import ggml as c
 
 from granite_gguf.ggml.tensor import Activation, Tensor, check, fits_as_mask
-from granite_gguf.ggml.types import F16, F32
+from granite_gguf.ggml.types import F16, F32, I32
 
 
 def mul_mat(weight: Tensor, x: Tensor) -> Tensor:
@@ -50,7 +50,8 @@ def gated_linear(weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
         y = weight.multiplier(weight, x, bias, Activation.GATE)
         return y.columns(0, half) * y.columns(half, half)
     y = linear(weight, x, bias)
-    return y.columns(0, half) * y.columns(half, half).sigmoid()
+    # Not every device's sigmoid reads rows that lie apart.
+    return y.columns(0, half) * y.columns(half, half).contiguous_copy().sigmoid()
 
 
 def flash_attention(
@@ -62,7 +63,7 @@ def flash_attention(
         q: ``[head_dim, queries, heads, batch]``.
         k: ``[head_dim, keys, kv_heads, batch]``; a key head serves ``heads / kv_heads`` queries'.
         v: like ``k``. Values of F16 are also summed in F16.
-        mask: F16 ``[keys, queries]``, 0 or minus infinity.
+        mask: F16 ``[keys, queries]`` or ``[keys, queries, 1, batch]``, 0 or minus infinity.
 
     Returns:
         ``[head_dim, heads, queries, batch]``.
@@ -71,7 +72,7 @@ def flash_attention(
         q.type == F32
         and k.type == v.type
         and k.type in (F32, F16)
-        and fits_as_mask(mask, k.ne[1], q.ne[1])
+        and fits_as_mask(mask, k.ne[1], q.ne[1], q.ne[3])
         and q.ne[0] == k.ne[0] == v.ne[0]
         and k.ne == v.ne
         and q.ne[2] % k.ne[2] == 0
@@ -110,6 +111,57 @@ def concat(tensors: Sequence[Tensor], dim: int) -> Tensor:
     return result
 
 
+def argmax(x: Tensor) -> Tensor:
+    """The place of the largest number of each row of a matrix, I32 ``[rows]``."""
+    check(x.type == F32 and x.contiguous and x.ne[2] == x.ne[3] == 1, "argmax", x)
+    return x.new(c.ggml_argmax(x.context.take(), x.handle))
+
+
+def numbers_at(x: Tensor, places: Tensor) -> Tensor:
+    """One number of each row of a matrix, ``[1, rows]``.
+
+    Args:
+        x: ``[width, rows]``.
+        places: I32 ``[rows]``, as from :func:`argmax` of a matrix of this shape.
+    """
+    check(
+        x.type == F32
+        and x.contiguous
+        and x.ne[2] == x.ne[3] == 1
+        and places.type == I32
+        and places.contiguous
+        and places.ne == (x.ne[1], 1, 1, 1),
+        "numbers_at",
+        x,
+        places,
+    )
+    rows, ids = x.reshape(1, *x.ne[:2]), places.reshape(1, x.ne[1])
+    each = x.new(c.ggml_get_rows(x.context.take(), rows.handle, ids.handle))
+    return each.reshape(1, x.ne[1])
+
+
+def rows_at(x: Tensor, places: Tensor) -> Tensor:
+    """Rows of a matrix by their numbers, F32 ``[width, n]``.
+
+    Args:
+        x: ``[width, rows]``.
+        places: I32 ``[n]``, an input that is known to be ``below`` the row count.
+    """
+    check(
+        x.type == F32
+        and x.contiguous
+        and x.ne[2] == x.ne[3] == 1
+        and places.type == I32
+        and places.ne == (places.ne[0], 1, 1, 1)
+        and places.below is not None
+        and places.below <= x.ne[1],
+        "rows_at",
+        x,
+        places,
+    )
+    return x.new(c.ggml_get_rows(x.context.take(), x.handle, places.handle))
+
+
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """``silu(gate) * up``."""
     check(
@@ -122,37 +174,40 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
 
 
 def depthwise_conv(kernel: Tensor, x: Tensor) -> Tensor:
-    """Convolve each channel of ``x [channels, T]`` with its own taps, zero-padded to length T.
+    """Convolve each channel of ``x [channels, T, batch]`` with its own taps, zero-padded to T.
 
     ``kernel`` is F32 ``[channels, taps]`` with an odd number of taps: the order in which ggml's
     direct kernel runs over contiguous channels without transposing anything.
     """
     channels, taps = kernel.ne[:2]
+    frames, batch = x.ne[1:3]
     check(
         kernel.type == x.type == F32
         and kernel.contiguous
         and x.contiguous
-        and x.ne == (channels, x.ne[1], 1, 1)
+        and x.ne == (channels, frames, batch, 1)
         and taps % 2 == 1,
         "depthwise_conv",
         kernel,
         x,
     )
     kernel = kernel.beside(x)
-    if x.ne[1] == 1:
+    if frames == 1:
         # One frame counts as contiguous in every order, and ggml would misread the kernel.
         return x * kernel.rows(taps // 2, 1)
     row = kernel.nb[1]
     # Time lies in the image's height, which ggml divides among threads; the width is 1.
-    # ne = [1, taps, 1, channels] and [1, T, channels, 1], channels contiguous in memory
+    # ne = [1, taps, 1, channels] and [1, T, channels, batch], channels contiguous in memory
     taps_high = kernel.view([channels, 1, taps, 1], [row, row, row]).permute(3, 0, 1, 2)
-    frames_high = x.view([channels, 1, x.ne[1], 1], [2 * x.nb[0], row, x.ne[1] * row])
+    frames_high = x.view([channels, 1, frames, batch], [2 * x.nb[0], row, frames * row])
     frames_high = frames_high.permute(2, 0, 1, 3)
     convolved = x.new(
         c.ggml_conv_2d_dw_direct(
             x.context.take(), taps_high.handle, frames_high.handle, 1, 1, 0, taps // 2, 1, 1
         )
     )
-    result = convolved.permute(2, 1, 0, 3)  # ne = [channels, T]
-    check(result.ne == x.ne and result.contiguous, "depthwise_conv", result, x)
-    return result
+    result = convolved.permute(2, 1, 0, 3)  # ne = [channels, T, 1, batch]
+    check(
+        result.ne == (channels, frames, 1, batch) and result.contiguous, "depthwise_conv", result, x
+    )
+    return result.reshape(channels, frames, batch)

@@ -227,10 +227,12 @@ class Tensor:
     def softmax(self, scale: float = 1.0, mask: Tensor | None = None) -> Tensor:
         """Softmax of ``scale * x + mask`` over dimension 0; the mask is one for all dimensions 2.
 
-        A mask is F16 ``[ne[0], ne[1]]``, 0 or minus infinity.
+        A mask is F16 ``[ne[0], ne[1]]`` or ``[ne[0], ne[1], 1, ne[3]]``, 0 or minus infinity.
         """
         check(
-            self.type == F32 and self.contiguous and fits_as_mask(mask, *self.ne[:2]),
+            self.type == F32
+            and self.contiguous
+            and fits_as_mask(mask, self.ne[0], self.ne[1], self.ne[3]),
             "softmax",
             self,
             mask,
@@ -244,7 +246,7 @@ class Tensor:
         return self.new(c.ggml_sum_rows(self.context.take(), self.handle))
 
     def rope_neox(self, positions: Tensor, theta: float) -> Tensor:
-        """Half-split rotary positions over dimension 0 of ``[head_dim, heads, N]``."""
+        """Half-split rotary positions over dimension 0 of ``[head_dim, heads, N, batch]``."""
         check(
             self.type == F32
             and self.rows_contiguous
@@ -379,6 +381,16 @@ class Tensor:
         check(self.type == F32 and self.ne[2] == self.ne[3] == 1 and count > 0, "repeated", self)
         return self.new(c.ggml_repeat_4d(self.context.take(), self.handle, *self.ne[:2], count, 1))
 
+    def spread(self, rows: int) -> Tensor:
+        """``[width, 1, 1, batch]`` with its only row so many times, ``[width, rows, 1, batch]``."""
+        width, one, _, batch = self.ne
+        check(
+            self.type in (F32, F16) and self.contiguous and one == self.ne[2] == 1 and rows > 0,
+            f"spread {rows}",
+            self,
+        )
+        return self.new(c.ggml_repeat_4d(self.context.take(), self.handle, width, rows, 1, batch))
+
     def pad_rows(self, count: int) -> Tensor:
         """Append ``count`` rows of zeros in dimension 1."""
         check(self.type == F32 and count >= 0 and self.contiguous, f"pad_rows {count}", self)
@@ -387,10 +399,13 @@ class Tensor:
         return self.new(c.ggml_pad(self.context.take(), self.handle, 0, count, 0, 0))
 
 
-def fits_as_mask(mask: Tensor | None, keys: int, queries: int) -> bool:
-    """Whether a mask is none, or one of as many keys and queries."""
+def fits_as_mask(mask: Tensor | None, keys: int, queries: int, batch: int = 1) -> bool:
+    """Whether a mask is none, or one of as many keys and queries, for all of a batch or each."""
     return mask is None or (
-        mask.type == F16 and mask.contiguous and mask.ne == (keys, queries, 1, 1)
+        mask.type == F16
+        and mask.contiguous
+        and mask.ne[:3] == (keys, queries, 1)
+        and mask.ne[3] in (1, batch)
     )
 
 

@@ -13,13 +13,14 @@ CTC (Nozaki and Komatsu 2021), as in transformers' ``granite_speech``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from granite_gguf.ggml import Activation, Graph, Tensor, concat, depthwise_conv, mul_mat
+from granite_gguf.ggml import Activation, Graph, Tensor, concat, mul_mat
 from granite_gguf.graph.layers import Weights, gated_linear, layer_norm, linear
+from granite_gguf.graph.layout import Blocks, Layout, Ragged
 from granite_gguf.spec.derived import DerivedWeights, ReadWeight
 from granite_gguf.spec.hparams import LAYER_NORM_EPS, Encoder
 
@@ -63,6 +64,23 @@ def _round_up(n: int) -> int:
     return -(-n // _ROW_MULTIPLE) * _ROW_MULTIPLE
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """What the encoder makes of T frames.
+
+    Attributes:
+        captured: the captured layers side by side, ``[captures * D, T]``.
+        final: ``[D, T]``.
+        blank: the blank's probability at the self-conditioning layer, ``[1, T]``, not contiguous.
+        logits: the character head on the final state, ``[characters, T]``.
+    """
+
+    captured: Tensor
+    final: Tensor
+    blank: Tensor
+    logits: Tensor
+
+
 def build_encoder(graph: Graph, w: Weights, e: Encoder, lengths: Sequence[int]) -> None:
     """Declare the encoder over recordings of these numbers of frames, T in total.
 
@@ -71,10 +89,22 @@ def build_encoder(graph: Graph, w: Weights, e: Encoder, lengths: Sequence[int]) 
     Taps: ``encoder_layer_K``, from 0, the embedded input, on; and ``encoder_logits``, the character
     head on the final state.
     """
-    x = linear(w, "enc.input", graph.input("mel", [e.input_dim, sum(lengths)]))
+    frames = Ragged(lengths)
+    encoded = encode(graph, w, e, graph.input("mel", [e.input_dim, frames.rows]), frames)
+    graph.tap("encoder_logits", encoded.logits)
+    graph.output("captured", encoded.captured)
+    graph.output("final", encoded.final)
+    graph.output("blank", encoded.blank)
+
+
+def encode(graph: Graph, w: Weights, e: Encoder, mel: Tensor, frames: Layout) -> Encoded:
+    """The encoder over ``mel`` ``[input_dim, T]``; its taps are the layers of
+    :func:`build_encoder`.
+    """
+    x = linear(w, "enc.input", mel)
     captures = {0: x}
     for n in range(1, e.n_layers + 1):
-        x = conformer_block(w, f"enc.blk.{n - 1}.", e, x, lengths)
+        x = conformer_block(w, f"enc.blk.{n - 1}.", e, x, frames)
         captures[n] = x
         if n == e.self_conditioning_layer:
             posterior = linear(w, "enc.ctc_out", x).softmax()  # [characters, T]
@@ -82,20 +112,18 @@ def build_encoder(graph: Graph, w: Weights, e: Encoder, lengths: Sequence[int]) 
             if not e.capture_before_feedback:
                 captures[n] = x
     captures = {k: graph.tap(f"encoder_layer_{k}", state) for k, state in captures.items()}
-    graph.tap("encoder_logits", linear(w, "enc.ctc_out", x))
-    graph.output("captured", concat([captures[k] for k in e.captured_blocks], 0))
-    graph.output("final", x)
-    graph.output("blank", posterior.columns(0, 1))
+    captured = concat([captures[k] for k in e.captured_blocks], 0)
+    return Encoded(captured, x, posterior.columns(0, 1), linear(w, "enc.ctc_out", x))
 
 
-def conformer_block(w: Weights, p: str, e: Encoder, x: Tensor, lengths: Sequence[int]) -> Tensor:
+def conformer_block(w: Weights, p: str, e: Encoder, x: Tensor, frames: Layout) -> Tensor:
     """One block: half a feed-forward, attention, convolution, half a feed-forward, norm.
 
     Attention and convolution know where a recording ends; all the rest is frame by frame.
     """
     x = x + feed_forward(w, f"{p}ff1", x) * 0.5
-    x = x + block_attention(w, p, e, x, lengths)
-    x = x + convolution(w, p, x, lengths)
+    x = x + block_attention(w, p, e, x, frames)
+    x = x + convolution(w, p, x, frames)
     x = x + feed_forward(w, f"{p}ff2", x) * 0.5
     return layer_norm(w, f"{p}post_norm", x, LAYER_NORM_EPS)
 
@@ -106,17 +134,15 @@ def feed_forward(w: Weights, name: str, x: Tensor) -> Tensor:
     return linear(w, f"{name}_down", linear(w, f"{name}_up", x, Activation.SILU))
 
 
-def convolution(w: Weights, p: str, x: Tensor, lengths: Sequence[int]) -> Tensor:
+def convolution(w: Weights, p: str, x: Tensor, frames: Layout) -> Tensor:
     """Norm, gated pointwise, depthwise with BatchNorm and SiLU, pointwise."""
     x = layer_norm(w, f"{p}conv_norm", x, LAYER_NORM_EPS)
     x = gated_linear(w, f"{p}conv_up", x)  # [conv_dim, T]
-    taps = w[f"{p}conv_taps"]
-    x = concat([depthwise_conv(taps, part) for part in x.divided(lengths)], 1)
-    x = x + w[f"{p}conv_shift"]
+    x = frames.convolve(w[f"{p}conv_taps"], x) + w[f"{p}conv_shift"]
     return linear(w, f"{p}conv_down", x.silu())
 
 
-def block_attention(w: Weights, p: str, e: Encoder, x: Tensor, lengths: Sequence[int]) -> Tensor:
+def block_attention(w: Weights, p: str, e: Encoder, x: Tensor, frames: Layout) -> Tensor:
     """Attention inside independent blocks of frames, with relative positions."""
     x = layer_norm(w, f"{p}attn_norm", x, LAYER_NORM_EPS)
     q = linear(w, f"{p}attn_q", x)  # [heads * head_dim, T]
@@ -128,20 +154,22 @@ def block_attention(w: Weights, p: str, e: Encoder, x: Tensor, lengths: Sequence
             _heads(kv, e, block, 0),
             _heads(kv, e, block, 1),
             _distances(distances, e.context_size, block.length),
+            block.mask,
         )
-        for block in _blocks(lengths, e.context_size)
+        for block in frames.blocks(e.context_size)
     ]
-    return linear(w, f"{p}attn_out", concat(attended, 1))
+    return linear(w, f"{p}attn_out", frames.join(attended))
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, distances: Tensor) -> Tensor:
-    """``softmax((k q + distances q) / sqrt(head_dim)) v``, head by head, block by block.
+def _attend(q: Tensor, k: Tensor, v: Tensor, distances: Tensor, mask: Tensor | None) -> Tensor:
+    """``softmax((k q + distances q) / sqrt(head_dim) + mask) v``, head by head, block by block.
 
     Args:
         q: ``[head_dim, frames, heads, blocks]``.
         k: like ``q``.
         v: like ``q``.
         distances: ``[head_dim, rows]``, a row for each distance.
+        mask: F16 ``[keys, queries, 1, blocks]``, 0 or minus infinity.
 
     Returns:
         ``[head_dim * heads, frames * blocks]``.
@@ -152,39 +180,18 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, distances: Tensor) -> Tensor:
     scores = mul_mat(k.multiplying_as(distances), q) + _position_scores(distances, q)
     # [keys, queries, heads, blocks]
     v = v.permute(1, 0, 2, 3).contiguous_copy()  # [keys, head_dim, heads, blocks]
-    out = mul_mat(v.multiplying_as(distances), scores.softmax(head_dim**-0.5))
+    out = mul_mat(v.multiplying_as(distances), scores.softmax(head_dim**-0.5, mask))
     # [head_dim, queries, heads, blocks]
     out = out.permute(0, 2, 1, 3).contiguous_copy()  # [head_dim, heads, queries, blocks]
     return out.reshape(head_dim * heads, frames * blocks)
 
 
-@dataclass(frozen=True)
-class _Blocks:
-    """Attention blocks of equal length, side by side."""
-
-    start: int
-    length: int
-    count: int
-
-
-def _blocks(lengths: Sequence[int], context: int) -> Iterator[_Blocks]:
-    """Of each recording, the full blocks together, then the partial one at the end."""
-    start = 0
-    for frames in lengths:
-        full, rest = divmod(frames, context)
-        if full:
-            yield _Blocks(start, context, full)
-        if rest:
-            yield _Blocks(start + full * context, rest, 1)
-        start += frames
-
-
-def _heads(x: Tensor, e: Encoder, at: _Blocks, part: int) -> Tensor:
+def _heads(x: Tensor, e: Encoder, at: Blocks, part: int) -> Tensor:
     """The heads of some blocks, ``[head_dim, length, heads, blocks]``, from ``[parts * D, T]``."""
     head = x.nb[0] * e.head_dim
     return x.view(
         [e.head_dim, at.length, e.n_heads, at.count],
-        [x.nb[1], head, x.nb[1] * at.length],
+        [x.nb[1], head, x.nb[1] * at.step],
         at.start * x.nb[1] + part * e.n_heads * head,
     )
 
@@ -201,8 +208,9 @@ def _position_scores(distances: Tensor, q: Tensor) -> Tensor:
     scores of distances ``frames - 1`` downwards, and key ``j``, at distance ``i - j``, stands at
     ``frames - 1 - i + j``: a view whose rows start one element earlier each time reads them out.
     """
-    _, frames, heads, blocks = q.ne
-    by_distance = mul_mat(distances, q)  # [rows, queries, heads, blocks]
+    width, frames, heads, blocks = q.ne
+    by_distance = mul_mat(distances, q.reshape(width, frames * heads * blocks))
+    by_distance = by_distance.reshape(distances.ne[1], frames, heads, blocks)
     size, row, head, block = by_distance.nb
     return by_distance.view(
         [frames, frames, heads, blocks], [row - size, head, block], (frames - 1) * size

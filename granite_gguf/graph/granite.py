@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from granite_gguf.ggml import ShapeError, Tensor, concat, mul_mat, swiglu
+from granite_gguf.ggml import ShapeError, Tensor, concat, flash_attention, mul_mat, swiglu
 from granite_gguf.graph.layers import Weights, attend, linear, rms_norm
 from granite_gguf.spec.hparams import Granite
 from granite_gguf.spec.tensors import GraniteNames
@@ -90,8 +90,68 @@ def granite_layer(
     """
     p = names.block.format(n)
     attended = attention(w, p, g, x, asked, mask, cache)
-    h = asked.x + linear(w, f"{p}{names.attention_out}", attended) * g.residual_multiplier
+    return _after_attention(w, names, p, g, asked.x, attended)
+
+
+def _after_attention(
+    w: Weights, names: GraniteNames, p: str, g: Granite, x: Tensor, attended: Tensor
+) -> Tensor:
+    h = x + linear(w, f"{p}{names.attention_out}", attended) * g.residual_multiplier
     return h + feed_forward(w, p, g, h) * g.residual_multiplier
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Rows of recordings that are filled up to the same number.
+
+    Attributes:
+        x: ``[d_model, rows * count]``.
+        positions: I32 ``[rows * count]``, of each row in its recording.
+        rows: of each recording.
+        count: how many recordings.
+    """
+
+    x: Tensor
+    positions: Tensor
+    rows: int
+    count: int
+
+
+def bundled_layer(
+    w: Weights,
+    names: GraniteNames,
+    n: int,
+    g: Granite,
+    x: Bundle,
+    asked: Bundle,
+    mask: Tensor | None,
+) -> Tensor:
+    """One layer, as :func:`granite_layer` without a cache.
+
+    Args:
+        w: the weights.
+        names: what they are called.
+        n: the layer's number.
+        g: the model's numbers.
+        x: the rows that have keys and values.
+        asked: the rows to return; ``x`` itself, or some of it.
+        mask: F16 ``[rows, asked rows, 1, count]``, 0 where a row sees a key and minus infinity
+            where it does not; by default it sees all.
+
+    Returns:
+        ``[d_model, asked rows * count]``.
+    """
+    p = names.block.format(n)
+    q, k, v = _projected(w, p, g, x, asked)
+
+    def apart(heads: Tensor, of: Bundle) -> Tensor:  # [head_dim, rows, heads, count]
+        return heads.reshape(*heads.ne[:2], of.rows, of.count).permute(0, 2, 1, 3)
+
+    attended = flash_attention(
+        apart(q, asked), apart(k, x), apart(v, x), g.attention_multiplier, mask
+    )
+    attended = attended.reshape(g.head_dim * g.n_heads, asked.rows * asked.count)
+    return _after_attention(w, names, p, g, asked.x, attended)
 
 
 def attention(
@@ -105,16 +165,7 @@ def attention(
 ) -> Tensor:
     """``softmax(scale * k q + mask) v`` of the normed rows, recording by recording."""
 
-    def heads(name: str, x: Tensor, n_heads: int) -> Tensor:  # [head_dim, heads, rows]
-        return linear(w, f"{p}{name}", x).reshape(g.head_dim, n_heads, x.ne[1])
-
-    seen = rms_norm(w, f"{p}attn_norm", x.x, g.rms_norm_eps)
-    asking = seen
-    if asked is not x:
-        asking = rms_norm(w, f"{p}attn_norm", asked.x, g.rms_norm_eps)
-    q = heads("attn_q", asking, g.n_heads).rope_neox(asked.positions, g.rope_theta)
-    k = heads("attn_k", seen, g.n_kv_heads).rope_neox(x.positions, g.rope_theta)
-    v = heads("attn_v", seen, g.n_kv_heads)
+    q, k, v = _projected(w, p, g, x, asked)
     masks: Sequence[Tensor | None] = mask or (None,) * len(x.counts)
     caches: Sequence[Cache | None] = cache or (None,) * len(x.counts)
     parts = zip(
@@ -128,6 +179,25 @@ def attention(
     )
     multiplying = w[f"{p}attn_k.weight"]  # in its way keys and values do
     return concat([_attend(g, multiplying, *one) for one in parts], 1)
+
+
+def _projected(
+    w: Weights, p: str, g: Granite, x: Stream | Bundle, asked: Stream | Bundle
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries of the asked rows, keys and values of all, ``[head_dim, heads, rows]``."""
+
+    def heads(name: str, x: Tensor, n_heads: int) -> Tensor:
+        return linear(w, f"{p}{name}", x).reshape(g.head_dim, n_heads, x.ne[1])
+
+    seen = rms_norm(w, f"{p}attn_norm", x.x, g.rms_norm_eps)
+    asking = seen
+    if asked is not x:
+        asking = rms_norm(w, f"{p}attn_norm", asked.x, g.rms_norm_eps)
+    return (
+        heads("attn_q", asking, g.n_heads).rope_neox(asked.positions, g.rope_theta),
+        heads("attn_k", seen, g.n_kv_heads).rope_neox(x.positions, g.rope_theta),
+        heads("attn_v", seen, g.n_kv_heads),
+    )
 
 
 def _attend(

@@ -7,7 +7,7 @@ Frames that the character head takes for blank count little in their window's me
 
 from __future__ import annotations
 
-from granite_gguf.ggml import Graph
+from granite_gguf.ggml import Graph, Tensor
 from granite_gguf.graph.layers import Weights, linear, total
 
 POOLING_EPS = 1e-8
@@ -24,9 +24,20 @@ def build_hypothesis(graph: Graph, w: Weights, window: int, width: int, frames: 
     finite where those are. Tap: ``pooled`` ``[D, windows]``.
     """
     speech = graph.input("blank", [1, frames]).scale_shift(-1.0, 1.0)
-    weighted = graph.input("final", [width, frames]) * speech
-    summed = total([weighted.every(window, k) for k in range(window)])
-    weight = total([speech.every(window, k) for k in range(window)])
-    pooled = graph.tap("pooled", summed / weight.scale_shift(1.0, POOLING_EPS))
+    pooled = graph.tap("pooled", pool(window, graph.input("final", [width, frames]), speech))
     graph.output("sums", pooled.sum_rows())
     graph.output("bpe_logits", linear(w, HEAD, pooled))
+
+
+def pool(window: int, final: Tensor, speech: Tensor) -> Tensor:
+    """Means ``[D, windows]`` of so many frames ``final`` ``[D, T]``, in whole windows.
+
+    Args:
+        window: frames.
+        final: the encoder's final state.
+        speech: ``[1, T]``, the weight of each.
+    """
+    weighted = final * speech
+    summed = total([weighted.every(window, k) for k in range(window)])
+    weight = total([speech.every(window, k) for k in range(window)])
+    return summed / weight.scale_shift(1.0, POOLING_EPS)

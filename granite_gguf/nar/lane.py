@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from granite_gguf.errors import InputError
 from granite_gguf.ggml import Runtime
 from granite_gguf.nar.hotwords import hotwords
+from granite_gguf.nar.padded import PaddedStages
 from granite_gguf.nar.spec import HParams
 from granite_gguf.nar.stages import Stages
 from granite_gguf.nar.transcribe import longest_pass, one_pass
@@ -20,6 +21,7 @@ from granite_gguf.passes import (
     Options,
     PassLimits,
     Piece,
+    Together,
 )
 from granite_gguf.placing.kernel_choice import Precision
 from granite_gguf.placing.weights import ModelWeights
@@ -28,6 +30,13 @@ from granite_gguf.stages.lane import StagesLane
 from granite_gguf.storage.model_file import ModelFile
 from granite_gguf.tokenizer import SpeechTokenizer
 from granite_gguf.transcript import Segment
+
+_LANES = 2  # that share a device
+_MOST_PIECES = 128
+_MOST_SECONDS = 1536.0
+_LEAST_SECONDS = 30.0
+_BYTES_PER_SECOND = 8 << 20  # of activations of the released model, about
+_HEAD_BYTES = 3 << 30  # of the logits that are computed at once
 
 
 class NarLane(StagesLane[Stages]):
@@ -54,14 +63,16 @@ class NarLane(StagesLane[Stages]):
                 f"cache is {str(cache)!r}, and this model (NAR) keeps none; {ASKED_IN_WORDS} do"
             )
         h = file.hparams
+        stages = Stages if runtime.device.kind == "cpu" else PaddedStages
         most, rate = longest_pass(h), h.front_end.sample_rate
         limits = PassLimits(
             sample_rate=rate,
             most=most,
             piece=min(most, int(rate * h.front_end.max_pass_seconds)),
             room=f"the model's {h.editor.max_positions} positions",
+            together=Together() if stages is Stages else _together(runtime),
         )
-        super().__init__(Stages(file, tokenizer, weights, runtime), limits, precision)
+        super().__init__(stages(file, tokenizer, weights, runtime), limits, precision)
 
     def check_wishes(self, options: Options) -> None:
         """Refuse all that a model has to be asked for in words, and names that it cannot hear."""
@@ -83,3 +94,11 @@ class NarLane(StagesLane[Stages]):
     def one_pass(self, pieces: Sequence[Piece], options: Options) -> list[Segment | None]:
         """As :func:`granite_gguf.nar.transcribe.one_pass` does it."""
         return one_pass(self.stages, pieces, options, fast=self.fast)
+
+
+def _together(runtime: Runtime) -> Together:
+    """How many pieces a device of its own takes at a time, by the memory that it has left."""
+    room = runtime.device_room(runtime.device_handle)
+    free = 0 if room is None else room.free
+    seconds = (free / _LANES - _HEAD_BYTES) / _BYTES_PER_SECOND
+    return Together(_MOST_PIECES, min(_MOST_SECONDS, max(_LEAST_SECONDS, seconds)), padded=True)

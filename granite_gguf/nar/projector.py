@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from granite_gguf.ggml import Activation, Graph, Tensor, concat
 from granite_gguf.graph.layers import Weights, attend, layer_norm, linear, total
+from granite_gguf.graph.layout import Layout, Ragged
 from granite_gguf.nar.spec import Projector
 
 
@@ -25,7 +26,13 @@ def build_projector(graph: Graph, w: Weights, p: Projector, lengths: Sequence[in
     ``[llm_dim, n_queries * W]``, of W windows, ``ceil(length / block_size)`` for each recording,
     neither scaled nor cut.
     """
-    captured = graph.input("captured", [p.num_encoder_layers * p.encoder_dim, sum(lengths)])
+    frames = Ragged(lengths)
+    captured = graph.input("captured", [p.num_encoder_layers * p.encoder_dim, frames.rows])
+    graph.output("projected", project(w, p, captured, frames))
+
+
+def project(w: Weights, p: Projector, captured: Tensor, frames: Layout) -> Tensor:
+    """``captured`` ``[captures * encoder_dim, T]`` to ``[llm_dim, n_queries * W]``."""
     x = concat(
         [
             layer_norm(
@@ -38,8 +45,7 @@ def build_projector(graph: Graph, w: Weights, p: Projector, lengths: Sequence[in
         ],
         0,
     )
-    x = linear(w, "proj.layer_proj", x).gelu_erf()
-    x = concat([part.pad_rows(-part.ne[1] % p.block_size) for part in x.divided(lengths)], 1)
+    x = frames.in_whole(p.block_size, linear(w, "proj.layer_proj", x).gelu_erf())
     windows = x.ne[1] // p.block_size
     queries = _queries(w, p, x, windows)
     keys = x.reshape(p.hidden_size, p.block_size, windows) + w["proj.window_positions"]
@@ -48,7 +54,7 @@ def build_projector(graph: Graph, w: Weights, p: Projector, lengths: Sequence[in
         queries = queries + _cross_attention(w, block, p, queries, keys)
         queries = queries + _feed_forward(w, block, p, queries)
     queries = layer_norm(w, "proj.out_norm", queries, p.layernorm_eps)
-    graph.output("projected", linear(w, "proj.out_linear", queries))
+    return linear(w, "proj.out_linear", queries)
 
 
 def _queries(w: Weights, p: Projector, x: Tensor, windows: int) -> Tensor:

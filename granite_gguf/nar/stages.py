@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +26,7 @@ from granite_gguf.nar.editor import EditorRows, build_editor, build_editor_head
 from granite_gguf.nar.projector import build_projector
 from granite_gguf.nar.spec import HParams, Hypothesis
 from granite_gguf.spec.tensors import TOKEN_EMBEDDING, Stage
+from granite_gguf.stages import characters
 from granite_gguf.stages.decoding import hypothesis_tokens
 from granite_gguf.stages.results import TokenResult
 from granite_gguf.stages.shared import NO_TAPS, Head, SharedStages, token_result
@@ -31,8 +35,66 @@ BEST_PROBABILITIES = "best_probabilities"
 """A tap of the editor: the probability of each best id."""
 
 
+Timer = Callable[[str], AbstractContextManager[None]]
+"""Takes the seconds of a stage."""
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """What is heard in recordings before anything is edited.
+
+    Attributes:
+        head: what the BPE head says.
+        blank: the blank's probability in each frame, ``(T,)``.
+        logits: of the character head ``(T, characters)``, where they are asked for.
+        audio: what the editor is to hear, in the form that the stages have it in.
+    """
+
+    head: TokenResult[Rows]
+    blank: Rows
+    logits: Rows | None
+    audio: Any
+
+
 class Stages(SharedStages[HParams]):
     """What a NAR model computes, see :class:`granite_gguf.stages.shared.SharedStages`."""
+
+    @contextmanager
+    def hear(self, mel: Rows, taps: frozenset[str], timer: Timer) -> Iterator[Hearing]:
+        """All that depends on nothing but the audio; inside the block it can be edited.
+
+        Args:
+            mel: log-mel frames ``(T, 160)``, T at least 1.
+            taps: may name :data:`granite_gguf.stages.characters.LOGITS`, and ``pooled``,
+                :data:`BPE_TOTALS` and :data:`BPE_BEST` of the BPE head.
+            timer: takes the seconds.
+        """
+        of_encoder = taps & {characters.LOGITS}
+        with timer("encoder"):
+            encoded = self.run_encoder(mel, of_encoder)
+        with timer("hypothesis"):
+            head = self.run_hypothesis_head(encoded.final, encoded.blank, taps - of_encoder)
+        logits = encoded.taps.get(characters.LOGITS)
+        yield Hearing(head, encoded.blank, logits, encoded.captured)
+
+    def edit(
+        self, hearing: Hearing, which: Sequence[int], slots: Rows, timer: Timer
+    ) -> TokenResult[Rows]:
+        """Best ids ``(n,)`` for text ids ``(n,)`` with slots.
+
+        Args:
+            hearing: what is heard.
+            which: the numbers of the recordings that are edited.
+            slots: the text of each of them.
+            timer: takes the seconds.
+
+        Returns:
+            The ids, with the tap :data:`BEST_PROBABILITIES`.
+        """
+        with timer("projector"):
+            audio_tokens = self.run_projector(hearing.audio.some(which))
+        with timer("editor"):
+            return self.run_editor(audio_tokens, slots, frozenset({BEST_PROBABILITIES}))
 
     @property
     def _bpe_head(self) -> Hypothesis:

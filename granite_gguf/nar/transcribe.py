@@ -16,14 +16,14 @@ from granite_gguf.arrays import FloatArray, IntArray, Rows
 from granite_gguf.nar.decoding import edited_tokens, insert_slots, keep_tokens
 from granite_gguf.nar.hotwords import hotwords, spotted, with_terms
 from granite_gguf.nar.spec import HParams
-from granite_gguf.nar.stages import BEST_PROBABILITIES, Stages
+from granite_gguf.nar.stages import BEST_PROBABILITIES, Hearing, Stages
 from granite_gguf.passes import Editor, Hotword, Options, Piece, timed
 from granite_gguf.sound.features import frame_count
 from granite_gguf.stages import characters
 from granite_gguf.stages.decoding import confidence, no_speech, run_probabilities
 from granite_gguf.stages.passing import silent_segment, sounding_features
-from granite_gguf.stages.results import EncoderResult, TokenResult
-from granite_gguf.stages.shared import BPE_BEST, BPE_TOTALS, NO_TAPS
+from granite_gguf.stages.results import TokenResult
+from granite_gguf.stages.shared import BPE_BEST, BPE_TOTALS
 from granite_gguf.transcript import Segment
 from granite_gguf.words.times import Heard, time_words
 
@@ -91,22 +91,22 @@ def _transcribe(
     h = model.hparams
     always, timing = options.editor is Editor.ALWAYS, options.word_times
     asked = options.wish.hotwords
-    head_taps = {"pooled", BPE_TOTALS} if timing else set()
-    head_taps |= {BPE_BEST} if asked or not always else set()
+    taps = {"pooled", BPE_TOTALS} if timing else set()
+    taps |= {BPE_BEST} if asked or not always else set()
+    taps |= {characters.LOGITS} if asked else set()
 
-    with timed("encoder", pieces):
-        encoded = model.run_encoder(mel, frozenset({characters.LOGITS}) if asked else NO_TAPS)
-    with timed("hypothesis", pieces):
-        head = model.run_hypothesis_head(encoded.final, encoded.blank, frozenset(head_taps))
-        hypothesis = model.read_hypothesis(head.ids)
-    kept: dict[int, FloatArray] = {}
-    if asked:
-        with timed("hotwords", pieces):
-            hypothesis, kept = _with_terms(model, encoded, head, hypothesis, asked)
-    every = range(len(pieces))
-    sure = {} if always else {n: _sureness(h, head, n) for n in every}
-    edited = [n for n in every if _is_edited(options.editor, sure.get(n))]
-    texts = _edit(model, pieces, encoded.captured, hypothesis, kept, edited)
+    with model.hear(mel, frozenset(taps), partial(timed, pieces=pieces)) as hearing:
+        head = hearing.head
+        with timed("hypothesis", pieces):
+            hypothesis = model.read_hypothesis(head.ids)
+        kept: dict[int, FloatArray] = {}
+        if asked:
+            with timed("hotwords", pieces):
+                hypothesis, kept = _with_terms(model, hearing, hypothesis, asked)
+        every = range(len(pieces))
+        sure = {} if always else {n: _sureness(h, head, n) for n in every}
+        edited = [n for n in every if _is_edited(options.editor, sure.get(n))]
+        texts = _edit(model, pieces, mel.counts, hearing, hypothesis, kept, edited)
     found: list[Segment | None] = []
     for n, piece in enumerate(pieces):
         if n in edited and n not in texts:
@@ -119,13 +119,13 @@ def _transcribe(
             hypothesis=model.detokenize(hypothesis[n]),
             token_ids=tuple(int(i) for i in tokens),
             confidence=confidence(probabilities if n in texts else sure[n]),
-            no_speech_prob=no_speech(encoded.blank[n]),
+            no_speech_prob=no_speech(hearing.blank[n]),
         )
         if timing:
             with timed("words", [piece]):
                 heard = Heard(
                     mel[n],
-                    encoded.blank[n],
+                    hearing.blank[n],
                     h.hypothesis.pooling_window,
                     h.hypothesis.blank_id,
                     partial(model.bpe_posteriors, head.taps["pooled"][n], head.taps[BPE_TOTALS][n]),
@@ -139,16 +139,13 @@ def _transcribe(
 
 
 def _with_terms(
-    model: Stages,
-    encoded: EncoderResult[Rows],
-    head: TokenResult[Rows],
-    hypothesis: Rows,
-    terms: tuple[Hotword, ...],
+    model: Stages, hearing: Hearing, hypothesis: Rows, terms: tuple[Hotword, ...]
 ) -> tuple[Rows, dict[int, FloatArray]]:
     """The hypotheses with terms where these are heard; of those what is to be kept."""
     h, known = model.hparams.hypothesis, characters.labels_of(model.file)
+    head = hearing.head
     wanted, parts, kept = hotwords(known, terms), list(hypothesis), {}
-    for n, logits in enumerate(encoded.taps[characters.LOGITS]):
+    for n, logits in enumerate(hearing.logits or ()):
         spots, best = spotted(wanted, known, logits), head.taps[BPE_BEST][n]
         found = with_terms(h, model.tokenizer, head.ids[n], wanted, spots, best)
         if found is not None:
@@ -159,7 +156,8 @@ def _with_terms(
 def _edit(
     model: Stages,
     pieces: Sequence[Piece],
-    captured: Rows,
+    frames: Sequence[int],
+    hearing: Hearing,
     hypothesis: Rows,
     kept: Mapping[int, FloatArray],
     which: Sequence[int],
@@ -170,16 +168,12 @@ def _edit(
     """
     editor, rate = model.hparams.editor, model.hparams.projector.downsample_rate
     slots = hypothesis.each(lambda tokens: insert_slots(editor, tokens))
-    needed = [t // rate + n for t, n in zip(captured.counts, slots.counts, strict=True)]
+    needed = [t // rate + n for t, n in zip(frames, slots.counts, strict=True)]
     fit = [n for n in which if needed[n] <= editor.max_positions]
     if not fit:
         return {}
     fitting = [pieces[n] for n in fit]
-    with timed("projector", fitting):
-        audio_tokens = model.run_projector(captured.some(fit))
-    with timed("editor", fitting):
-        taps = frozenset({BEST_PROBABILITIES})
-        edited = model.run_editor(audio_tokens, slots.some(fit), taps)
+    edited = model.edit(hearing, fit, slots.some(fit), partial(timed, pieces=fitting))
     found = {}
     for at, n in enumerate(fit):
         ids, best = edited.ids[at], edited.taps[BEST_PROBABILITIES][at]

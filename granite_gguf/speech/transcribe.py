@@ -143,7 +143,7 @@ def one_pass(
 def _after(h: HParams, before: Before, piece: Piece) -> Piece:
     """A piece with what is heard again at its beginning, cut so that it is whole frames."""
     again = before.samples[len(before.samples) % h.front_end.stride :]
-    return replace(piece, samples=np.append(again, piece.samples))
+    return replace(piece, samples=np.append(again, piece.samples), features=None)
 
 
 def _own(h: HParams, rows: Rows, pieces: Sequence[Piece]) -> Rows:

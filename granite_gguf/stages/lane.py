@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 from granite_gguf.passes import Options, PassLimits, Piece, check_language
 from granite_gguf.placing.kernel_choice import Precision
+from granite_gguf.stages.passing import sounding_features
 from granite_gguf.stages.shared import SharedStages
 from granite_gguf.transcript import Segment
 
@@ -43,6 +45,10 @@ class StagesLane(ABC, Generic[S]):
         Raises:
             InputError: it is asked for.
         """
+
+    def prepare(self, piece: Piece) -> Piece:
+        """A piece with its features."""
+        return replace(piece, features=sounding_features(self.stages, piece))
 
     @abstractmethod
     def one_pass(self, pieces: Sequence[Piece], options: Options) -> list[Segment | None]:

@@ -12,6 +12,8 @@ from granite_gguf.transcript import Segment, Word
 
 def sounding_features(model: SharedStages[Any], piece: Piece) -> FloatArray:
     """Log-mel frames ``(T, 160)``; none where nothing sounds."""
+    if piece.features is not None:
+        return piece.features
     with timed("features", [piece]):
         mel = model.compute_mel(piece.samples)
     # Where nothing sounds nothing is said, whatever a model would make of it.

@@ -7,6 +7,10 @@ A pass reads all weights, and its threads wait for one another after every opera
 gives them little to do in between: several in one pass, and several such passes of fewer threads,
 finish more of them. Long ones would only need more memory.
 
+Where a device of its own computes, the processor reads and prepares pieces meanwhile, and there are
+two turns, so that one pass is brought in and out while another is computed. The second is not begun
+before enough wait for it.
+
 There is no thread here. Who brings a piece waits for its turn, computes what goes together with it,
 and wakes the others. A recording waits with one piece at a time, so that a long one takes turns
 with all others.
@@ -15,10 +19,10 @@ with all others.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from threading import Condition, get_ident
+from threading import Condition, Semaphore, get_ident
 
 from granite_gguf.errors import InputError
 from granite_gguf.forks import tell_after_fork
@@ -26,8 +30,7 @@ from granite_gguf.passes import Lane, Options, PassLimits, Piece, Stop
 from granite_gguf.transcript import Segment
 
 SHORT_SECONDS = 30.0
-MOST_TOGETHER = 8
-TOGETHER_SECONDS = 16.0  # from here on a pass does not get faster by the second
+_ENOUGH = 0.5  # of a full pass, to begin another beside one that is computed
 
 
 class Scheduler:
@@ -38,13 +41,22 @@ class Scheduler:
         count: how many turns there are, each with its share of the threads.
         new_lane: makes the lane of a number with such a share, when it is first wanted; where
             there is only one turn the whole lane takes it.
+        preparing: how many threads may read and prepare pieces beside the passes; by default these
+            take the same turns, with one thread.
 
     Attributes:
         passes: how many passes were computed, by how many pieces went through each.
     """
 
-    def __init__(self, whole: Lane, count: int, new_lane: Callable[[int], Lane]) -> None:
+    def __init__(
+        self,
+        whole: Lane,
+        count: int,
+        new_lane: Callable[[int], Lane],
+        preparing: int | None = None,
+    ) -> None:
         self._whole, self._count, self._new_lane = whole, count, new_lane
+        self._preparing = preparing
         self._lanes: list[Lane] = []
         self.passes: Counter[int] = Counter()
         self._closed = False
@@ -58,6 +70,7 @@ class Scheduler:
         self._idle = list(self._lanes)
         self._given: set[_Wish] = set()
         self._owner: int | None = None  # the thread that has everything for itself
+        self._apart = None if self._preparing is None else Semaphore(self._preparing)
 
     @property
     def limits(self) -> PassLimits:
@@ -67,7 +80,7 @@ class Scheduler:
     @property
     def recordings_at_once(self) -> int:
         """Of so many at work, enough wait to fill the passes that come next."""
-        return MOST_TOGETHER * (self._count + 1)
+        return self.limits.together.pieces * (self._count + 1)
 
     def check(self, options: Options) -> None:
         """Refuse what the model cannot do.
@@ -87,9 +100,13 @@ class Scheduler:
         """
         if self._owner == get_ident():
             yield
-            return
-        with self._turn(_Wish(), stop):
-            yield
+        elif self._apart is not None:
+            with self._apart:
+                stop.check()
+                yield
+        else:
+            with self._turn(_Wish(), stop):
+                yield
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -115,6 +132,9 @@ class Scheduler:
         """
         if self._owner == get_ident():
             return self._whole.one_pass([piece], options)[0]
+        if self._apart is not None:
+            with self._apart:
+                piece = self._whole.prepare(piece)
         seconds = (piece.again + len(piece.samples)) / self.limits.sample_rate
         wish = _Wish(_Asked(piece, options, seconds), alone=seconds > SHORT_SECONDS)
         while not wish.done:
@@ -217,8 +237,11 @@ class Scheduler:
             only = first.asked is not None and not self._given and len(self._queue) == 1
             if any(of.alone for of in self._given) or (first.alone and self._given):
                 break
+            taken = self._together(first)
+            if self._given and self.limits.together.padded and not self._enough(taken):
+                break
             first.alone = first.alone or only
-            first.together = self._together(first)
+            first.together = taken
             for of in first.together:
                 self._queue.remove(of)
             self._given.add(first)
@@ -228,21 +251,36 @@ class Scheduler:
         """Those of the queue that go through one pass, so that each free turn gets its share."""
         if first.asked is None or first.alone or first.single:
             return [first]
-        options = first.asked.options
+        options, limits = first.asked.options, self.limits.together
         fitting = [
             of
             for of in self._queue
             if of.asked and of.asked.options == options and not (of.alone or of.single)
         ]
         free = self._count - len(self._given)
+        if limits.padded:  # those of like length; all go into one pass, if it takes them
+            length = first.asked.seconds
+            fitting.sort(key=lambda of: (of is not first, abs(_seconds(of) - length)))
+            free = 1
         taken: list[_Wish] = []
-        seconds = 0.0
-        for of in fitting[: min(MOST_TOGETHER, -(-len(fitting) // free))]:
-            seconds += of.asked.seconds if of.asked else 0.0
-            if taken and seconds > TOGETHER_SECONDS:
+        for of in fitting[: min(limits.pieces, -(-len(fitting) // free))]:
+            if taken and self._takes([*taken, of]) > limits.seconds:
                 break
             taken.append(of)
         return taken
+
+    def _takes(self, wishes: Sequence[_Wish]) -> float:
+        """Seconds that pieces count together."""
+        seconds = [_seconds(of) for of in wishes]
+        return max(seconds) * len(seconds) if self.limits.together.padded else sum(seconds)
+
+    def _enough(self, wishes: Sequence[_Wish]) -> bool:
+        """Whether a pass is worth beginning while another is computed."""
+        limits = self.limits.together
+        return (
+            len(wishes) >= _ENOUGH * limits.pieces
+            or self._takes(wishes) >= _ENOUGH * limits.seconds
+        )
 
 
 @dataclass(frozen=True)
@@ -275,3 +313,7 @@ class _Wish:
     found: Segment | None = None
     done: bool = False
     gone: bool = False
+
+
+def _seconds(wish: _Wish) -> float:
+    return wish.asked.seconds if wish.asked else 0.0

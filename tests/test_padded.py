@@ -1,0 +1,101 @@
+"""Passes filled up to the longest recording, as a GPU computes them; here the CPU does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import granite_gguf
+from granite_gguf import Model, Segment
+from granite_gguf.arrays import Samples
+from granite_gguf.demo import DEMO_MODEL, DEMO_SAMPLES
+from granite_gguf.nar import padded
+from granite_gguf.nar.padded import PaddedStages
+from granite_gguf.nar.stages import Stages
+from granite_gguf.nar.transcribe import one_pass
+from granite_gguf.passes import Editor, Options, Piece, Wish
+from granite_gguf.sound.reading import read_audio
+from tests.signals import SAMPLE_RATE, synthetic_audio
+
+THREADS = 1
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[Model]:
+    with granite_gguf.load(DEMO_MODEL, device="cpu", kernels="ggml") as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="module")
+def speech() -> list[Samples]:
+    """Sentences, some with a second one behind them, and a noise that has no frame to edit."""
+    said = [read_audio(sample, SAMPLE_RATE) for sample in DEMO_SAMPLES]
+    return [*said, np.concatenate([said[0], said[1]]), synthetic_audio(700, seed=1)]
+
+
+def as_padded(stages: Stages) -> PaddedStages:
+    return PaddedStages(stages.file, stages.tokenizer, stages._weights, stages._runtime)
+
+
+def segments(stages: Stages, clips: Sequence[Samples], options: Options) -> list[Segment]:
+    found = one_pass(stages, [Piece(0, clip) for clip in clips], options)
+    assert None not in found
+    return [segment for segment in found if segment is not None]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options(),
+        Options(word_times=True),
+        Options(editor=Editor.AUTO),
+        Options(editor=Editor.NEVER),
+        Options(wish=Wish(keywords=("Barcelona", "noon"))),
+    ],
+    ids=["plain", "words", "auto", "never", "hotwords"],
+)
+def test_says_the_same(
+    model: Model, speech: list[Samples], options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(padded, "_LOGIT_ROWS", 48)  # several parts
+    expected = segments(model.stages, speech, options)
+    assert sum(bool(segment.text) for segment in expected) >= len(DEMO_SAMPLES)
+    compare(segments(as_padded(model.stages), speech, options), expected, within=5e-2)
+
+
+@pytest.mark.parametrize("layout", ["nle", "granite_speech_nar"])
+def test_float32_says_it_as_surely(f32_files: dict[str, Path], layout: str) -> None:
+    """What is quantized is rounded by the row, and rows differ in their last bits."""
+    clips = [synthetic_audio(int(s * SAMPLE_RATE), seed=k) for k, s in enumerate((5.1, 0.3, 2, 4))]
+    options = Options(word_times=True, min_confidence=0)
+    with granite_gguf.load(f32_files[layout], device="cpu", kernels="ggml") as model:
+        expected = segments(model.stages, clips, options)
+        assert all(segment.token_ids for segment in expected)
+        compare(segments(as_padded(model.stages), clips, options), expected, within=1e-4)
+
+
+def compare(found: list[Segment], expected: list[Segment], within: float) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert (one.text, one.hypothesis, one.token_ids) == (
+            other.text,
+            other.hypothesis,
+            other.token_ids,
+        )
+        assert one.confidence == pytest.approx(other.confidence, abs=within)
+        assert one.no_speech_prob == pytest.approx(other.no_speech_prob, abs=within)
+        for word, as_expected in zip(one.words or (), other.words or (), strict=True):
+            assert (word.text, word.start, word.end) == (
+                as_expected.text,
+                as_expected.start,
+                as_expected.end,
+            )
+            assert word.probability == pytest.approx(as_expected.probability, abs=within)
+
+
+def test_equal_lengths_need_no_mask(model: Model, speech: list[Samples]) -> None:
+    clips = [speech[0], speech[0][::-1].copy(), speech[0]]
+    found = segments(as_padded(model.stages), clips, Options())
+    assert found[0].text == found[2].text == segments(model.stages, clips[:1], Options())[0].text
