@@ -19,6 +19,7 @@ import ggml as c
 
 import granite_gguf
 from granite_gguf.ggml import GGMLType, Runtime
+from granite_gguf.ggml.runtime import UNWATCHED
 
 
 @contextmanager
@@ -35,12 +36,11 @@ def timed_operations(runtime: Runtime) -> Iterator[dict[str, list[float]]]:
             seconds[describe(node.contents)].append(time.perf_counter() - started)
         return True
 
-    callback = c.ggml_backend_sched_eval_callback(on_node)
-    c.ggml_backend_sched_set_eval_callback(runtime.scheduler, callback, None)
-    yield seconds
-    c.ggml_backend_sched_set_eval_callback(
-        runtime.scheduler, c.ggml_backend_sched_eval_callback(), None
-    )
+    runtime.watcher = c.ggml_backend_sched_eval_callback(on_node)
+    try:
+        yield seconds
+    finally:
+        runtime.watcher = UNWATCHED
 
 
 def describe(node: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack, suppress
@@ -32,6 +33,8 @@ _NUMPY_TYPES: dict[GGMLType, np.dtype[Any]] = {
 
 # What ggml's scheduler asks for and leaves empty, by node that a graph may have.
 _SCHEDULER_BYTES = 20_480
+
+_SUMS_IN_FLOAT32 = "GGML_CUDA_FORCE_CUBLAS_COMPUTE_32F"
 
 UNWATCHED: Any = c.ggml_backend_sched_eval_callback()
 """What is called for every operation where nobody watches: nothing."""
@@ -84,6 +87,9 @@ class Runtime(Closing):
 
     def _start(self) -> None:
         self._stack = ExitStack()
+        if self.device.kind != "cpu":
+            # Otherwise ggml sums half-precision products in half precision, which overflows.
+            os.environ.setdefault(_SUMS_IN_FLOAT32, "1")
         # Whoever waits for a thread of its own hears signals meanwhile.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="granite-gguf")
         self._stack.callback(self._thread.shutdown)

@@ -52,7 +52,8 @@ class Precision(Named):
     activations of 8 bits. In bfloat16 tiles, F32 and F16 numbers and what they are multiplied with
     count with 16 bits of significand, as sums of two bfloat16 numbers.
     ``FAST`` may round weights and activations further, to what the fastest kernel has: to 8 bits
-    with a scale for 32 of them, or to bfloat16.
+    with a scale for 32 of them, or to bfloat16; on a device of its own to half precision, with sums
+    in float32.
     """
 
     EXACT = "exact"
@@ -100,7 +101,8 @@ class Kernels:
     ) -> None:
         self._packings = Packings(runtime)
         on_cpu = runtime.device.kind == "cpu"
-        self._fast = precision is Precision.FAST and on_cpu
+        fast = precision is Precision.FAST
+        self._fast, self._half = fast and on_cpu, fast and not on_cpu
         names = available_kernels() if on_cpu else []
         if wanted not in (AUTO, GGML, *names):
             raise InputError(
@@ -124,4 +126,6 @@ class Kernels:
             return Kernel(kind, own=own)
         if kind not in _FLOATS and self._packings.supports(_PACKING, kind, width, rows):
             return Kernel(kind, _PACKING)
+        if self._half:
+            return Kernel(F16)
         return Kernel(BF16 if self._bfloat16 and kind in _WIDENED else kind)
