@@ -125,13 +125,13 @@ class Model(Closing):
             )
             self._lanes = [make(self._runtime)]
             self._stack = unfinished.pop_all()
-        on_cpu = self.device.kind == "cpu"
-        count = min(self.threads, _MOST_LANES) if on_cpu else _DEVICE_LANES
+        apart = self._runtime.apart
+        count = _DEVICE_LANES if apart else min(self.threads, _MOST_LANES)
         # Not a method: it would hold the model, whose memory is free as soon as nobody holds it.
         new_lane = lane_maker(
             make, self._lanes, self._stack, turns, self.device.name, max(1, self.threads // count)
         )
-        preparing = None if on_cpu else self.threads
+        preparing = self.threads if apart else None
         self._scheduler = Scheduler(self._lanes[0], count, new_lane, preparing)
         self._jobs = Jobs(self._scheduler, max_jobs)
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import granite_gguf
-from granite_gguf import Model, Segment
+from granite_gguf import Model, Segment, Transcript
 from granite_gguf.arrays import Samples
 from granite_gguf.demo import DEMO_MODEL, DEMO_SAMPLES
+from granite_gguf.ggml import Runtime
 from granite_gguf.nar import padded
 from granite_gguf.nar.padded import PaddedStages
 from granite_gguf.nar.stages import Stages
@@ -99,3 +100,46 @@ def test_equal_lengths_need_no_mask(model: Model, speech: list[Samples]) -> None
     clips = [speech[0], speech[0][::-1].copy(), speech[0]]
     found = segments(as_padded(model.stages), clips, Options())
     assert found[0].text == found[2].text == segments(model.stages, clips[:1], Options())[0].text
+
+
+@pytest.fixture
+def apart(monkeypatch: pytest.MonkeyPatch) -> Iterator[Model]:
+    """A model as on a GPU, with weights of its own memory and two passes beside each other."""
+    monkeypatch.setattr(Runtime, "apart", True)
+    with granite_gguf.load(DEMO_MODEL, device="cpu", threads=2) as loaded:
+        yield loaded
+
+
+def test_recordings_of_like_length_share_passes(
+    apart: Model, model: Model, speech: list[Samples]
+) -> None:
+    clips = [clip for clip in speech[:4] for _ in range(6)]
+    expected = [model.transcribe(clip).text for clip in speech[:4] for _ in range(6)]
+    found = list(apart.transcribe_many(clips))
+    assert [one.text for one in found if isinstance(one, Transcript)] == expected
+    assert max(apart.passes) >= 6 and sum(apart.passes.values()) <= 12
+
+
+def test_pieces_of_a_recording_share_passes(
+    apart: Model, model: Model, speech: list[Samples]
+) -> None:
+    pause = np.zeros(SAMPLE_RATE * 3 // 2, np.float32)
+    long = np.concatenate([part for clip in speech[:4] * 2 for part in (clip, pause)])
+    expected = model.transcribe(long)
+    found = apart.transcribe(long)
+    times = [(segment.index, segment.start, segment.end) for segment in expected.segments]
+    assert [(segment.index, segment.start, segment.end) for segment in found.segments] == times
+    assert len(times) >= 8
+    # Kernels round differently, which may change a word that the model is not sure of.
+    pairs = zip(found.segments, expected.segments, strict=True)
+    assert sum(one.text != other.text for one, other in pairs) <= 1
+    assert max(apart.passes) > 1
+
+
+def test_fast_is_half_precision_where_it_computes_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Runtime, "apart", True)
+    with granite_gguf.load(DEMO_MODEL, device="cpu", precision="fast") as loaded:
+        assert {kind for stage in loaded.kernels.values() for kind in stage} == {"F16"}
+        for sample in DEMO_SAMPLES:
+            said = sample.with_suffix(".txt").read_text(encoding="utf-8").strip()
+            assert loaded.transcribe(sample).text.strip() == said

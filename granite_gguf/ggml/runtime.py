@@ -87,14 +87,14 @@ class Runtime(Closing):
 
     def _start(self) -> None:
         self._stack = ExitStack()
-        if self.device.kind != "cpu":
+        if self.apart:
             # Otherwise ggml sums half-precision products in half precision, which overflows.
             os.environ.setdefault(_SUMS_IN_FLOAT32, "1")
         # Whoever waits for a thread of its own hears signals meanwhile.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="granite-gguf")
         self._stack.callback(self._thread.shutdown)
         handles = [self._open(self.device_handle)]
-        if self.device.kind != "cpu":
+        if self.apart:
             handles.append(self._open(c.ggml_backend_dev_by_type(c.GGML_BACKEND_DEVICE_TYPE_CPU)))
         c.ggml_backend_cpu_set_n_threads(handles[-1], self.threads)
         self._backends = handles
@@ -124,7 +124,7 @@ class Runtime(Closing):
     def _begin_anew(self) -> None:
         if not self._forked:
             return
-        if self.device.kind != "cpu":
+        if self.apart:
             raise DeviceError(
                 f"{self.device.name} was opened by the parent of this process and cannot be used "
                 "in a forked child: load the model in the child, or start children by 'spawn'"
@@ -151,9 +151,14 @@ class Runtime(Closing):
         return backend
 
     @property
+    def apart(self) -> bool:
+        """Whether it computes elsewhere than on the processor, in memory of its own."""
+        return self.device.kind != "cpu"
+
+    @property
     def maps_host_memory(self) -> bool:
         """Whether weights can be read where the file is mapped, without a copy."""
-        return self.device.kind == "cpu"
+        return not self.apart
 
     def require(self, needed: int, purpose: str, remedy: str) -> None:
         """Refuse what does not fit into the memory of this process, see :func:`memory.require`."""

@@ -63,7 +63,7 @@ class NarLane(StagesLane[Stages]):
                 f"cache is {str(cache)!r}, and this model (NAR) keeps none; {ASKED_IN_WORDS} do"
             )
         h = file.hparams
-        stages = Stages if runtime.device.kind == "cpu" else PaddedStages
+        stages = PaddedStages if runtime.apart else Stages
         most, rate = longest_pass(h), h.front_end.sample_rate
         limits = PassLimits(
             sample_rate=rate,

@@ -100,7 +100,7 @@ class Kernels:
         self, runtime: Runtime, precision: Precision = Precision.EXACT, wanted: str = AUTO
     ) -> None:
         self._packings = Packings(runtime)
-        on_cpu = runtime.device.kind == "cpu"
+        on_cpu = not runtime.apart
         fast = precision is Precision.FAST
         self._fast, self._half = fast and on_cpu, fast and not on_cpu
         names = available_kernels() if on_cpu else []

@@ -11,17 +11,19 @@ from __future__ import annotations
 import time
 import warnings
 from collections import defaultdict, deque
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import replace
 from heapq import merge
-from itertools import chain, starmap, tee
+from itertools import chain, count, islice, starmap, tee
 from operator import attrgetter
 
 import numpy as np
 
 from granite_gguf.arrays import Samples
 from granite_gguf.errors import AudioError, AudioWarning, InputError
+from granite_gguf.memory import starting_threads
 from granite_gguf.passes import Before, Options, PassLimits, Piece, Stop, Vad
 from granite_gguf.sound.pieces import chunks, spoken
 from granite_gguf.sound.reading import AudioStream
@@ -91,28 +93,64 @@ def transcribe_source(
         # Whoever waits for a pipe must keep nobody from computing.
         return scheduler.turn(stop) if source.is_at_hand else nullcontext()
 
-    index, past = 0, _Past(round((options.context or 0) * scheduler.limits.sample_rate))
-    with ExitStack() as stack:
+    past = _Past(round((options.context or 0) * scheduler.limits.sample_rate))
+    longest = _longest_piece(scheduler.limits, options)
+
+    def pieces() -> Iterator[Piece]:
         with reading():
             stream = stack.enter_context(source.open(scheduler.limits.sample_rate))
             cut = _pieces_of_each if source.take.apart else _pieces
-            pieces = cut(scheduler.limits, stream, options)
-        while True:
+            found = cut(scheduler.limits, stream, options)
+        for number in count():
             with reading():
                 started = time.perf_counter()
-                piece = next(pieces, None)
+                piece = next(found, None)
                 timings = {"audio": time.perf_counter() - started}
             if piece is None:
                 return
             stop.check()
-            piece = replace(piece, timings=timings, stop=stop, follows=index > 0)
-            longest = _longest_piece(scheduler.limits, options)
-            for found in _transcribe_piece(scheduler, piece, longest, options, past):
-                segment = without_doubtful(found, options.min_confidence)
-                for remark in segment.remarks:
-                    warnings.warn(f"{source.name}{remark}", AudioWarning, stacklevel=2)
-                yield replace(segment.of_channel(piece.channel), index=index)
-                index += 1
+            yield replace(piece, timings=timings, stop=stop, follows=number > 0)
+
+    def said(piece: Piece) -> Iterator[Segment]:
+        for found in _transcribe_piece(scheduler, piece, longest, options, past):
+            yield found.of_channel(piece.channel)
+
+    # Where a pass takes many, a recording has as many pieces at work. Nothing waits for what is
+    # only being said.
+    together = scheduler.limits.together
+    ahead = together.padded and options.context is None and source.is_at_hand
+    with ExitStack() as stack:
+        if ahead:
+            said_of_all = stack.enter_context(closing(_ahead(said, pieces(), together.pieces)))
+        else:
+            said_of_all = chain.from_iterable(map(said, pieces()))
+        for index, found in enumerate(said_of_all):
+            segment = without_doubtful(found, options.min_confidence)
+            for remark in segment.remarks:
+                warnings.warn(f"{source.name}{remark}", AudioWarning, stacklevel=2)
+            yield replace(segment, index=index)
+
+
+def _ahead(
+    said: Callable[[Piece], Iterator[Segment]], pieces: Iterator[Piece], most: int
+) -> Generator[Segment, None, None]:
+    """What is said in pieces, in their order, with so many of them at work at a time."""
+    first = list(islice(pieces, 2))
+    if len(first) < 2:
+        yield from chain.from_iterable(map(said, first))
+        return
+    waiting: deque[Future[list[Segment]]] = deque()
+    with starting_threads(), ThreadPoolExecutor(most, "granite-gguf-piece") as pool:
+        try:
+            for piece in chain(first, pieces):
+                waiting.append(pool.submit(lambda of: list(said(of)), piece))
+                if len(waiting) == most:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def _pieces_of_each(limits: PassLimits, stream: AudioStream, options: Options) -> Iterator[Piece]:
