@@ -113,6 +113,7 @@ def apart(monkeypatch: pytest.MonkeyPatch) -> Iterator[Model]:
 def test_recordings_of_like_length_share_passes(
     apart: Model, model: Model, speech: list[Samples]
 ) -> None:
+    assert {"llm.blk.0.attn_qkv.weight", "llm.blk.0.ffn_gate_up.weight"} <= apart._weights.keys()
     clips = [clip for clip in speech[:4] for _ in range(6)]
     expected = [model.transcribe(clip).text for clip in speech[:4] for _ in range(6)]
     found = list(apart.transcribe_many(clips))

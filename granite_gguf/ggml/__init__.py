@@ -20,6 +20,7 @@ from granite_gguf.ggml.operations import (
     numbers_at,
     rows_at,
     swiglu,
+    swiglu_halves,
 )
 from granite_gguf.ggml.peak import measure_bandwidth, measure_peak
 from granite_gguf.ggml.products import Products, attend_few, attends, available_kernels
@@ -71,4 +72,5 @@ __all__ = [
     "row_bytes",
     "rows_at",
     "swiglu",
+    "swiglu_halves",
 ]

@@ -102,6 +102,11 @@ class DeviceBuffer(Closing):
         self.tensors[name] = tensor
         return tensor
 
+    def add_rows(self, name: str, of: Tensor, start: int, count: int) -> Tensor:
+        """Give a name of their own to some rows of a matrix that was added."""
+        self.tensors[name] = of.rows(start, count)
+        return self.tensors[name]
+
     def needed(self, buffer_type: int | None = None) -> int:
         """How many bytes :meth:`allocate` will ask for."""
         if not self.tensors:

@@ -173,6 +173,12 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     return gate.new(c.ggml_swiglu_split(gate.context.take(), gate.handle, up.handle))
 
 
+def swiglu_halves(x: Tensor) -> Tensor:
+    """``silu`` of the first half of each row times the second."""
+    check(x.type == F32 and x.contiguous and x.ne[0] % 2 == 0, "swiglu_halves", x)
+    return x.new(c.ggml_swiglu(x.context.take(), x.handle))
+
+
 def depthwise_conv(kernel: Tensor, x: Tensor) -> Tensor:
     """Convolve each channel of ``x [channels, T, batch]`` with its own taps, zero-padded to T.
 

@@ -38,7 +38,9 @@ def derived_weights(e: Encoder, read: ReadWeight) -> DerivedWeights:
     derived = DerivedWeights()
     with np.errstate(all="ignore"):  # what is not finite is refused where the weights are placed
         for n in range(e.n_layers):
-            _derive_block(e, f"enc.blk.{n}.", read, derived)
+            p = f"enc.blk.{n}."
+            _derive_block(e, p, read, derived)
+            derived.joined[f"{p}attn_qkv.weight"] = (f"{p}attn_q.weight", f"{p}attn_kv.weight")
     return derived
 
 
@@ -145,14 +147,18 @@ def convolution(w: Weights, p: str, x: Tensor, frames: Layout) -> Tensor:
 def block_attention(w: Weights, p: str, e: Encoder, x: Tensor, frames: Layout) -> Tensor:
     """Attention inside independent blocks of frames, with relative positions."""
     x = layer_norm(w, f"{p}attn_norm", x, LAYER_NORM_EPS)
-    q = linear(w, f"{p}attn_q", x)  # [heads * head_dim, T]
-    kv = linear(w, f"{p}attn_kv", x)  # [2 * heads * head_dim, T], keys then values
+    # Queries, keys and values, each [heads * head_dim, T], the last two in one matrix or all.
+    if f"{p}attn_qkv.weight" in w:
+        q = kv = linear(w, f"{p}attn_qkv", x)
+    else:
+        q, kv = linear(w, f"{p}attn_q", x), linear(w, f"{p}attn_kv", x)
+    k = 1 if q is kv else 0
     distances = w[f"{p}{_DISTANCE}"].beside(x)
     attended = [
         _attend(
             _heads(q, e, block, 0),
-            _heads(kv, e, block, 0),
-            _heads(kv, e, block, 1),
+            _heads(kv, e, block, k),
+            _heads(kv, e, block, k + 1),
             _distances(distances, e.context_size, block.length),
             block.mask,
         )

@@ -16,7 +16,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from granite_gguf.ggml import ShapeError, Tensor, concat, flash_attention, mul_mat, swiglu
+from granite_gguf.ggml import (
+    ShapeError,
+    Tensor,
+    concat,
+    flash_attention,
+    mul_mat,
+    swiglu,
+    swiglu_halves,
+)
 from granite_gguf.graph.layers import Weights, attend, linear, rms_norm
 from granite_gguf.spec.hparams import Granite
 from granite_gguf.spec.tensors import GraniteNames
@@ -145,7 +153,8 @@ def bundled_layer(
     q, k, v = _projected(w, p, g, x, asked)
 
     def apart(heads: Tensor, of: Bundle) -> Tensor:  # [head_dim, rows, heads, count]
-        return heads.reshape(*heads.ne[:2], of.rows, of.count).permute(0, 2, 1, 3)
+        (_, head, row, _), ne = heads.nb, [*heads.ne[:2], of.rows, of.count]
+        return heads.view(ne, [head, row, row * of.rows]).permute(0, 2, 1, 3)
 
     attended = flash_attention(
         apart(q, asked), apart(k, x), apart(v, x), g.attention_multiplier, mask
@@ -181,6 +190,15 @@ def attention(
     return concat([_attend(g, multiplying, *one) for one in parts], 1)
 
 
+def joined(names: GraniteNames, g: Granite) -> dict[str, tuple[str, ...]]:
+    """Matrices that meet the same rows, see :class:`granite_gguf.spec.derived.DerivedWeights`."""
+    found = {}
+    for p in map(names.block.format, range(g.n_layers)):
+        found[f"{p}attn_qkv.weight"] = tuple(f"{p}attn_{part}.weight" for part in "qkv")
+        found[f"{p}ffn_gate_up.weight"] = (f"{p}ffn_gate.weight", f"{p}ffn_up.weight")
+    return found
+
+
 def _projected(
     w: Weights, p: str, g: Granite, x: Stream | Bundle, asked: Stream | Bundle
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -190,6 +208,19 @@ def _projected(
         return linear(w, f"{p}{name}", x).reshape(g.head_dim, n_heads, x.ne[1])
 
     seen = rms_norm(w, f"{p}attn_norm", x.x, g.rms_norm_eps)
+    if asked is x and f"{p}attn_qkv.weight" in w:
+        together = linear(w, f"{p}attn_qkv", seen)
+        size, row = together.nb[:2]
+
+        def part(first: int, count: int) -> Tensor:
+            ne, nb = [g.head_dim, count, together.ne[1]], [size * g.head_dim, row]
+            return together.view(ne, nb, first * size * g.head_dim)
+
+        return (
+            part(0, g.n_heads).rope_neox(x.positions, g.rope_theta),
+            part(g.n_heads, g.n_kv_heads).rope_neox(x.positions, g.rope_theta),
+            part(g.n_heads + g.n_kv_heads, g.n_kv_heads),
+        )
     asking = seen
     if asked is not x:
         asking = rms_norm(w, f"{p}attn_norm", asked.x, g.rms_norm_eps)
@@ -237,9 +268,11 @@ def _remembered(kept: Tensor, x: Tensor, at: Tensor, length: int) -> Tensor:
 def feed_forward(w: Weights, p: str, g: Granite, x: Tensor) -> Tensor:
     """``down(silu(gate x) * up x)`` of the normed rows."""
     x = rms_norm(w, f"{p}ffn_norm", x, g.rms_norm_eps)
-    return linear(
-        w, f"{p}ffn_down", swiglu(linear(w, f"{p}ffn_gate", x), linear(w, f"{p}ffn_up", x))
-    )
+    if f"{p}ffn_gate_up.weight" in w:
+        gated = swiglu_halves(linear(w, f"{p}ffn_gate_up", x))
+    else:
+        gated = swiglu(linear(w, f"{p}ffn_gate", x), linear(w, f"{p}ffn_up", x))
+    return linear(w, f"{p}ffn_down", gated)
 
 
 def granite_head(w: Weights, names: GraniteNames, x: Tensor) -> Tensor:

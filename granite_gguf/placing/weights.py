@@ -13,6 +13,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,7 @@ class ModelWeights(Mapping[str, Tensor]):
                 converted[spec.name] = file.read(spec.name)
         self._pad_biases(converted)
         check_small(file, converted)
+        self._joined = dict(_joinable(derived.joined, copied)) if runtime.apart else {}
         self._mapped = {spec.name for spec in mapped}
         try:
             plans = [
@@ -190,9 +192,23 @@ class ModelWeights(Mapping[str, Tensor]):
     def _plan(
         self, kernel: Kernel, specs: list[TensorSpec], buffer_types: Mapping[str, int]
     ) -> _Plan:
-        """Declare matrices that get memory of their own."""
-        buffer = self._buffer(len(specs))
-        for spec in specs:
+        """Declare matrices that get memory of their own, some of them rows of one."""
+        by_name = {spec.name: spec for spec in specs}
+        joined = {
+            whole: [by_name[name] for name in parts]
+            for whole, parts in self._joined.items()
+            if parts[0] in by_name
+        }
+        buffer = self._buffer(len(specs) + len(joined))
+        for name, parts in joined.items():
+            rows = [spec.shape[-1] for spec in parts]
+            whole = buffer.add(name, (parts[0].shape[-2], sum(rows)), kernel.type)
+            self._tensors[name] = whole
+            starts = accumulate(rows, initial=0)
+            for spec, start, count in zip(parts, starts, rows, strict=False):
+                del by_name[spec.name]
+                self._tensors[spec.name] = buffer.add_rows(spec.name, whole, start, count)
+        for spec in by_name.values():
             shape = (spec.shape[-2], self._rows(spec))
             self._tensors[spec.name] = buffer.add(spec.name, shape, kernel.type)
         packing = None if kernel.packing is None else buffer_types[kernel.packing]
@@ -290,6 +306,16 @@ class ModelWeights(Mapping[str, Tensor]):
         """Give the memory back; the tensors must not be used any more."""
         self._tensors.clear()
         self._stack.close()
+
+
+def _joinable(
+    wanted: Mapping[str, tuple[str, ...]], copied: Mapping[Kernel, list[TensorSpec]]
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Of matrices that are to be joined, those that are multiplied in the same way."""
+    kernels = {spec.name: kernel for kernel, specs in copied.items() for spec in specs}
+    for whole, parts in wanted.items():
+        if len({kernels.get(name) for name in parts}) == 1 and parts[0] in kernels:
+            yield whole, parts
 
 
 def _padded_rows(spec: TensorSpec) -> int:
