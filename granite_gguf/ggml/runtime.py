@@ -105,12 +105,24 @@ class Runtime(Closing):
         """What divides graphs of so many nodes among the devices, and holds their memory."""
         backends = (c.ggml_backend_t_ctypes * len(self._backends))(*self._backends)
         scheduler = c.ggml_backend_sched_new(
-            backends, None, len(self._backends), nodes, False, True
+            backends, self._buffer_types(), len(self._backends), nodes, False, True
         )
         if not scheduler:
             raise DeviceError("ggml could not create its scheduler")
         stack.callback(c.ggml_backend_sched_free, scheduler)
         return scheduler
+
+    def _buffer_types(self) -> Any:
+        """Of each backend, the memory for what it computes; None for the usual.
+
+        What goes to a device of its own waits for it in memory that the device copies from by
+        itself, where it has such.
+        """
+        pinned = c.ggml_backend_dev_host_buffer_type(self.device_handle) if self.apart else None
+        if not pinned:
+            return None
+        own = c.ggml_backend_dev_buffer_type(self.device_handle)
+        return (c.ggml_backend_buffer_type_t_ctypes * 2)(own, pinned)
 
     def after_fork(self) -> None:
         """Leave to the parent what computes; the first use in the child makes it anew.
