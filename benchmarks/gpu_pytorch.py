@@ -41,6 +41,7 @@ if __name__ == "__main__":  # the package loads ggml, which its reference does n
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.batched.floor import Clock, flops, rates, timed
@@ -85,9 +86,9 @@ def lengths_of(args: argparse.Namespace, batch: int) -> list[list[int]]:
     return [ordered[at : at + batch] for at in range(0, len(ordered), batch)]
 
 
-def prepare(args: argparse.Namespace, counts: list[int], runner: Runner) -> Pass:
+def prepare(args: argparse.Namespace, counts: list[int], runner: Runner, seed: int = 0) -> Pass:
     """Features of noise, and tokens for the slots."""
-    config, generator = runner.config, torch.Generator().manual_seed(args.seed)
+    config, generator = runner.config, torch.Generator().manual_seed(args.seed + seed)
     samples = 0.1 * torch.randn(len(counts), max(counts), generator=generator)
     samples *= torch.arange(max(counts)) < torch.tensor(counts)[:, None]
     if runner.model.device.type == "cuda":
@@ -102,7 +103,7 @@ def prepare(args: argparse.Namespace, counts: list[int], runner: Runner) -> Pass
         seconds.append(clock.seconds()["features"])
     forced = None
     if args.tokens_per_second is not None:
-        rng = np.random.default_rng(args.seed)
+        rng = np.random.default_rng(args.seed + seed)
         most = min(config.semantics.slot_id, config.editor.vocab_size)
         forced = [
             rng.integers(0, most, round(args.tokens_per_second * n / RATE)).tolist() for n in counts
@@ -120,6 +121,8 @@ def fastest(device: torch.device, ways: dict[str, Callable[[], object]]) -> dict
             found[name] = timed(device, way)
         except RuntimeError as error:  # of what no kernel of the device takes
             print(f"{name}: {str(error).splitlines()[0]}", flush=True)
+    if not found:
+        raise RuntimeError(f"none of {', '.join(ways)} runs on {device}")
     return dict(sorted(found.items(), key=lambda item: item[1]))
 
 
@@ -148,15 +151,17 @@ def orders_of(runner: Runner, features: Tensor) -> dict[str, float]:
     cos, sin = model.turns(rows)
 
     def attend(order: str) -> None:
-        with attention(order):
+        with attention(order, model.device):
             model.blocks[0].attend(frames, None)
             model.layers[0].attend(hidden, cos, sin, None)
 
     return fastest(model.device, {order: partial(attend, order) for order in ORDERS})
 
 
-def attention(order: str) -> AbstractContextManager[Any]:
-    """Only fused kernels, the first named first."""
+def attention(order: str, device: torch.device) -> AbstractContextManager[Any]:
+    """Only fused kernels on a GPU, the first named first."""
+    if device.type != "cuda":
+        return nullcontext()
     return sdpa_kernel([ATTENTION[name] for name in order.split(">")], set_priority=True)
 
 
@@ -171,6 +176,35 @@ def compile_layers(model: Batched, mode: str) -> None:
     model.pool = torch.compile(posterior_pool, **options)
 
 
+def check(args: argparse.Namespace, model: Batched, mode: str) -> None:
+    """Print how near the editor's final states come to those of the reference, one by one.
+
+    Each batch runs twice with other features, so that what is played from a record shows, too.
+    """
+    reference = load_model(args.checkpoint, model.dtype).to(model.device)
+    runner = Runner(model, graphs="graphs" in mode)
+    for seconds in ((3.1, 7.77, 12.0), (7.77, 7.77)):
+        for seed in range(2):
+            one = prepare(args, [round(RATE * some) for some in seconds], runner, seed)
+            with attention(args.attention or ORDERS[0], model.device):
+                found = runner.run(one.features, one.frames, Clock(model.device), one.forced)
+            cosines = []
+            rows = found.rows.split([len(text) for text in found.texts])
+            for mel, n, text, row in zip(one.features, one.frames, found.texts, rows, strict=True):
+                features = mel[None, :n].to(model.device, model.dtype)
+                encoded = reference.encoder(features)
+                audio = reference.audio_tokens(reference.projector(encoded.output), n)
+                ids = torch.tensor([text], device=model.device)
+                inputs = torch.cat([audio, reference.editor.embed_tokens(ids)], dim=1)
+                expected = reference.editor.hidden(inputs)[0, audio.shape[1] :]
+                cosines.append(F.cosine_similarity(row.float(), expected.float()))
+            least, mean = torch.cat(cosines).min(), torch.cat(cosines).mean()
+            print(f"{mode}, {seconds} s, 1 - cosine to the reference: mean {1 - mean:.1e}, "
+                  f"most {1 - least:.1e}", flush=True)  # fmt: skip
+            if not mean > 0.99:
+                raise SystemExit("the batched forward is not the reference's")
+
+
 def measure(args: argparse.Namespace, model: Batched, mode: str, batch: int) -> dict[str, Any]:
     """Medians over the repeats, summed over the passes."""
     started, device = time.perf_counter(), model.device
@@ -183,13 +217,12 @@ def measure(args: argparse.Namespace, model: Batched, mode: str, batch: int) -> 
     forms = {args.conv: 0.0} if args.conv else forms_of(runner, some, compiled)
     for block in model.blocks:
         block.form = next(iter(forms))
-    orders: dict[str, float] = {}
+    orders = {args.attention: 0.0} if args.attention else orders_of(runner, some)
     if cuda:
-        orders = {args.attention: 0.0} if args.attention else orders_of(runner, some)
         torch.cuda.reset_peak_memory_stats()
     stages: dict[str, float] = dict.fromkeys(STAGES, 0.0)
     work, total, frames, texts = dict.fromkeys(STAGES, 0.0), 0.0, [], []
-    with attention(next(iter(orders))) if cuda else nullcontext():
+    with attention(next(iter(orders)), device):
         for one in passes:
             whole, by_stage, ids = repeat(args, runner, one)
             total += whole
@@ -295,7 +328,7 @@ def report(found: Sequence[dict[str, Any]]) -> None:
         print(f"| {one['mode']} | {one['batch']} | {padding:.1%} | {sum(work.values()) / 1e12:.2f} "
               f"| {1e3 * one['floor_seconds']:.2f} | {one['floor_seconds'] / one['seconds']:.2f} "
               f"| {cells} | {next(iter(one['convolution']))} "
-              f"| {next(iter(one['attention']), '')} |")  # fmt: skip
+              f"| {next(iter(one['attention']))} |")  # fmt: skip
     names = list(found[0]["rates"])
     print(f"\n| batch | {' | '.join(f'{name} TFLOP/s' for name in names)} | copy GB/s |")
     print("|---:|" + "---:|" * (len(names) + 1))
@@ -324,6 +357,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--conv", choices=FORMS, help="default: the fastest at each batch size")
     parser.add_argument("--head-rows", type=int, default=4096, help="rows of logits at a time")
     parser.add_argument("--cube", type=int, default=8192, help="side of the product for the floor")
+    parser.add_argument("--check", action="store_true", help="compare with the reference, too")
     parser.add_argument("--profile", type=int, metavar="BATCH")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
@@ -337,6 +371,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     args = parse()
     torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True
     model = Batched(load_model(args.checkpoint, TORCH_DTYPES[args.dtype]), args.head_rows)
     model = model.to(args.device).eval()
     found = []
@@ -344,6 +379,8 @@ def main() -> None:
     for mode in sorted(args.modes.split(","), key=MODES.index):
         if "compile" in mode:
             compile_layers(model, args.compile_mode)
+        if args.check:
+            check(args, model, mode)
         for batch in map(int, args.batch.split(",")):
             try:
                 found.append(measure(args, model, mode, batch))

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from benchmarks.batched.floor import Clock, flops  # noqa: E402
 from benchmarks.batched.model import FORMS, Batched, log_mels  # noqa: E402
-from benchmarks.batched.passes import Ids, Runner  # noqa: E402
+from benchmarks.batched.passes import Runner  # noqa: E402
 from granite_gguf.reference import Reference, log_mel  # noqa: E402
 from tests.reference import tiny  # noqa: E402
 from tests.signals import synthetic_audio  # noqa: E402
@@ -25,6 +30,7 @@ LAYOUT = "granite_speech_nar"
 FRAMES = (3, 20, 67, 44)
 Frames = tuple[int, ...]
 CPU = torch.device("cpu")
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -45,22 +51,8 @@ def features(audio: list[np.ndarray]) -> torch.Tensor:
     return log_mels(padded, counts, tiny.config(LAYOUT).front_end)
 
 
-class Watched(Runner):
-    """A runner that keeps what its heads read."""
-
-    def __init__(self, head_rows: int = 7) -> None:
-        super().__init__(Batched(tiny.model(LAYOUT), head_rows).eval())
-        self.read, self.logits = self.watch(self.read), torch.empty(0)
-
-    def watch(self, read: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., torch.Tensor]:
-        def watching(rows: torch.Tensor) -> torch.Tensor:
-            self.logits = rows @ self.model.embed_tokens.weight.T
-            return read(rows)
-
-        return watching
-
-    def of(self, mel: torch.Tensor, frames: Frames, forced: list[list[int]] | None = None) -> Ids:
-        return self.run(mel, frames, Clock(CPU), forced)
+def runner() -> Runner:
+    return Runner(Batched(tiny.model(LAYOUT), head_rows=7).eval())
 
 
 def test_features_are_the_front_ends() -> None:
@@ -75,10 +67,10 @@ def test_features_are_the_front_ends() -> None:
 @pytest.mark.parametrize("frames", [FRAMES, (67,), (60, 60, 60)], ids=["mixed", "one", "equal"])
 @pytest.mark.parametrize("form", FORMS)
 def test_it_is_the_reference(frames: Frames, form: str) -> None:
-    audio, runner = recordings(frames), Watched()
-    for block in runner.model.blocks:
+    audio, batched = recordings(frames), runner()
+    for block in batched.model.blocks:
         block.form = form
-    found = runner.of(features(audio), frames)
+    found = batched.run(features(audio), frames, Clock(CPU))
     reference = Reference(tiny.model(LAYOUT), tiny.tokenizer())
     expected = [reference.run(samples) for samples in audio]
     assert found.hypotheses == [stages.hypothesis_ids.tolist() for stages in expected]
@@ -87,23 +79,46 @@ def test_it_is_the_reference(frames: Frames, form: str) -> None:
     assert len(set(map(tuple, found.hypotheses))) == len(frames)
     # The best ids say little of what the editor saw of the audio.
     logits = np.concatenate([stages.editing_logits for stages in expected])
-    np.testing.assert_allclose(runner.logits.numpy(), logits, rtol=0, atol=1e-4)
+    found_logits = found.rows @ batched.model.embed_tokens.weight.T
+    np.testing.assert_allclose(found_logits.numpy(), logits, rtol=0, atol=1e-4)
 
 
 def test_forced_tokens_take_the_slots() -> None:
-    found = Watched().of(features(recordings((40, 40))), (40, 40), [[1, 2], [3]])
+    found = runner().run(features(recordings((40, 40))), (40, 40), Clock(CPU), [[1, 2], [3]])
     assert found.texts == [[256, 1, 256, 2, 256, 256, 256, 256], [256, 3, *[256] * 6]]
 
 
 def test_work_is_counted_as_pytorch_counts_it() -> None:
-    runner, mel = Watched(), features(recordings((60, 60)))
+    batched, mel = runner(), features(recordings((60, 60)))
     # Fused attention is not counted on a CPU.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        found = runner.of(mel, (60, 60), [[5] * 9, [6] * 9])
-    e, g = tiny.ENCODER, tiny.EDITOR
-    # Keys of relative positions are rounded up, from 20 to 32; pooling counts as a product; and
-    # this test reads the logits once more.
+        found = batched.run(mel, (60, 60), Clock(CPU), [[5] * 9, [6] * 9])
+    e = tiny.ENCODER
+    # Keys of relative positions are rounded up, from 20 to 32, and pooling counts as a product.
     more = 2 * e.n_layers * 120 * (32 - 20) * e.n_heads * e.head_dim
-    more += 2 * 120 * e.d_model + 2 * 38 * g.d_model * g.vocab_size
-    work = flops(runner.config, (60, 60), [len(text) for text in found.texts])
+    more += 2 * 120 * e.d_model
+    work = flops(batched.config, (60, 60), [len(text) for text in found.texts])
     assert counter.get_total_flops() - more == sum(work.values())
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs_and_needs_no_ggml(tmp_path: Path) -> None:
+    tiny.write_checkpoint(tmp_path, LAYOUT)
+    out = tmp_path / "found.jsonl"
+    script = (
+        "import runpy, sys; sys.modules['ggml'] = None; "
+        "runpy.run_module('benchmarks.gpu_pytorch', run_name='__main__')"
+    )
+    options = "--device cpu --dtype f32 --lengths 1-2 --clips 4 --batch 2 --repeats 2 --warm-ups 0"
+    command = [sys.executable, "-c", script, tmp_path, *options.split(), "--tokens-per-second", "5"]
+    command += ["--check", "--cube", "32", "--profile", "2", "--out", out]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    found = json.loads(out.read_text("utf-8"))
+    assert found["passes"] == 2
+    assert 4 < found["audio_seconds"] < 8
+    assert found["text_rows"] > 2 * 5 * found["audio_seconds"]
+    assert sum(found["stages"].values()) == pytest.approx(found["seconds"], rel=0.1)
+    differences = [float(number) for number in re.findall(r"most (\S+)", printed)]
+    assert len(differences) == 4
+    assert max(differences) < 1e-5
+    assert "aten::addmm" in printed

@@ -59,6 +59,7 @@ class Ids:
     texts: list[list[int]]  # with slots
     edited: list[list[int]]  # the best id of every text row
     tokens: list[list[int]]  # collapsed
+    rows: Tensor  # final states of all text rows, until the next pass
 
 
 class Runner:
@@ -129,7 +130,7 @@ class Runner:
         best = _cut(edited.tolist(), lengths)
         found = [collapse(ids, rules.slot_id) for ids in best]
         clock.mark("text")
-        return Ids(hypotheses, texts, best, found)
+        return Ids(hypotheses, texts, best, found, last)
 
 
 def _cut(ids: list[int], lengths: Ints) -> list[list[int]]:
