@@ -83,6 +83,15 @@ def test_it_is_the_reference(frames: Frames, form: str) -> None:
     np.testing.assert_allclose(found_logits.numpy(), logits, rtol=0, atol=1e-4)
 
 
+def test_padding_is_not_pooled() -> None:
+    mel = features(recordings(FRAMES))
+    _, pooled = runner().model.encode(mel, torch.tensor(FRAMES))
+    encoder = tiny.model(LAYOUT).encoder
+    for row, features_of_one, frames in zip(pooled, mel, FRAMES, strict=True):
+        expected = encoder(features_of_one[None, :frames]).pooled[0]
+        torch.testing.assert_close(row[: len(expected)], expected, rtol=0, atol=1e-5)
+
+
 def test_forced_tokens_take_the_slots() -> None:
     found = runner().run(features(recordings((40, 40))), (40, 40), Clock(CPU), [[1, 2], [3]])
     assert found.texts == [[256, 1, 256, 2, 256, 256, 256, 256], [256, 3, *[256] * 6]]
