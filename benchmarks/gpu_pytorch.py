@@ -23,6 +23,7 @@ import argparse
 import json
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -168,7 +169,8 @@ def attention(order: str, device: torch.device) -> AbstractContextManager[Any]:
 def compile_layers(model: Batched, mode: str) -> None:
     """Compile what repeats, once for all layers, and the small stages whole."""
     torch._dynamo.config.recompile_limit = 64
-    options = {} if mode == "default" else {"mode": mode}
+    options: dict[str, Any] = {"dynamic": False}  # the code that fits each shape best
+    options |= {} if mode == "default" else {"mode": mode}
     for layer in (*model.blocks, *model.layers):
         layer.compile(**options)
     model.feed_back = torch.compile(model.feed_back, **options)
@@ -306,16 +308,22 @@ def profile(runner: Runner, one: Pass, rows: int = 25) -> None:
     print(flush=True)
 
 
-def report(found: Sequence[dict[str, Any]]) -> None:
+def report(args: argparse.Namespace, found: Sequence[dict[str, Any]]) -> None:
     """Tables: seconds by stage, work and floor, measured rates."""
+    first = found[0]
+    print(f"\n{first['device']}, PyTorch {first['torch']}, {args.dtype}, median of {args.repeats}, "
+          f"features from host memory to ids in host memory; {args.checkpoint}")  # fmt: skip
     names = " | ".join(f"{name} ms" for name in STAGES)
-    print(f"\n| mode | batch | audio s | {names} | total ms | RTFx | peak GB | features ms |")
-    print("|---|---:|---:|" + "---:|" * (len(STAGES) + 4))
+    print(f"\n| mode | batch | audio s | {names} | total ms | RTFx | peak GB | features ms "
+          "| RTFx with features |")  # fmt: skip
+    print("|---|---:|---:|" + "---:|" * (len(STAGES) + 5))
     for one in found:
         cells = " | ".join(f"{1e3 * one['stages'][name]:.2f}" for name in STAGES)
         print(f"| {one['mode']} | {one['batch']} | {one['audio_seconds']:.0f} | {cells} "
               f"| {1e3 * one['seconds']:.2f} | {one['rtfx']:.0f} | {one['peak_bytes'] / 1e9:.2f} "
-              f"| {1e3 * one['feature_seconds']:.2f} |")  # fmt: skip
+              f"| {1e3 * one['feature_seconds']:.2f} "
+              f"| {one['audio_seconds'] / (one['seconds'] + one['feature_seconds']):.0f} |"
+        )  # fmt: skip
     counted = [name for name in STAGES if found[0]["flops"][name]]
     names = " | ".join(f"{name} TFLOP/s" for name in counted)
     print(f"\n| mode | batch | padding | TFLOP | floor ms | floor / total | {names} "
@@ -374,28 +382,31 @@ def main() -> None:
     torch.backends.cudnn.benchmark = True
     model = Batched(load_model(args.checkpoint, TORCH_DTYPES[args.dtype]), args.head_rows)
     model = model.to(args.device).eval()
-    found = []
+    found, failed = [], []
     # What is compiled stays so.
     for mode in sorted(args.modes.split(","), key=MODES.index):
         if "compile" in mode:
             compile_layers(model, args.compile_mode)
-        if args.check:
-            check(args, model, mode)
-        for batch in map(int, args.batch.split(",")):
+        steps = [partial(check, args, model, mode)] if args.check else []
+        steps += [partial(measure, args, model, mode, int(n)) for n in args.batch.split(",")]
+        for step in steps:
             try:
-                found.append(measure(args, model, mode, batch))
-            except torch.OutOfMemoryError as error:
-                print(f"{mode}, {batch}: {str(error).splitlines()[0]}", flush=True)
+                figures = step()
+            except (RuntimeError, torch._dynamo.exc.TorchDynamoException):
+                # The others are wanted all the same: time on such a machine is dear.
+                traceback.print_exc()
+                failed.append(f"{mode}: {step.func.__name__}{step.args[3:]}")
                 continue
+            if figures is None:
+                continue
+            found.append(figures)
             if args.out:
                 with args.out.open("a", encoding="utf-8") as file:
-                    print(json.dumps(found[-1]), file=file)
-    if not found:
-        raise SystemExit("nothing could be measured")
-    first = found[0]
-    print(f"\n{first['device']}, PyTorch {first['torch']}, {args.dtype}, median of {args.repeats}, "
-          f"features from host memory to ids in host memory; {args.checkpoint}")  # fmt: skip
-    report(found)
+                    print(json.dumps(figures), file=file)
+    if found:
+        report(args, found)
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":
