@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from granite_gguf.errors import GraniteError, InputError, brief
 from granite_gguf.model import load
+from granite_gguf.passes import Cache
 from granite_gguf.places import file_system, import_extra, is_address, reaching
 from granite_gguf.placing.kernel_choice import AUTO, Precision
 from granite_gguf.transcript import Transcript
@@ -87,10 +88,11 @@ class Transcriber:
     Args:
         model: as in :func:`granite_gguf.load`.
         threads: CPU threads; by default the actor's CPUs, elsewhere all there are.
-        device: as in :func:`granite_gguf.load`, like the next three.
+        device: as in :func:`granite_gguf.load`, like the next four.
         precision: as there.
         low_memory: as there.
         kernels: as there.
+        cache: as there.
         options: as of :meth:`granite_gguf.Model.transcribe`.
 
     Raises:
@@ -106,6 +108,7 @@ class Transcriber:
         precision: str = Precision.EXACT,
         low_memory: bool = False,
         kernels: str = AUTO,
+        cache: str = Cache.F16,
         **options: Unpack[TranscribeOptions],
     ) -> None:
         given = ThreadsAndDevice.of_actor(device)
@@ -116,6 +119,7 @@ class Transcriber:
             precision=precision,
             low_memory=low_memory,
             kernels=kernels,
+            cache=cache,
         )
         self.model.check(divide({**options}).options)
         self._options = options

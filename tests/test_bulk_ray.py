@@ -7,6 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from granite_gguf.cli import app
+from granite_gguf.errors import InputError
 
 
 @pytest.mark.slow
@@ -42,17 +46,23 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
-def test_what_the_model_cannot_do_is_told_before_ray_is_started(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "option, value, says",
+    [
+        ("--prompt", "what?", "takes no prompt"),
+        ("--cache", "f32", "keeps none"),
+        ("--clip", "5-2", "begins at 5 s and ends at 2 s"),
+        ("--clip", "a-b", "expected START-END in seconds"),
+    ],
+)
+def test_what_cannot_be_done_is_told_before_ray_is_started(
+    tmp_path: Path, option: str, value: str, says: str
+) -> None:
     pytest.importorskip("ray")
-    run = subprocess.run(
-        [sys.executable, "-m", "granite_gguf", "bulk", str(tmp_path), "-o", str(tmp_path / "out"),
-         "--prompt", "what?"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert run.returncode == 2
-    assert "takes no prompt" in run.stderr
-    assert not (tmp_path / "out").exists()
+    out = tmp_path / "out"
+    done = CliRunner().invoke(app, ["bulk", str(tmp_path), "-o", str(out), option, value])
+    assert isinstance(done.exception, InputError) and says in str(done.exception)
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("address", ["", "head:6379"])

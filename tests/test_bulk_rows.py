@@ -99,6 +99,15 @@ def test_channels_are_told_in_segments(tmp_path: Path) -> None:
     assert [(s["channel"], s["text"]) for s in row["segments"]] == [(1, ""), (2, TEXTS[0])]
 
 
+def test_the_same_stretch_of_each_is_taken() -> None:
+    made = Transcriber(threads=1, clip=(1, 2.25))
+    rows = made({"path": [NAMES[2], NAMES[0]], "bytes": [None, CONTENTS[0]]}).to_pylist()
+    made.model.close()
+    for row, text in zip(rows, (TEXTS[2], TEXTS[0]), strict=True):
+        assert [(s["start"], s["end"]) for s in row["segments"]] == [(1.0, 2.25)]
+        assert row["duration"] == 1.25 and 0 < len(row["text"].split()) < len(text.split())
+
+
 def test_a_fault_is_found_to_be_that_of_one_row(
     transcriber: Transcriber, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +186,7 @@ def test_contents_are_read_from_parquet(folder: Path) -> None:
         ("s9://bucket/a", "s9://bucket/a: cannot be used: .*Protocol not known"),
         ("bad.jsonl", r"bad.jsonl, line 2: is .*expected an object with a path"),
         ("text.parquet", r"has the columns text; expected contents"),
+        ("parts.jsonl", "line 2: is a part of a recording, from its offset 2.5 on"),
         ("none.parquet", r"row 1 has no path as 'path'"),
         ("broken.parquet", "broken.parquet: cannot be used: .*Parquet"),
         ("empty.txt", "names no recordings"),
@@ -184,6 +194,8 @@ def test_contents_are_read_from_parquet(folder: Path) -> None:
 )
 def test_what_names_nothing_is_an_error(folder: Path, name: str, why: str) -> None:
     (folder / "bad.jsonl").write_text('{"path": "a.flac"}\n{"text": "x"}\n', encoding="utf-8")
+    parts = ({"path": "a.flac", "offset": offset} for offset in (0, 2.5))
+    (folder / "parts.jsonl").write_text("\n".join(map(json.dumps, parts)), encoding="utf-8")
     pq.write_table(pa.table({"text": ["x"]}), folder / "text.parquet")
     pq.write_table(pa.table({"path": ["a.flac", None]}), folder / "none.parquet")
     (folder / "broken.parquet").write_bytes(b"PAR1 and no more")

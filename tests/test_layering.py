@@ -50,7 +50,7 @@ ROOMS = {
     "places": "",
     "live": "model sound transcription",
     "serve": "formats live memory model passes places placing ray transcript transcription",
-    "ray": "model places placing transcript transcription",
+    "ray": "model passes places placing transcript transcription",
     "bulk": "places ray sound",
     "parity": "architectures ggml model recorded spec storage",
     "reference": "recorded",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -12,9 +13,11 @@ import gguf
 import numpy as np
 import pytest
 import soundfile
+from typer.testing import CliRunner
 
 from granite_gguf import ComparisonError
 from granite_gguf.arrays import AnyArray, FloatArray
+from granite_gguf.cli import app
 from granite_gguf.converters import convert
 from granite_gguf.ggml import F16, F32, GGMLType
 from granite_gguf.parity import Recorded, diff_model, read_reference, record, write_reference
@@ -335,6 +338,21 @@ def test_command(speech_files: dict[str, Path], samples: FloatArray, tmp_path: P
     assert_refused(
         run("diff", speech_files["base"], reference, wav), 2, "encoder_output is 128 wide"
     )
+
+
+@pytest.mark.parametrize("cache, least", [("f32", 0.999999), ("f16", 0.9999)])
+def test_the_command_judges_by_what_the_cache_is(
+    cache: str, least: float, speech_files: dict[str, Path], samples: FloatArray, tmp_path: Path
+) -> None:
+    wav = tmp_path / "speech.wav"
+    soundfile.write(wav, samples, 16_000, subtype="FLOAT")
+    command = ["diff", str(speech_files["plus"]), str(reference_path("plus")), str(wav)]
+    more = ["--stages", "step_logits,encoder_output", "--cache", cache, "--json"]
+    done = CliRunner().invoke(app, [*command, *more])
+    assert done.exit_code == 0, done.output
+    (found,) = json.loads(done.stdout)["models"]
+    limits = {stage["stage"]: stage["threshold"] for stage in found["stages"]}
+    assert limits == {"encoder_output": 0.999999, "step_logits": least}
 
 
 # What can be compared, and what cannot

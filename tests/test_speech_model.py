@@ -20,6 +20,7 @@ from granite_gguf.architectures import architecture_of, open_model_file
 from granite_gguf.bench import measure
 from granite_gguf.bench.measure import count_products
 from granite_gguf.cli import app
+from granite_gguf.demo import DEMO_MODEL
 from granite_gguf.errors import InputTypeError
 from granite_gguf.formats import FORMATS, Shape
 from granite_gguf.ggml import F16, F32
@@ -258,6 +259,25 @@ def test_what_keys_and_values_are_kept_as(
         ["transcribe", "-m", str(speech_files["base"]), str(audio_file), *more, "-v", "-d", "cpu"],
     )
     assert result.exit_code == 0 and "tokens in" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["diff", "eval", "bench", "imatrix"])
+def test_every_command_that_loads_is_told_what_they_are_kept_as(
+    command: str, speech_files: dict[str, Path], audio_file: Path, tmp_path: Path
+) -> None:
+    if command == "eval":
+        pytest.importorskip("kaldialign")
+        pytest.importorskip("whisper_normalizer")
+    (tmp_path / "set.jsonl").write_text(json.dumps({"audio": str(audio_file), "text": "a"}))
+    given = {
+        "diff": [str(DEMO_MODEL), str(speech_files["base"]), str(audio_file)],
+        "eval": ["-m", str(DEMO_MODEL), str(tmp_path / "set.jsonl")],
+        "bench": [str(DEMO_MODEL), str(audio_file)],
+        "imatrix": [str(DEMO_MODEL), str(audio_file), "-o", str(tmp_path / "out.gguf")],
+    }
+    done = runner.invoke(app, [command, *given[command], "--cache", "f32"])
+    assert isinstance(done.exception, InputError)
+    assert "cache is 'f32', and this model (NAR) keeps none" in str(done.exception)
 
 
 @pytest.mark.filterwarnings("ignore::granite_gguf.AudioWarning")

@@ -148,6 +148,11 @@ def _json_paths(name: str) -> Iterator[str]:
                 f"{place}: is {brief(line)}, expected an object with a path as {_PATHS[0]!r}, "
                 + " or ".join(map(repr, _PATHS[1:]))
             )
+        if fields.get("offset"):
+            raise InputError(
+                f"{place}: is a part of a recording, from its offset {brief(fields['offset'])} on; "
+                "here each is taken whole, or one stretch for all of them (clip): cut it first"
+            )
         yield path
 
 

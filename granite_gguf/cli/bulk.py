@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from granite_gguf import passes
 from granite_gguf.cli.console import counting_progress, print_note
 from granite_gguf.cli.groups import command
 from granite_gguf.cli.leaving import EXIT_FAILED
 from granite_gguf.cli.model_names import local_model
-from granite_gguf.cli.options import Kernels, ModelOrDemo, Precision, WordTimes
+from granite_gguf.cli.options import Cache, Kernels, ModelOrDemo, Precision, WordTimes
 from granite_gguf.cli.wishes import Wishes
 from granite_gguf.demo import DEMO_MODEL, DEMO_NOTE
 from granite_gguf.ggml import default_threads
@@ -97,6 +98,7 @@ def bulk(
     wishes: Wishes,
     precision: Precision = kernel_choice.Precision.EXACT,
     kernels: Kernels = kernel_choice.AUTO,
+    cache: Cache = passes.Cache.F16,
 ) -> None:
     """Transcribe very many recordings, with Ray.
 
@@ -124,10 +126,11 @@ def bulk(
     options: TranscribeOptions = {"word_times": word_times, **wishes.options()}
     # What is wrong with these is seen here, before many find out.
     file = DEMO_MODEL if model is None else local_model(model)
-    with load(file, threads=1, device="cpu") as loaded:
+    with load(file, threads=1, device="cpu", cache=cache.value) as loaded:
         loaded.check(divide({**options}).options)
     rows = find_rows(recordings)
-    settings = {"model": model or DEMO_MODEL.name, "precision": precision.value, **options}
+    rounding = {"precision": precision.value, "cache": cache.value}
+    settings = {"model": model or DEMO_MODEL.name, **rounding, **options}
     results = Output.open(output, form.value, settings)
     left = without(rows, results.settle(retry=retry_failed))
     if left.num_rows < rows.num_rows:
@@ -135,7 +138,7 @@ def bulk(
         print_note(f"{done} of {rows.num_rows} recordings are done already")
     if not left.num_rows:
         return
-    loading = {"model": model, "precision": precision.value, "kernels": kernels, **options}
+    loading = {"model": model, "kernels": kernels, **rounding, **options}
     summary = Summary()
     started = time.perf_counter()
     with ray_running(default_threads()):

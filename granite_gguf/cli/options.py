@@ -162,6 +162,7 @@ class Computing:
     threads: Threads = None
     device: Device = "auto"
     kernels: Kernels = kernel_choice.AUTO
+    cache: Cache = passes.Cache.F16
 
     def load(self, path: str | Path, **more: Any) -> Model:
         """A model, see :func:`granite_gguf.load`."""
@@ -173,5 +174,4 @@ class Loading(Computing):
     """By what to compute, and how."""
 
     precision: Precision = kernel_choice.Precision.EXACT
-    cache: Cache = passes.Cache.F16
     low_memory: LowMemory = False

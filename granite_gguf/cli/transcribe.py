@@ -12,13 +12,7 @@ import typer
 
 from granite_gguf.cli.console import kernel_lines, print_note
 from granite_gguf.cli.groups import command
-from granite_gguf.cli.inputs import (
-    Recording,
-    find_recordings,
-    parse_clip,
-    parse_shard,
-    raw_format_of,
-)
+from granite_gguf.cli.inputs import Recording, find_recordings, parse_shard, raw_format_of
 from granite_gguf.cli.job import Job, check_failures_file, write_failures
 from granite_gguf.cli.leaving import EXIT_FAILED, EXIT_INTERRUPTED, leave
 from granite_gguf.cli.live import live_stdin
@@ -85,14 +79,6 @@ def transcribe(
         int | None,
         _input(
             min=1, metavar="N", help="Take this audio track of a video, 1 the first, as by default."
-        ),
-    ] = None,
-    clip: Annotated[
-        str | None,
-        _input(
-            metavar="START-END",
-            help="Take this stretch of each recording, in seconds or as H:MM:SS; without END to "
-            "the end. Times stay those of the recording.",
         ),
     ] = None,
     live: Annotated[
@@ -198,7 +184,6 @@ def transcribe(
         "channel": channel,
         "track": track,
         "raw": raw_format_of(raw_rate, raw_format, raw_channels),
-        "clip": parse_clip(clip) if clip is not None else None,
         "word_times": timed,
         **wishes.options(),
     }

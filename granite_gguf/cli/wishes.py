@@ -10,12 +10,24 @@ from typing import Annotated
 import typer
 
 from granite_gguf import passes
-from granite_gguf.cli.options import COMPUTATION, OUTPUT, Channels, ChunkSeconds, Vad
+from granite_gguf.cli.inputs import parse_clip
+from granite_gguf.cli.options import COMPUTATION, INPUT, OUTPUT, Channels, ChunkSeconds, Vad
 from granite_gguf.errors import InputError
 from granite_gguf.transcription.options import TranscribeOptions
 
 _wish = partial(typer.Option, rich_help_panel="Autoregressive models", show_default=False)
 
+Clip = Annotated[
+    str | None,
+    typer.Option(
+        "--clip",
+        metavar="START-END",
+        help="Take this stretch of each recording, in seconds or as H:MM:SS; without END to the "
+        "end. Times stay those of the recording.",
+        rich_help_panel=INPUT,
+        show_default=False,
+    ),
+]
 Task = Annotated[
     passes.Task, _wish(metavar="TASK", help="'transcribe' (default), or 'translate' what is said.")
 ]
@@ -116,6 +128,7 @@ Editor = Annotated[
 class Wishes:
     """What is asked of each recording."""
 
+    clip: Clip = None
     channels: Channels = passes.Channels.MIXED
     chunk_seconds: ChunkSeconds = None
     vad: Vad = passes.Vad.ENERGY
@@ -138,9 +151,10 @@ class Wishes:
         """The same for :meth:`granite_gguf.Model.transcribe`, in plain values.
 
         Raises:
-            InputError: a keyword is empty, or their file cannot be read.
+            InputError: a clip is none, a keyword is empty, or their file cannot be read.
         """
         return {
+            "clip": None if self.clip is None else parse_clip(self.clip),
             "channels": self.channels.value,
             "chunk_seconds": self.chunk_seconds,
             "vad": self.vad.value,
