@@ -4,7 +4,7 @@ Everything outside sees owned objects and numpy arrays. ggml-python's raw functi
 their traps stay in here.
 """
 
-from granite_gguf.ggml import openmp as _openmp  # first, for it is what loads ggml # noqa: F401
+from granite_gguf.ggml import binding as _binding  # first, for it is what loads ggml # noqa: F401
 from granite_gguf.ggml.buffers import Packings, WeightBuffer
 from granite_gguf.ggml.devices import DeviceInfo, default_threads, list_devices
 from granite_gguf.ggml.graph import Graph
