@@ -22,7 +22,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import ggml as c
 import numpy as np
 
 import granite_gguf
@@ -30,6 +29,7 @@ from benchmarks.operations import timed_operations
 from granite_gguf import Model
 from granite_gguf.arrays import Rows
 from granite_gguf.ggml import Runtime
+from granite_gguf.ggml.binding import ggml as c
 from granite_gguf.passes import Options, Piece
 
 RATE = 16_000

@@ -15,10 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import ggml as c
-
 import granite_gguf
 from granite_gguf.ggml import GGMLType, Runtime
+from granite_gguf.ggml.binding import ggml as c
 from granite_gguf.ggml.runtime import UNWATCHED
 
 

@@ -59,4 +59,6 @@ with _few_spins():
         if str(error) != _NOWHERE:
             raise
         with _all_declared():
-            import ggml  # noqa: F401
+            import ggml
+
+__all__ = ["ggml"]
