@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import cast
 
 import numpy as np
 import pytest
 
 from granite_gguf import AudioError, CancelledError, DeadlineError, InputError, Segment
-from granite_gguf.passes import Options, PassLimits, Piece, Stop
+from granite_gguf.arrays import Samples
+from granite_gguf.passes import Options, PassLimits, Piece, Stop, Vad
+from granite_gguf.sound.reading import ALL, AudioStream
+from granite_gguf.sound.source import Source
+from granite_gguf.transcription.recordings import transcribe_source
 from granite_gguf.transcription.scheduler import Scheduler
 
 RATE = 1000
@@ -241,6 +247,76 @@ def test_other_work_takes_turns_too(pool: ThreadPoolExecutor) -> None:
     assert job.result(SOON) == "5"
     for reader in readers:
         reader.result(SOON)
+
+
+def test_what_is_no_pass_goes_before_all_passes_that_wait(pool: ThreadPoolExecutor) -> None:
+    office, order = Office(1), list[str]()
+
+    def ask(number: int) -> None:
+        office.ask(piece(10, number))
+        order.append("pass")
+
+    def read(number: int) -> None:
+        with office.scheduler.turn(Stop()):
+            order.append(f"read {number}")
+
+    first = office.begin(pool, piece(3, 0))
+    jobs = []
+    for count, (do, number) in enumerate([(ask, 1), (read, 2), (ask, 3), (read, 4)], start=1):
+        jobs.append(pool.submit(do, number))
+        office.waiting(count)
+    office.free.set()
+    for job in [first, *jobs]:
+        job.result(SOON)
+    assert order == ["read 2", "read 4", "pass", "pass"]
+
+
+class Recording:
+    """One of a second; if damaged of twelve that break off, and it tells of two."""
+
+    take, name, is_at_hand = ALL, "recording: ", True
+
+    def __init__(self, *, damaged: bool = False) -> None:
+        self._damaged = damaged
+
+    @contextmanager
+    def open(self, rate: int) -> Iterator[AudioStream]:
+        def blocks() -> Iterator[Samples]:
+            yield np.zeros(rate * (12 if self._damaged else 1), np.float32)
+            if self._damaged:
+                raise AudioError("breaks off")
+
+        yield AudioStream(2.0 if self._damaged else 1.0, blocks())
+
+
+def transcribed(office: Office, recording: Recording) -> Iterator[Segment]:
+    options = Options(vad=Vad.OFF, chunk_seconds=5)
+    return transcribe_source(office.scheduler, cast(Source, recording), options, Stop())
+
+
+def test_a_recording_is_over_with_its_last_pass(pool: ThreadPoolExecutor) -> None:
+    """Although another pass is at work by then, and no turn is left to look for its end."""
+    office, late = Office(1), threading.Event()
+    office.error = lambda _pieces: late.wait(SOON) and None if len(office.passes) > 1 else None
+    first = pool.submit(lambda: list(transcribed(office, Recording())))
+    while not office.passes:
+        time.sleep(0.001)
+    second = pool.submit(office.ask, piece(1, 7))
+    office.waiting(1)
+    office.free.set()
+    assert len(first.result(SOON / 4)) == 1 and not second.done()
+    late.set()
+    assert second.result(SOON) == "7"
+
+
+def test_what_is_wrong_behind_the_last_piece_does_not_hide_it() -> None:
+    office = Office(1)
+    office.free.set()
+    segments = transcribed(office, Recording(damaged=True))
+    first, second = next(segments), next(segments)
+    assert first.text == "0" and len(office.passes) == 2 and int(second.text) >= 2 * RATE
+    with pytest.raises(AudioError, match="breaks off"):
+        next(segments)
 
 
 def test_alone(pool: ThreadPoolExecutor) -> None:

@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import replace
 from heapq import merge
 from itertools import chain, count, islice, starmap, tee
+from math import inf
 from operator import attrgetter
 
 import numpy as np
@@ -37,6 +38,7 @@ from granite_gguf.transcription.scheduler import Scheduler
 SHORTEST_CHUNK_SECONDS = 5.0  # the second half of a piece should have a pause between words
 _UNSPLITTABLE_SECONDS = 0.2
 _TURN_SECONDS = 1.0  # pauses that divide what is said on a channel, so that others come between
+_ALMOST_SECONDS = 0.5  # what a header says of the length need not be so exact
 _HEARD_SECONDS = 60.0  # at a time, for the level by which silence is told from sound
 
 
@@ -100,16 +102,17 @@ def transcribe_source(
         with reading():
             stream = stack.enter_context(source.open(scheduler.limits.sample_rate))
             cut = _pieces_of_each if source.take.apart else _pieces
-            found = cut(scheduler.limits, stream, options)
+            read = _Reading(cut(scheduler.limits, stream, options), scheduler.limits, stream)
+            read.on()
         for number in count():
-            with reading():
-                started = time.perf_counter()
-                piece = next(found, None)
-                timings = {"audio": time.perf_counter() - started}
+            if not read.is_on:
+                with reading():
+                    read.on()
+            piece = read.take()
             if piece is None:
                 return
             stop.check()
-            yield replace(piece, timings=timings, stop=stop, follows=number > 0)
+            yield replace(piece, stop=stop, follows=number > 0)
 
     def said(piece: Piece) -> Iterator[Segment]:
         for found in _transcribe_piece(scheduler, piece, longest, options, past):
@@ -129,6 +132,47 @@ def transcribe_source(
             for remark in segment.remarks:
                 warnings.warn(f"{source.name}{remark}", AudioWarning, stacklevel=2)
             yield replace(segment, index=index)
+
+
+class _Reading:
+    """The pieces of a stream as they are read.
+
+    Of what comes through no pipe it is known together with the last piece that there is no other,
+    where the stream tells its length: else a recording would not be over before its turn to look.
+    """
+
+    def __init__(self, pieces: Iterator[Piece], limits: PassLimits, stream: AudioStream) -> None:
+        self._pieces, self._next = pieces, deque[Future[Piece | None]]()
+        known = not stream.live and stream.duration is not None
+        end = stream.start + (stream.duration or 0.0) - _ALMOST_SECONDS
+        self._end = end * limits.sample_rate if known else inf
+
+    @property
+    def is_on(self) -> bool:
+        """Whether a piece, the end or an error is there to be taken."""
+        return bool(self._next)
+
+    def on(self) -> None:
+        """Read a piece; behind what must be the last one, look for another."""
+        piece = self._read()
+        if piece is not None and piece.stretch[1] >= self._end:
+            self._read()
+
+    def _read(self) -> Piece | None:
+        started, found = time.perf_counter(), Future[Piece | None]()
+        self._next.append(found)
+        try:
+            piece = next(self._pieces, None)
+        except Exception as error:  # it is raised behind the piece before it
+            found.set_exception(error)
+            return None
+        timings = {"audio": time.perf_counter() - started}
+        found.set_result(piece and replace(piece, timings=timings))
+        return piece
+
+    def take(self) -> Piece | None:
+        """The next piece; None at the end."""
+        return self._next.popleft().result()
 
 
 def _ahead(

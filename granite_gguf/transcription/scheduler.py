@@ -22,6 +22,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import takewhile
 from threading import Condition, Semaphore, get_ident
 
 from granite_gguf.errors import InputError
@@ -35,6 +36,9 @@ _ENOUGH = 0.5  # of a full pass, to begin another beside one that is computed
 
 class Scheduler:
     """Gives out turns, first come, first served; each thread waits for its own.
+
+    What is no pass goes before all passes that wait: it is short, and a recording that is read or
+    over would else wait for every pass that was asked for before.
 
     Args:
         whole: computes with all threads.
@@ -205,7 +209,7 @@ class Scheduler:
         with self._changed:
             try:
                 stop.check()
-                self._queue.append(wish)
+                self._line_up(wish)
                 self._hand_out()
                 while wish not in self._given and not wish.done:
                     if self._closed:
@@ -216,6 +220,11 @@ class Scheduler:
                 wish.gone = True
                 self._leave(wish)
                 raise
+
+    def _line_up(self, wish: _Wish) -> None:
+        short = wish.asked is None and not wish.alone
+        before = takewhile(lambda of: of.asked is None, self._queue) if short else self._queue
+        self._queue.insert(len(list(before)), wish)
 
     def _leave(self, wish: _Wish) -> None:
         """End a turn, or the waiting for one."""
