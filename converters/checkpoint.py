@@ -30,6 +30,7 @@ class Layout(Enum):
     SPEECH = "granite_speech"
     PLUS = "granite_speech_plus"
     LORA = "granite_speech_lora"
+    OLDEST = "granite_speech_3.2"
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ from granite_gguf.storage.writer import TensorSource, write_gguf
 Metadata = dict[str, MetadataValue]
 
 # Of BatchNorm: the one kind of tensor that inference does not need.
-_DROPPED = re.compile(r"\.batch_norm\.num_batches_tracked$")
+_DROPPED = re.compile(r"\.(batch_norm|conv\.net\.5)\.num_batches_tracked$")
 
 
 @dataclass(frozen=True)

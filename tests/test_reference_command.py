@@ -227,6 +227,16 @@ def test_a_model_that_writes(checkpoints: dict[str, Path], tmp_path: Path) -> No
     assert_refused(edits, 2, "is given no prompt")
 
 
+def test_what_only_its_own_code_reads_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from granite_gguf.reference.config import CheckpointError
+    from granite_gguf.reference.speech.layouts import read_config
+
+    make_speech_checkpoint(tmp_path / "oldest", layout="oldest")
+    with pytest.raises(CheckpointError, match=r"is of granite-speech-3\.2.* compare its GGUF"):
+        read_config(tmp_path / "oldest")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["base", "plus", "lora"])
 def test_upstream_of_models_that_write(layout: str, tmp_path: Path) -> None:

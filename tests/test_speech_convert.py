@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from granite_gguf.architectures import open_model_file
 from granite_gguf.arrays import FloatArray
 from granite_gguf.converters import convert
+from granite_gguf.converters.configs import read_config
 from granite_gguf.errors import CheckpointError
 from tests.gguf_reading import decoded, fields
 from tests.support.checkpoint.safetensors_file import write_file
@@ -200,6 +202,42 @@ def test_metadata(files: dict[str, Path], checkpoints: dict[str, Path]) -> None:
     assert base["granite_speech.prompt.default"].startswith("transcribe the speech with proper")
     assert [open_model_file(files[x]).hparams.family for x in LAYOUTS] == ["base", "plus", "3.x"]
     assert open_model_file(files["plus"]).hparams.encoder.captured_blocks == (3, 4)
+
+
+def test_the_oldest_is_the_same_under_other_names(
+    files: dict[str, Path], checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    """So that all which is proved of 3.3 against transformers, which cannot read it, holds."""
+    oldest = checkpoint(tmp_path / "granite-speech", "oldest")
+    made = convert(oldest, tmp_path / "oldest.gguf", outtype="f32")
+    assert made.layout.value == "granite_speech_3.2"
+    expected, found = decoded(files["lora"]), decoded(made.path)
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+    h, later = (open_model_file(path).hparams for path in (made.path, files["lora"]))
+    assert (h.prompt.variant, h.heard) == ("3.2-8b", ("en",))
+    assert (h.encoder.max_pos_emb, h.projector.window_size, h.adapter.rank) == (512, 15, SIZE.rank)
+    assert replace(h, prompt=later.prompt) == later
+
+
+def test_what_the_code_of_the_oldest_takes_by_itself(tmp_path: Path) -> None:
+    absent = dict.fromkeys(("window_size", "downsample_rate"))
+    made = checkpoint(tmp_path / "whole", "oldest")
+    without = edited(made, tmp_path / "short", projector_config=absent, has_lora_adapter=None)
+    config = read_config(without).hparams
+    assert (config.projector.window_size, config.projector.downsample_rate) == (15, 5)
+    (without / ADAPTER).unlink()
+    with pytest.raises(CheckpointError, match=r"no such file, but config\.json says"):
+        read_config(without)
+    bare = edited(made, tmp_path / "bare", has_lora_adapter=False)
+    assert not read_config(bare).hparams.adapter.merged
+    other = edited(made, tmp_path / "other", projector_config={"window_size": 14})
+    with pytest.raises(CheckpointError, match="14"):
+        convert(other, tmp_path / "other.gguf")
+    unknown = edited(made, tmp_path / "unknown", audio_token_index=None)
+    with pytest.raises(CheckpointError, match="the audio token 49155 lies beyond the vocabulary"):
+        convert(unknown, tmp_path / "unknown.gguf")
 
 
 def test_the_longest_pass_is_the_checkpoints(

@@ -4,12 +4,14 @@
     chat_template.jinja → CheckpointConfig
 
 ``granite_speech`` is 4.0-1b and 4.1-2b, ``granite_speech_plus`` the model that lays encoder layers
-side by side, ``granite_speech_lora`` 3.x, whose adapter is added to the language model.
+side by side, ``granite_speech_lora`` 3.3, whose adapter is added to the language model.
+``granite_speech_3.2`` is the same as the code in its repository wrote it, before transformers had
+the model (sources: vLLM's first port of that code, CrispASR's converter; no file was seen).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,11 +24,12 @@ from granite_gguf.converters.checkpoint import (
 )
 from granite_gguf.converters.safetensors_source import read_tensors
 from granite_gguf.converters.speech.adapter import read_adapter
-from granite_gguf.converters.speech.names import DRAFT_PREFIX, checkpoint_key
+from granite_gguf.converters.speech.names import DRAFT_PREFIX, checkpoint_key, oldest_key
 from granite_gguf.converters.speech.prompts import prompt
 from granite_gguf.converters.speech.settled import settled
 from granite_gguf.errors import CheckpointError, brief
 from granite_gguf.fields import JsonFields, read_stage
+from granite_gguf.spec.tensors import TensorSpec
 from granite_gguf.speech.spec import (
     PLUS_SECONDS,
     SPEECH,
@@ -43,6 +46,8 @@ from granite_gguf.storage.keys import Keys
 
 _DRAFT_HEAD = "out_llm.safetensors"
 _FORM = "json"
+_ADAPTED = "has_lora_adapter"
+_OLDEST_PROJECTOR = "granite_speech_qformer"
 
 
 def _recognise(root: JsonFields) -> Layout | None:
@@ -50,12 +55,19 @@ def _recognise(root: JsonFields) -> Layout | None:
     if model_type == "granite_speech_plus":
         return Layout.PLUS
     if model_type == "granite_speech":
-        return Layout.LORA if root.get(bool, "has_lora_adapter", False) else Layout.SPEECH
+        projector = root.find("projector_config")
+        if isinstance(projector, dict) and projector.get("model_type") == _OLDEST_PROJECTOR:
+            return Layout.OLDEST
+        return Layout.LORA if root.get(bool, _ADAPTED, False) else Layout.SPEECH
     return None
 
 
 def _read(directory: Path, root: JsonFields, layout: Layout) -> CheckpointConfig:
-    adapter, changes = read_adapter(directory) if layout is Layout.LORA else (Adapter(), {})
+    key = checkpoint_key
+    if layout is Layout.OLDEST:
+        root, key = _as_written_later(root), oldest_key
+    adapted = layout is Layout.LORA or (layout is Layout.OLDEST and root.get(bool, _ADAPTED))
+    adapter, changes = read_adapter(directory) if adapted else (Adapter(), {})
     draft_head = directory / _DRAFT_HEAD
     has_draft = layout is Layout.SPEECH and draft_head.is_file()
     llm = _llm(directory, root)
@@ -69,19 +81,19 @@ def _read(directory: Path, root: JsonFields, layout: Layout) -> CheckpointConfig
         prompt=prompt(
             _name(directory, root),
             plus=layout is Layout.PLUS,
-            adapter=layout is Layout.LORA,
+            third="3.2" if layout is Layout.OLDEST else "3.3" if layout is Layout.LORA else "",
             draft=has_draft,
             width=llm.d_model,
         ),
     )
-    _check_changes(directory, hparams, changes)
+    _check_changes(directory, hparams, changes, key)
     template = _chat_template(directory)
     return CheckpointConfig(
         SPEECH,
         layout,
         hparams,
         None,
-        checkpoint_key,
+        key,
         beside={DRAFT_PREFIX: draft_head} if has_draft else {},
         changes=changes,
         metadata=(
@@ -93,6 +105,28 @@ def _read(directory: Path, root: JsonFields, layout: Layout) -> CheckpointConfig
 CONFIG = ConfigReader(
     SPEECH, "'granite_speech' or 'granite_speech_plus'", _recognise, _read, settled
 )
+
+
+def _as_written_later(root: JsonFields) -> JsonFields:
+    """A config.json of 3.2 in the form of 3.3, with what its own code takes by itself."""
+    encoder, projector = (
+        root.section(f"{name}_config").values for name in ("encoder", "projector")
+    )
+    values = {
+        "audio_token_index": 49155,
+        _ADAPTED: True,
+        "window_size": 15,
+        "downsample_rate": 5,
+        **root.values,
+        **{
+            name: projector[name]
+            for name in ("window_size", "downsample_rate")
+            if name in projector
+        },
+        "encoder_config": {"max_pos_emb": 512, **encoder},
+        "projector_config": {**projector, "model_type": "blip_2_qformer"},
+    }
+    return JsonFields(root.path, values, root.prefix)
 
 
 def _name(directory: Path, root: JsonFields) -> str:
@@ -239,9 +273,14 @@ def _chat_template(directory: Path) -> str | None:
     return None
 
 
-def _check_changes(directory: Path, hparams: HParams, changes: Mapping[str, Change]) -> None:
+def _check_changes(
+    directory: Path,
+    hparams: HParams,
+    changes: Mapping[str, Change],
+    key_of: Callable[[TensorSpec], str | None],
+) -> None:
     """Refuse an adapter of which something would be left out."""
-    shapes = {checkpoint_key(spec): spec.shape for spec in SPEECH.tensors(hparams).values()}
+    shapes = {key_of(spec): spec.shape for spec in SPEECH.tensors(hparams).values()}
     for key, change in changes.items():
         if key not in shapes:
             raise CheckpointError(

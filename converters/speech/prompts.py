@@ -6,23 +6,23 @@ from granite_gguf.speech.asking import PUNCTUATED, RAW, SYSTEMS
 from granite_gguf.speech.spec import HParams, Prompt, stated_variant
 
 
-def prompt(name: str, *, plus: bool, adapter: bool, draft: bool, width: int) -> Prompt:
+def prompt(name: str, *, plus: bool, third: str, draft: bool, width: int) -> Prompt:
     """How a model is asked.
 
     Args:
         name: of the checkpoint, in which the variant may stand.
         plus: whether it is a plus model.
-        adapter: whether it has an adapter, as 3.x has.
+        third: the version of one of 3.x, else empty.
         draft: whether it has a BPE head, as 4.1 has.
         width: of its language model.
     """
     if plus:
         fallback = "4.1-2b-plus"
-    elif adapter:
-        fallback = "3.3-2b" if width <= 2048 else "3.3-8b"
+    elif third:
+        fallback = f"{third}-{'2b' if width <= 2048 and third != '3.2' else '8b'}"
     else:
         fallback = "4.1-2b" if draft else "4.0-1b"
-    return _asked_by(stated_variant(name, plus=plus, third=adapter) or fallback)
+    return _asked_by(stated_variant(name, plus=plus, third=bool(third)) or fallback)
 
 
 def prompt_of(h: HParams) -> Prompt:

@@ -2,7 +2,8 @@
 
 python tests/support/make_speech_checkpoint.py --layout base --size tiny DIR
 
-Layouts: ``base`` (4.0-1b, 4.1-2b), ``plus`` (4.1-2b-plus), ``lora`` (3.3: with an adapter beside).
+Layouts: ``base`` (4.0-1b, 4.1-2b), ``plus`` (4.1-2b-plus), ``lora`` (3.3: with an adapter beside),
+``oldest`` (3.2: the same under the names of its own code).
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def make_speech_checkpoint(
     write_checkpoint(target, tensors, shards)
     if draft_head:
         write_file(target / DRAFT_HEAD, draft_head_tensors(chosen, seed, stored))
-    if layout == "lora":
+    if layout in ("lora", "oldest"):
         write_file(target / ADAPTER, adapter_tensors(chosen, seed))
     return Written(target, len(tensors), sum(tensor.nbytes for tensor in tensors))
 

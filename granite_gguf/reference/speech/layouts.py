@@ -43,6 +43,12 @@ def _layout(root: Section) -> SpeechLayout:
         raise CheckpointError(
             f"{root.name}: model_type is {model_type!r}, expected {' or '.join(MODEL_TYPES)}"
         )
+    if root.section("projector_config").get("model_type") == "granite_speech_qformer":
+        raise CheckpointError(
+            f"{root.name}: is of granite-speech-3.2, as the code in its repository wrote it; the "
+            "reference reads what transformers does, 3.3 and later: compare its GGUF files among "
+            "themselves"
+        )
     if model_type == "granite_speech_plus" or root.section("encoder_config").get(
         "cat_hidden_layers"
     ):

@@ -7,6 +7,7 @@ and with a head of its own where the embedding is none.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,7 +39,7 @@ from tests.support.checkpoint.weights import (
     encoder_tensors,
 )
 
-SPEECH_LAYOUTS = ("base", "plus", "lora")
+SPEECH_LAYOUTS = ("base", "plus", "lora", "oldest")
 
 LORA_RANK, LORA_ALPHA = 64, 32
 
@@ -126,11 +127,42 @@ SPEECH_SIZES: Mapping[str, SpeechSize] = MappingProxyType(
 
 def speech_tensors(layout: str, size: SpeechSize, seed: int, dtype: str) -> Iterator[StoredTensor]:
     """Every tensor of ``model.safetensors``, floats as ``dtype``, in no particular order."""
+    name = _oldest_name if layout == "oldest" else str
     for tensor in _floats(layout, size):
-        yield StoredTensor(tensor.name, dtype, tensor.shape, partial(tensor.parts, seed))
+        yield StoredTensor(name(tensor.name), dtype, tensor.shape, partial(tensor.parts, seed))
     for n in range(size.encoder.layers):
         key = f"encoder.layers.{n}.conv.batch_norm.num_batches_tracked"
-        yield StoredTensor(key, "I64", (), lambda: [np.array(BATCHES_TRACKED)])
+        yield StoredTensor(name(key), "I64", (), lambda: [np.array(BATCHES_TRACKED)])
+
+
+def _oldest_name(name: str) -> str:
+    """What the code of 3.2 calls a tensor that is called otherwise since.
+
+    `rnn_tr` is a list of the input's layer and the blocks. A feed-forward is Scale(fn=PreNorm(norm,
+    fn=FeedForward(net))), attention PreNorm(norm, fn), and each `net` a sequence: of linear, SiLU,
+    dropout, linear, dropout; of norm, permutation, pointwise, GLU, depthwise, BatchNorm, SiLU,
+    pointwise, permutation, dropout.
+    """
+    if name.startswith("encoder.input_linear."):
+        return name.replace("input_linear", "rnn_tr.0")
+    block = re.fullmatch(r"encoder\.layers\.(\d+)\.(.+)", name)
+    if block is None:
+        return name
+    part = block[2]
+    for pattern, oldest in (
+        (r"^(ff\d)\.pre_norm", r"\1.fn.norm"),
+        (r"^(ff\d)\.up_proj", r"\1.fn.fn.net.0"),
+        (r"^(ff\d)\.down_proj", r"\1.fn.fn.net.3"),
+        (r"^attn\.(to_|rel_)", r"attn.fn.\1"),
+        (r"^attn\.pre_norm", "attn.norm"),
+        (r"^conv\.norm", "conv.net.0"),
+        (r"^conv\.up_conv", "conv.net.2"),
+        (r"^conv\.depth_conv", "conv.net.4"),
+        (r"^conv\.batch_norm", "conv.net.5"),
+        (r"^conv\.down_conv", "conv.net.7"),
+    ):
+        part = re.sub(pattern, oldest, part)
+    return f"encoder.rnn_tr.{int(block[1]) + 1}.{part}"
 
 
 def _floats(layout: str, size: SpeechSize) -> Iterator[RandomTensor]:
@@ -212,7 +244,7 @@ def adapter_tensors(
 
 def write_speech_configs(directory: Path, layout: str, size: SpeechSize, dtype: str) -> None:
     """config.json, the front end's, the generation's and the adapter's, and the chat template."""
-    plus, lora = layout == "plus", layout == "lora"
+    plus, lora = layout == "plus", layout in ("lora", "oldest")
     _write(directory / "config.json", _config(layout, size, DTYPE_NAMES[dtype]))
     if plus:
         _write(directory / "processor_config.json", {"processor_class": "GraniteSpeechProcessor"})
@@ -242,7 +274,7 @@ def _front_end() -> Json:
 
 
 def _config(layout: str, size: SpeechSize, dtype: str) -> Json:
-    plus, lora = layout == "plus", layout == "lora"
+    plus, lora = layout == "plus", layout in ("lora", "oldest")
     code = "granite_speech_plus" if plus else "granite_speech"
     e, p, g = size.encoder, size.projector, size.language
     kind = "Plus" if plus else ""
@@ -321,7 +353,18 @@ def _config(layout: str, size: SpeechSize, dtype: str) -> Json:
     else:
         config["tie_word_embeddings"] = lora
         config["text_config"]["rope_theta"] = 10_000_000.0 if lora else 10000.0
-    return config
+    return _oldest_config(config) if layout == "oldest" else config
+
+
+def _oldest_config(config: Json) -> Json:
+    """Of 3.2, whose code is in its repository."""
+    projector = config["projector_config"]
+    projector |= {name: config.pop(name) for name in ("window_size", "downsample_rate")}
+    projector |= {"model_type": "granite_speech_qformer"}
+    projector["llm_dim"] = config["text_config"]["hidden_size"]
+    del config["encoder_config"]["max_pos_emb"]
+    names = {"AutoConfig": "configuration_granite_speech.GraniteSpeechConfig"}
+    return config | {"auto_map": names}
 
 
 def _write(path: Path, content: Json) -> None:
