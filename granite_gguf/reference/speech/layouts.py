@@ -21,12 +21,13 @@ MODEL_TYPES = ("granite_speech", "granite_speech_plus")
 def read_config(directory: Path) -> SpeechConfig:
     """Hyper-parameters of the checkpoint in `directory`."""
     root = read_json(directory / "config.json")
+    layout = _layout(root)
     encoder = root.section("encoder_config")
     blocks = conformer(encoder)
     beside = tuple(sorted(encoder.get("cat_hidden_layers") or ()))
     check_captured(root, beside, blocks.n_layers)
     config = SpeechConfig(
-        layout=_layout(root),
+        layout=layout,
         front_end=_front_end(directory),
         encoder=blocks,
         beside=beside,
