@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import ggml as c
@@ -74,6 +74,14 @@ class Graph(Closing):
     def tap(self, name: str, tensor: Tensor) -> Tensor:
         """Name an intermediate result; it is kept only when asked for."""
         return self.output(name, tensor) if name in self.taps else tensor
+
+    def unchanged(self) -> AbstractContextManager[None]:
+        """Lets the graph be after the block as it was before.
+
+        A scheduler that plans for several devices puts copies in the place of what its operations
+        read, which it forgets before it plans the next time.
+        """
+        return self._context.unchanged()
 
     def close(self) -> None:
         self._stack.close()

@@ -6,7 +6,7 @@ import ctypes
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from typing import Any, TypeVar
 
 import ggml as c
@@ -239,7 +239,8 @@ class Runtime(Closing):
         work = self._check_room(scheduler, graph)
         # Reserving plans the memory anew. Without it ggml keeps the last graph's plan for any
         # graph with as many nodes, even where an input stands in the place of a weight.
-        reserved = c.ggml_backend_sched_reserve(scheduler, graph.handle)
+        with self._unchanged(graph):
+            reserved = c.ggml_backend_sched_reserve(scheduler, graph.handle)
         if not reserved or not c.ggml_backend_sched_alloc_graph(scheduler, graph.handle):
             raise OutOfMemoryError(
                 f"{graph.purpose}: {self.device.name} refused the memory. {graph.remedy}"
@@ -280,8 +281,9 @@ class Runtime(Closing):
             The bytes of those.
         """
         sizes = (ctypes.c_size_t * len(self._backends))()
-        c.ggml_backend_sched_reserve_size(scheduler, graph.handle, sizes)
-        c.ggml_backend_sched_reset(scheduler)
+        with self._unchanged(graph):
+            c.ggml_backend_sched_reserve_size(scheduler, graph.handle, sizes)
+            c.ggml_backend_sched_reset(scheduler)
         own = sum(tensor.byte_count for tensor in graph.outputs.values())
         work = self._work_bytes
         if len(self._backends) == 1:
@@ -297,6 +299,10 @@ class Runtime(Closing):
                 memory.require(needed, graph.purpose, graph.remedy, room=room)
         self.require(own, graph.purpose, graph.remedy)
         return work
+
+    def _unchanged(self, graph: Graph) -> AbstractContextManager[None]:
+        """Where one device does everything, planning changes nothing."""
+        return graph.unchanged() if len(self._backends) > 1 else nullcontext()
 
     def close(self) -> None:
         self._stack.close()

@@ -9,7 +9,9 @@ of shape ``[in, out]`` multiplies activations ``[in, T]`` into ``[out, T]``.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+import ctypes
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import Enum, auto
 from itertools import accumulate
 from typing import Any, Protocol
@@ -86,6 +88,16 @@ class Context:
         handle = c.ggml_new_tensor_4d(self.take(), int(kind), *_four(ne))
         c.ggml_set_name(handle, name.encode()[: c.GGML_MAX_NAME - 1])
         return Tensor(self, handle)
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Let everything described here be after the block as it was before."""
+        address, size = c.ggml_get_mem_buffer(self.handle), c.ggml_used_mem(self.handle)
+        described = ctypes.string_at(address, size)
+        try:
+            yield
+        finally:
+            ctypes.memmove(address, described, size)
 
     def close(self) -> None:
         if self.handle:
