@@ -95,6 +95,8 @@ def test_wrong_usage(f32_files: dict[str, Path], audio_file: Path, tmp_path: Pat
     assert_refused(run("transcribe", "-m", model, audio_file, "--threads", "0"), 2, "threads")
     assert_refused(run("transcribe", "-m", model, audio_file, "-d", "cuda7"), 2, "cuda7")
     assert_refused(run("transcribe", "-m", model, audio_file, "--nonsense"), 2, "nonsense")
+    cache = run("diff", model, model, audio_file, "--cache", "q8")
+    assert_refused(cache, 2, "Invalid value for '--cache': 'q8' is not one of 'f16', 'f32'")
     assert_refused(run("convert", tmp_path, "-o", tmp_path / "x.gguf"), 2, "config.json")
     assert_refused(run("convert", "no where", "-o", tmp_path / "x.gguf"), 2, "neither a checkpoint")
     assert_refused(run("convert", "some/repo", "-o", tmp_path / "x.gguf"), 2, "some/repo", "Hub")

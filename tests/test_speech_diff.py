@@ -430,9 +430,10 @@ def test_what_cannot_be_compared(
     models: dict[str, Any], references: dict[str, Recorded], samples: FloatArray
 ) -> None:
     base = references["base"]
-    edits = replace(base, architecture="granite_nle")
-    with pytest.raises(ComparisonError, match="is of a model of granite_nle"):
-        diff_model(models["base"], edits, samples)
+    edits = replace(base, architecture="granite_nle", ids={})
+    for stages in (None, ["encoder_output"]):
+        with pytest.raises(ComparisonError, match=r"is of a model of granite_nle.* other stages"):
+            diff_model(models["base"], edits, samples, stages=stages)
     with pytest.raises(ComparisonError, match="encoder_output is 128 wide, the model's 64"):
         diff_model(models["base"], references["plus"], samples)
     fewer = replace(

@@ -146,6 +146,7 @@ def _print_usage(error: typer.BadParameter) -> None:
     context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError":  # its making has printed the help
         return
-    print_error(error.format_message())
+    # What checks values for typer puts its own kind of error before them.
+    print_error(error.format_message().replace(": Value error, ", ": "))
     if context is not None:
         print_note(f"see `{context.command_path} --help`")

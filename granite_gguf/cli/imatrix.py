@@ -37,4 +37,5 @@ def imatrix(
             force=force,
             progress=progress,
         )
-    print_note(f"{output}: {count} matrices from {len(audio)} recordings")
+    recordings = "1 recording" if len(audio) == 1 else f"{len(audio)} recordings"
+    print_note(f"{output}: {count} matrices from {recordings}")

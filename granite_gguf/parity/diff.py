@@ -13,7 +13,12 @@ from granite_gguf.arrays import FloatArray
 from granite_gguf.errors import ComparisonError
 from granite_gguf.model import Model
 from granite_gguf.parity.comparison import Comparison, judge
-from granite_gguf.parity.stages import check_fits, choose_stages, resolve_thresholds
+from granite_gguf.parity.stages import (
+    check_architecture,
+    check_fits,
+    choose_stages,
+    resolve_thresholds,
+)
 from granite_gguf.parity.thresholds import file_precision
 from granite_gguf.recorded.outputs import Names, Precision, Recorded
 from granite_gguf.recorded.stages import IsolatedStages, StageSpec
@@ -82,6 +87,7 @@ def diff_model(
         InputError: there is no such stage, or a threshold is out of range or for none judged.
         AudioError: the recording is too long for one pass.
     """
+    check_architecture(model.file, recorded)
     parity = architecture_of(model.file).parity
     table = parity.table(model.hparams, recorded)
     chosen = choose_stages(table, recorded, stages)

@@ -84,18 +84,26 @@ def resolve_thresholds(
     return limits
 
 
-def check_fits(file: ModelFile[Any], parity: Parity[Any], recorded: Recorded) -> None:
-    """See that the reference is of a model like a file's.
+def check_architecture(file: ModelFile[Any], recorded: Recorded) -> None:
+    """See that the reference is of the architecture of a file, whose stages may be called alike.
 
     Raises:
-        ComparisonError: it is of another architecture; or an output's width or number of rows, or
-            an id, cannot be this model's.
+        ComparisonError: it is of another.
     """
     name = file.format.name
     if recorded.architecture not in ("", name):
         raise ComparisonError(
-            f"{recorded.source}: is of a model of {recorded.architecture}, {file.path} is of {name}"
+            f"{recorded.source}: is of a model of {recorded.architecture}, {file.path} is of "
+            f"{name}, which has other stages: only models of one architecture can be compared"
         )
+
+
+def check_fits(file: ModelFile[Any], parity: Parity[Any], recorded: Recorded) -> None:
+    """See that the reference is of a model like a file's.
+
+    Raises:
+        ComparisonError: an output's width or number of rows, or an id, cannot be this model's.
+    """
     problems = [
         f"{name} is {recorded.arrays[name].shape[1]} wide, the model's {width}"
         for name, width in parity.widths(file.hparams).items()
