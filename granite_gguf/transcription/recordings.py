@@ -122,6 +122,7 @@ def transcribe_source(
     # only being said.
     together = scheduler.limits.together
     ahead = together.padded and options.context is None and source.is_at_hand
+    said_of_all: Iterator[Segment]
     with ExitStack() as stack:
         if ahead:
             said_of_all = stack.enter_context(closing(_ahead(said, pieces(), together.pieces)))
