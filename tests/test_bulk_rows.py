@@ -222,8 +222,9 @@ def test_what_is_done_is_known_and_there_once(tmp_path: Path, form: str, place: 
     assert sorted(Output.open(place, form, {"model": "m"}).settle().to_pylist()) == ["a", "b", "c"]
     failed = any(row["error"] for part in out.parts() for row in out._read(part).to_pylist())
     assert sorted(out.settle(retry=True).to_pylist()) == (["a", "c"] if failed else ["a", "b", "c"])
-    with pytest.raises(OutputError, match="was begun with other options"):
-        Output.open(place, form, {"model": "other"})
+    says = r"was begun with other options: model was 'm' and is 'other', clip was None and is \["
+    with pytest.raises(OutputError, match=says):
+        Output.open(place, form, {"model": "other", "clip": (1.0, None)})
 
 
 def test_an_output_is_no_other_folder(folder: Path) -> None:
@@ -233,6 +234,9 @@ def test_an_output_is_no_other_folder(folder: Path) -> None:
         Output.open("hf://datasets/a/b", "parquet", {})
     out = Output.open("new", "jsonl", {})
     out.write(results(["ü\n"], [None]))
+    (folder / "new" / "_bulk.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(OutputError, match=r"_bulk\.json is damaged"):
+        Output.open("new", "jsonl", {})
     (part,) = (folder / "new").glob("part-*.jsonl")
     assert json.loads(part.read_text(encoding="utf-8"))["path"] == "ü\n"
     part.write_text("{", encoding="utf-8")

@@ -76,10 +76,10 @@ class Output:
                 output._put(_SETTINGS, text.encode())
                 return output
             found = output._get(_SETTINGS)
-        if found != text.encode():
+        if differing := _differences(found, text):
             raise OutputError(
-                f"{name}: was begun with other options, {' '.join(found.decode().split())}, and "
-                f"not {json.dumps(wanted, ensure_ascii=False)}; choose another folder"
+                f"{name}: was begun with other options: {differing}; give the same ones, or choose "
+                "another folder"
             )
         return output
 
@@ -190,3 +190,13 @@ def _writing(name: str) -> Iterator[None]:
             yield
     except InputError as error:
         raise OutputError(str(error)) from error
+
+
+def _differences(there: bytes, here: str) -> str:
+    """Which settings differ, in words; nothing where none does."""
+    try:
+        began, asked = json.loads(there), json.loads(here)
+        names = [name for name in {**began, **asked} if began.get(name) != asked.get(name)]
+    except (ValueError, AttributeError, TypeError):
+        return f"{_SETTINGS} is damaged"
+    return ", ".join(f"{n} was {brief(began.get(n))} and is {brief(asked.get(n))}" for n in names)
