@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -241,6 +242,8 @@ def test_interruption_ends_at_once_and_keeps_what_is_finished(
     folder: Path, model: Path, number: signal.Signals
 ) -> None:
     """Interrupted inside a computation that takes minutes and hears no signal."""
+    for number_of in range(9):  # more than go through one pass
+        shutil.copy("talks/a.wav", f"talks/c{number_of}.wav")
     script = (
         "import hashlib, sys; from granite_gguf import cli; from granite_gguf.nar import stages\n"
         "run, calls = stages.Stages.run_encoder, []\n"
@@ -264,7 +267,8 @@ def test_interruption_ends_at_once_and_keeps_what_is_finished(
     process.send_signal(number)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 128 + number and "Traceback" not in stderr
-    assert [path.name for path in (folder / "out").iterdir()] == ["1.txt"]
+    names = {path.name for path in (folder / "out").iterdir()}
+    assert "1.txt" in names and names < {f"{index}.txt" for index in range(1, 13)}
 
 
 def test_help_fits_a_terminal() -> None:
