@@ -18,7 +18,7 @@ from granite_gguf.passes import Options, PassLimits, Piece, Stop, Vad
 from granite_gguf.sound.reading import ALL, AudioStream
 from granite_gguf.sound.source import Source
 from granite_gguf.transcription.recordings import transcribe_source
-from granite_gguf.transcription.scheduler import Scheduler
+from granite_gguf.transcription.scheduler import Scheduler, TurnsThere
 
 RATE = 1000
 PLAIN = Options()
@@ -40,7 +40,9 @@ class Office:
         self.at_work = self.most_at_work = 0
         self.error: Callable[[Sequence[Piece]], BaseException | None] = lambda _pieces: None
         self._lock = threading.Lock()
-        self.scheduler = Scheduler(self.lane("whole", count), count, lambda n: self.lane(n, 1))
+        self.scheduler = Scheduler(
+            self.lane("whole", count), TurnsThere(count, 1), lambda n: self.lane(n, 1)
+        )
 
     def lane(self, name: object, threads: int) -> object:
         office = self

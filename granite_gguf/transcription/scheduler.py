@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import takewhile
-from threading import Condition, Semaphore, get_ident
+from threading import Condition, RLock, Semaphore, get_ident
 
 from granite_gguf.errors import InputError
 from granite_gguf.forks import tell_after_fork
@@ -31,7 +31,34 @@ from granite_gguf.passes import Lane, Options, PassLimits, Piece, Stop
 from granite_gguf.transcript import Segment
 
 SHORT_SECONDS = 30.0
+MOST_TURNS = 4  # each takes memory for the activations of its recordings
+_APART = 2  # turns of a device of its own: one is filled and emptied while the other computes
+_PREPARING = 8  # threads beside it; more of them only wait for the interpreter
 _ENOUGH = 0.5  # of a full pass, to begin another beside one that is computed
+
+
+@dataclass(frozen=True)
+class TurnsThere:
+    """How many passes run at a time.
+
+    Attributes:
+        count: so many.
+        threads: of the processor, for each.
+        preparing: how many threads may read and prepare pieces beside the passes; None where these
+            take the same turns, with one thread.
+    """
+
+    count: int
+    threads: int
+    preparing: int | None = None
+
+
+def turns_for(threads: int, apart: bool) -> TurnsThere:
+    """The turns on so many threads of the processor, or on a device of its own."""
+    if apart:
+        return TurnsThere(_APART, max(1, threads // _APART), min(threads, _PREPARING))
+    count = min(threads, MOST_TURNS)
+    return TurnsThere(count, threads // count)
 
 
 class Scheduler:
@@ -42,25 +69,17 @@ class Scheduler:
 
     Args:
         whole: computes with all threads.
-        count: how many turns there are, each with its share of the threads.
+        turns: how many there are, each with its share of the threads.
         new_lane: makes the lane of a number with such a share, when it is first wanted; where
             there is only one turn the whole lane takes it.
-        preparing: how many threads may read and prepare pieces beside the passes; by default these
-            take the same turns, with one thread.
 
     Attributes:
         passes: how many passes were computed, by how many pieces went through each.
     """
 
-    def __init__(
-        self,
-        whole: Lane,
-        count: int,
-        new_lane: Callable[[int], Lane],
-        preparing: int | None = None,
-    ) -> None:
-        self._whole, self._count, self._new_lane = whole, count, new_lane
-        self._preparing = preparing
+    def __init__(self, whole: Lane, turns: TurnsThere, new_lane: Callable[[int], Lane]) -> None:
+        self._whole, self._count, self._new_lane = whole, turns.count, new_lane
+        self._preparing = turns.preparing
         self._lanes: list[Lane] = []
         self.passes: Counter[int] = Counter()
         self._closed = False
@@ -69,7 +88,9 @@ class Scheduler:
 
     def after_fork(self) -> None:
         """Of those who wait or compute, none is in the child."""
-        self._changed = Condition()
+        self._lock = RLock()
+        self._over = Condition(self._lock)  # told when a turn ends
+        self._waiting: set[_Wish] = set()
         self._queue: deque[_Wish] = deque()
         self._idle = list(self._lanes)
         self._given: set[_Wish] = set()
@@ -150,16 +171,17 @@ class Scheduler:
 
     def close(self) -> None:
         """Wait for what runs, and give out no more turns."""
-        with self._changed:
+        with self._lock:
             self._closed = True
-            self._changed.notify_all()
+            self.wake()
             while self._given and self._owner != get_ident():
-                self._changed.wait()
+                self._over.wait()
 
     def wake(self) -> None:
         """Let those who wait see whether they are still wanted."""
-        with self._changed:
-            self._changed.notify_all()
+        with self._lock:
+            for wish in self._waiting:
+                wish.tell()
 
     def _compute(self, wish: _Wish) -> None:
         """The pass of a wish and of those that go with it; if it fails, each is to go by itself."""
@@ -174,7 +196,7 @@ class Scheduler:
             for of in wish.together:
                 of.single = True
         else:
-            with self._changed:
+            with self._lock:
                 self.passes[len(asked)] += 1
             for of, segment in zip(wish.together, segments, strict=True):
                 of.found, of.done = segment, True
@@ -185,7 +207,7 @@ class Scheduler:
         if wish.alone or self._count == 1:
             yield self._whole
             return
-        with self._changed:
+        with self._lock:
             if not self._idle:
                 self._lanes.append(self._new_lane(len(self._lanes)))
                 self._idle.append(self._lanes[-1])
@@ -193,7 +215,7 @@ class Scheduler:
         try:
             yield lane
         finally:
-            with self._changed:
+            with self._lock:
                 self._idle.append(lane)
 
     @contextmanager
@@ -206,7 +228,11 @@ class Scheduler:
             self._leave(wish)
 
     def _wait(self, wish: _Wish, stop: Stop) -> None:
-        with self._changed:
+        with self._lock:
+            # Each is told by itself: with hundreds who wait, waking all for one takes the time of
+            # a pass.
+            wish.told = Condition(self._lock)
+            self._waiting.add(wish)
             try:
                 stop.check()
                 self._line_up(wish)
@@ -215,11 +241,13 @@ class Scheduler:
                     if self._closed:
                         raise InputError("the model is closed")
                     stop.check()
-                    self._changed.wait(stop.remaining)
+                    wish.told.wait(stop.remaining)
             except BaseException:
                 wish.gone = True
                 self._leave(wish)
                 raise
+            finally:
+                self._waiting.discard(wish)
 
     def _line_up(self, wish: _Wish) -> None:
         short = wish.asked is None and not wish.alone
@@ -228,16 +256,18 @@ class Scheduler:
 
     def _leave(self, wish: _Wish) -> None:
         """End a turn, or the waiting for one."""
-        with self._changed:
+        with self._lock:
             if wish in self._queue:
                 self._queue.remove(wish)
             self._given.discard(wish)
             # Those whose pass it did not compute wait again, before all others.
             others = [of for of in wish.together if of is not wish and not (of.done or of.gone)]
             self._queue.extendleft(reversed(others))
+            for of in wish.together:
+                of.tell()
             wish.together = []
             self._hand_out()
-            self._changed.notify_all()
+            self._over.notify_all()
 
     def _hand_out(self) -> None:
         """Give turns to those who are first in the queue, as far as there are any."""
@@ -246,15 +276,15 @@ class Scheduler:
             only = first.asked is not None and not self._given and len(self._queue) == 1
             if any(of.alone for of in self._given) or (first.alone and self._given):
                 break
-            taken = self._together(first)
-            if self._given and self.limits.together.padded and not self._enough(taken):
+            if self._given and self.limits.together.padded and not self._enough(self._queue):
                 break
+            taken = self._together(first)
             first.alone = first.alone or only
             first.together = taken
             for of in first.together:
                 self._queue.remove(of)
             self._given.add(first)
-            self._changed.notify_all()
+            first.tell()
 
     def _together(self, first: _Wish) -> list[_Wish]:
         """Those of the queue that go through one pass, so that each free turn gets its share."""
@@ -272,24 +302,19 @@ class Scheduler:
             fitting.sort(key=lambda of: (of is not first, abs(_seconds(of) - length)))
             free = 1
         taken: list[_Wish] = []
+        total = longest = 0.0
         for of in fitting[: min(limits.pieces, -(-len(fitting) // free))]:
-            if taken and self._takes([*taken, of]) > limits.seconds:
+            longest, total = max(longest, _seconds(of)), total + _seconds(of)
+            takes = longest * (len(taken) + 1) if limits.padded else total
+            if taken and takes > limits.seconds:
                 break
             taken.append(of)
         return taken
 
-    def _takes(self, wishes: Sequence[_Wish]) -> float:
-        """Seconds that pieces count together."""
-        seconds = [_seconds(of) for of in wishes]
-        return max(seconds) * len(seconds) if self.limits.together.padded else sum(seconds)
-
     def _enough(self, wishes: Sequence[_Wish]) -> bool:
         """Whether a pass is worth beginning while another is computed."""
-        limits = self.limits.together
-        return (
-            len(wishes) >= _ENOUGH * limits.pieces
-            or self._takes(wishes) >= _ENOUGH * limits.seconds
-        )
+        limits, takes = self.limits.together, max(map(_seconds, wishes)) * len(wishes)
+        return len(wishes) >= _ENOUGH * limits.pieces or takes >= _ENOUGH * limits.seconds
 
 
 @dataclass(frozen=True)
@@ -313,6 +338,7 @@ class _Wish:
         found: the segment, or None where it does not fit.
         done: whether its pass was computed.
         gone: whether nobody waits for it any more.
+        told: what its owner waits on.
     """
 
     asked: _Asked | None = None
@@ -322,6 +348,12 @@ class _Wish:
     found: Segment | None = None
     done: bool = False
     gone: bool = False
+    told: Condition | None = None
+
+    def tell(self) -> None:
+        """Let who waits for it look again."""
+        if self.told is not None:
+            self.told.notify_all()
 
 
 def _seconds(wish: _Wish) -> float:
