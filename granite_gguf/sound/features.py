@@ -10,6 +10,8 @@ Whisper's logarithm, as the checkpoint's feature extractor combines them.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import numpy.typing as npt
 
@@ -97,7 +99,7 @@ def _mel_power(
     padded = np.pad(samples, f.n_fft // 2, mode="reflect")
     windows = np.lib.stride_tricks.sliding_window_view(padded, f.n_fft)[:: f.hop_length][:frames]
     window = _hann(f)
-    bins, weights, starts = _bands(filters)
+    bins, weights, starts = _bands(filters.tobytes(), f.n_mels)
     power = np.empty((len(windows), f.n_mels), np.float32)
     for start in range(0, len(windows), _FRAMES_AT_ONCE):
         part = slice(start, start + _FRAMES_AT_ONCE)
@@ -107,12 +109,14 @@ def _mel_power(
     return power
 
 
-def _bands(filters: npt.NDArray[np.float32]) -> tuple[AnyArray, AnyArray, AnyArray]:
+@lru_cache(maxsize=4)
+def _bands(stored: bytes, n_mels: int) -> tuple[AnyArray, AnyArray, AnyArray]:
     """The bins of each filter one after the other, their weights, and where each filter begins.
 
     A matrix product would go through numpy's BLAS, which a child that is forked while another
     thread is in it can never use again, and which rounds by how many frames there are.
     """
+    filters = np.frombuffer(stored, np.float32).reshape(-1, n_mels)
     # A filter without weights has a bin all the same, for its sum to be 0.
     bands = [
         np.flatnonzero(column) if column.any() else np.zeros(1, np.intp) for column in filters.T
