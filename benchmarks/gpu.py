@@ -1,7 +1,7 @@
 """Passes of many recordings on a device of its own, and the whole pipeline: audio to text.
 
 python -m benchmarks.gpu MODEL.gguf... [--device auto] [--batch 1,16,48,128] [--seconds 10]
-    [--clips 512] [--tokens-per-second 3] [--operations] [--places] [--lengths 3-30]
+    [--kernels auto|ggml] [--clips 512] [--tokens-per-second 3] [--operations BATCH] [--places]
 
 Random weights make hypotheses of any length: in place of what is heard, each has as many random
 tokens as speech of that length. Features are part of a pipeline, and of no pass. Prints Markdown:
@@ -33,6 +33,7 @@ from granite_gguf.ggml.binding import ggml as c
 from granite_gguf.passes import Options, Piece
 
 RATE = 16_000
+OPTIONS = ("device", "threads", "precision", "kernels")
 # The binding has an int for what is a pointer.
 c.ggml_backend_sched_get_tensor_backend.restype = ctypes.c_void_p
 
@@ -116,10 +117,45 @@ def passes(model: Model, batch: Sequence[np.ndarray], repeats: int) -> dict[str,
     return {name: median(one[name] for one in spent[2 if repeats else 0 :]) for name in spent[0]}
 
 
+@contextmanager
+def timed_kernels(device: Any) -> Iterator[dict[str, list[float]]]:
+    """Seconds of every kernel and product of ours inside the block, which run one after another."""
+    import cupy
+
+    events: list[tuple[str, Any, Any]] = []
+    run, product = device._run, device.product
+
+    def timed(call: Any, name: str | None) -> Any:
+        def wrapped(*args: Any, **options: Any) -> Any:
+            begin, end = cupy.cuda.Event(), cupy.cuda.Event()
+            begin.record(device._stream)
+            found = call(*args, **options)
+            end.record(device._stream)
+            shape = "x".join(map(str, reversed(args[1].shape))) if name else ""
+            events.append((f"{name} {shape}" if name else args[0], begin, end))
+            return found
+
+        return wrapped
+
+    device._run, device.product = timed(run, None), timed(product, "product")
+    seconds: dict[str, list[float]] = {}
+    yield seconds
+    del device._run, device.product
+    device.wait()
+    for name, begin, end in events:
+        spent = cupy.cuda.get_elapsed_time(begin, end) / 1e3
+        seconds.setdefault(name, []).append(spent)
+
+
 def by_operation(model: Model, batch: Sequence[np.ndarray]) -> None:
-    """Print where the seconds of a pass go; each operation runs by itself."""
-    with timed_operations(model._runtime) as operations:
-        passes(model, batch, 0)
+    """Print where the seconds of a pass go; ggml's operations run each by itself."""
+    if model._gpu is not None:
+        device = model._lanes[0].stages.device
+        with device.working(), timed_kernels(device) as operations:
+            passes(model, batch, 0)
+    else:
+        with timed_operations(model._runtime) as operations:
+            passes(model, batch, 0)
     total = sum(map(sum, operations.values()))
     print(f"\nBy operation, {len(batch)} clips, {total:.3f} s\n")
     for name, each in sorted(operations.items(), key=lambda of: -sum(of[1]))[:32]:
@@ -153,6 +189,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--precision", default="exact")
+    parser.add_argument("--kernels", default="auto")
     parser.add_argument("--tokens-per-second", type=float, default=3.0)
     parser.add_argument("--operations", type=int, metavar="BATCH", help="seconds by operation")
     parser.add_argument("--places", action="store_true", help="what the device leaves to the CPU")
@@ -160,12 +197,12 @@ def main() -> None:
     sizes = [int(n) for n in args.batch.split(",")] if args.batch else []
     for path in args.models:
         loading = time.perf_counter()
-        options = {"device": args.device, "threads": args.threads, "precision": args.precision}
+        options = {name: getattr(args, name) for name in OPTIONS}
         with granite_gguf.load(path, **options) as model, spoken(model, args.tokens_per_second):
             loading = time.perf_counter() - loading
             print(f"\n{path.name}, {model.device.description}, {args.precision}; ", end="")
             print(f"loaded in {loading:.1f} s\n")
-            if args.places:
+            if args.places and model._gpu is None:
                 with places(model._runtime) as found:
                     passes(model, clips(2, args.seconds), 1)
                 print(", ".join(f"{name} {count}" for name, count in found.items()), "\n")

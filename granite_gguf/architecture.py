@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Protocol
 
+from granite_gguf.cuda.gpu import Gpu, find_gpu, names_gpu
+from granite_gguf.errors import InputError
 from granite_gguf.ggml import Runtime, Turns
 from granite_gguf.passes import Cache, Lane
-from granite_gguf.placing.kernel_choice import Precision
+from granite_gguf.placing.kernel_choice import AUTO, Precision
 from granite_gguf.placing.weights import ModelWeights
 from granite_gguf.recorded.stages import Parity
 from granite_gguf.spec.derived import DerivedWeights, ReadWeight
@@ -36,6 +38,7 @@ class MakeLane(Protocol):
         *,
         precision: Precision,
         cache: Cache,
+        gpu: Gpu | None,
     ) -> Lane: ...
 
 
@@ -51,6 +54,7 @@ class Architecture(Generic[H]):
         derived: computes the weights that the graphs read in place of some tensors.
         lane: makes what runs a file's weights on a runtime.
         parity: how its models are compared, stage by stage.
+        without_gpu: why a model cannot be computed by our kernels on a GPU, if it cannot.
         assumed: sentences about what a file does not tell, and is taken to be so.
     """
 
@@ -60,7 +64,29 @@ class Architecture(Generic[H]):
     derived: Callable[[H, ReadWeight], DerivedWeights]
     lane: MakeLane
     parity: Parity[H]
+    without_gpu: Callable[[H], str | None] = lambda _h: "there are none for its architecture"
     assumed: Callable[[ModelFile[H]], Iterable[str]] = lambda _file: ()
+
+
+def own_gpu(
+    file: ModelFile[Any], architecture: Architecture[Any], device: str, kernels: str
+) -> Gpu | None:
+    """The GPU on which our kernels compute the passes, if one is asked for or found.
+
+    Raises:
+        InputError: it is asked for, and they cannot.
+        MissingExtraError: it is asked for, and CuPy is not installed.
+        DeviceError: it is asked for, and is not there.
+    """
+    against = architecture.without_gpu(file.hparams)
+    if kernels != AUTO:
+        against = against or f"kernels are {kernels!r}, and it has its own"
+    if against and names_gpu(device):
+        raise InputError(
+            f"{file.path}: cannot be computed by our kernels on {device!r}: {against}. A ggml that "
+            "is built for CUDA names its GPUs CUDA0, CUDA1, ..."
+        )
+    return None if against else find_gpu(device)
 
 
 def lane_maker(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from granite_gguf.architecture import lane_maker
+from granite_gguf.architecture import lane_maker, own_gpu
 from granite_gguf.architectures import architecture_of, open_model_file
 from granite_gguf.arrays import Samples
 from granite_gguf.closing import Closing
@@ -39,13 +39,11 @@ from granite_gguf.transcription.jobs import Job, Jobs
 from granite_gguf.transcription.many import Event, transcribe_each
 from granite_gguf.transcription.options import TranscribeOptions, divide
 from granite_gguf.transcription.recordings import check_options, transcribe_source
-from granite_gguf.transcription.scheduler import Scheduler
+from granite_gguf.transcription.scheduler import MOST_TURNS, Scheduler, turns_for
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-_MOST_LANES = 4  # each takes memory for the activations of its recordings
-_DEVICE_LANES = 2  # of a device of its own: one is filled and emptied while the other computes
 MAX_JOBS = 256
 """Recordings that a model has at work at a time, by default."""
 
@@ -101,9 +99,13 @@ class Model(Closing):
             "max_jobs": max_jobs,
         }
         self._file, self._tokenizer = file, load_tokenizer(file)
-        architecture, turns = architecture_of(file), Turns(_MOST_LANES)
+        architecture, turns = architecture_of(file), Turns(MOST_TURNS)
         self._closed = False
         with ExitStack() as unfinished:
+            self._gpu = own_gpu(file, architecture, device, kernels)
+            if self._gpu is not None:
+                unfinished.callback(self._gpu.close)
+                device = "cpu"  # of single stages
             self._runtime = Runtime(device, threads, turns.all)
             unfinished.callback(self._runtime.close)
             self._weights = ModelWeights(
@@ -122,17 +124,14 @@ class Model(Closing):
                 self._weights,
                 precision=wanted,
                 cache=kept,
+                gpu=self._gpu,
             )
             self._lanes = [make(self._runtime)]
             self._stack = unfinished.pop_all()
-        apart = self._runtime.apart
-        count = _DEVICE_LANES if apart else min(self.threads, _MOST_LANES)
+        turns_there = turns_for(self.threads, self._gpu is not None or self._runtime.apart)
         # Not a method: it would hold the model, whose memory is free as soon as nobody holds it.
-        new_lane = lane_maker(
-            make, self._lanes, self._stack, turns, self.device.name, max(1, self.threads // count)
-        )
-        preparing = self.threads if apart else None
-        self._scheduler = Scheduler(self._lanes[0], count, new_lane, preparing)
+        new_lane = lane_maker(make, self._lanes, self._stack, turns, device, turns_there.threads)
+        self._scheduler = Scheduler(self._lanes[0], turns_there, new_lane)
         self._jobs = Jobs(self._scheduler, max_jobs)
 
     @property
@@ -162,10 +161,8 @@ class Model(Closing):
 
     @property
     def stages(self) -> Any:
-        """The stages of a pass, one by one: each takes and gives numpy arrays.
-
-        Of which kind they are, the architecture tells, such as
-        :class:`granite_gguf.nar.stages.Stages`.
+        """The stages of a pass, one by one: each takes and gives numpy arrays. Of which kind they
+        are, the architecture tells, such as :class:`granite_gguf.nar.stages.Stages`.
         """
         return self._lanes[0].stages
 
@@ -179,12 +176,13 @@ class Model(Closing):
     @property
     def device(self) -> DeviceInfo:
         """The device that computes."""
-        return self._runtime.device
+        return self._runtime.device if self._gpu is None else self._gpu.info
 
     @property
     def kernels(self) -> dict[str, dict[str, int]]:
         """How many matrices each kernel multiplies with, by stage: ``{"encoder": {"F16": 99}}``."""
-        return {stage.value: dict(found) for stage, found in self._weights.kernels.items()}
+        found, ours = self._weights.kernels.items(), self._gpu is not None
+        return {s.value: {"F16 by cuda": of.total()} if ours else dict(of) for s, of in found}
 
     def close(self) -> None:
         """Give all memory back. Calling it again does nothing."""
@@ -361,21 +359,29 @@ class Model(Closing):
     def observe_inputs(self) -> Iterator[Observed]:
         """Sum the squared inputs of every matrix while the block runs, and nothing else does.
 
-        Yields:
-            A mapping that fills: by weight, sums ``(width,)`` and the number of rows summed.
+        Yields a mapping that fills: by weight, sums ``(width,)`` and the number of rows summed.
+        Our kernels on a GPU are not observed.
         """
-        with self._scheduler.alone(), observe_inputs(self._runtime, self._file.specs) as observed:
+        with self._observed(observe_inputs) as observed:
             yield observed
 
     @contextmanager
     def observe_products(self) -> Iterator[Counter[ProductShape]]:
         """Count the matrix products that run inside the block, in which nothing else does.
 
-        Yields:
-            A counter that fills, by shape and type.
+        Yields a counter that fills, by shape and type. Our kernels on a GPU are not observed.
         """
-        with self._scheduler.alone(), observe_products(self._runtime, self._file.specs) as counted:
+        with self._observed(observe_products) as counted:
             yield counted
+
+    @contextmanager
+    def _observed(self, observe: Callable[..., AbstractContextManager[Any]]) -> Iterator[Any]:
+        if self._gpu is not None:
+            raise InputError(
+                f"{self.device.name} is not observed: load the model with device='cpu'"
+            )
+        with self._scheduler.alone(), observe(self._runtime, self._file.specs) as found:
+            yield found
 
 
 def _local(path: str | PathLike[str]) -> Path:
@@ -409,7 +415,8 @@ def load(
         mmproj: the file with encoder and projector, where the model is the language model of a
             pair for llama.cpp; in the same forms. By default the ``mmproj-*.gguf`` beside it.
         threads: CPU threads; by default as many as the process may run on.
-        device: ``auto`` (a GPU where this build of ggml has one), ``cpu`` or a device's name.
+        device: ``cuda`` or ``cuda:N``, an NVIDIA GPU by our kernels (a NAR model, and the extra
+            ``cuda``); one of ggml's by its name; ``cpu``; or ``auto``, the first that there is.
         precision: ``exact`` multiplies with the file's own types; ``fast`` may round further where
             the processor has a faster kernel, and takes a sure draft of a plain transcription
             without a look from the language model.

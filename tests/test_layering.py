@@ -22,6 +22,7 @@ ROOMS = {
     "ctc": "",
     "fields": "spec",
     "ggml": "memory",
+    "cuda": "ggml",
     "sound": "memory spec",
     "formats": "transcript",
     "storage": "fields ggml sound spec",
@@ -32,11 +33,11 @@ ROOMS = {
     "placing": "ggml memory spec storage",
     "evaluation": "model sound transcript",
     "words": "spec tokenizer transcript",
-    "architecture": "ggml passes placing recorded spec storage tokenizer",
+    "architecture": "cuda ggml passes placing recorded spec storage tokenizer",
     "stages": "ctc ggml graph passes placing sound spec storage tokenizer transcript",
-    "nar": "architecture ctc fields ggml graph passes placing recorded sound spec stages "
-    "storage tokenizer transcript words",
-    "speech": "architecture fields ggml graph passes placing recorded sound spec stages "
+    "nar": "architecture ctc cuda fields ggml graph passes placing recorded sound spec "
+    "stages storage tokenizer transcript words",
+    "speech": "architecture cuda fields ggml graph passes placing recorded sound spec stages "
     "storage tokenizer transcript words",
     "architectures": "architecture nar speech storage",
     "transcription": "memory passes sound transcript",
@@ -46,7 +47,7 @@ ROOMS = {
     "transcription",
     "converters": "architectures fields ggml hub nar sound spec speech storage",
     "quantize": "architectures ggml model sound spec storage",
-    "bench": "ggml memory model placing transcript",
+    "bench": "cuda ggml memory model placing transcript",
     "places": "",
     "live": "model sound transcription",
     "serve": "formats live memory model passes places placing ray transcript transcription",
@@ -54,8 +55,8 @@ ROOMS = {
     "bulk": "places ray sound",
     "parity": "architectures ggml model recorded spec storage",
     "reference": "recorded",
-    "cli": "architectures bench bulk converters evaluation formats ggml hub live model "
-    "parity passes placing quantize recorded serve sound storage transcript "
+    "cli": "architectures bench bulk converters cuda evaluation formats ggml hub live "
+    "model parity passes placing quantize recorded serve sound storage transcript "
     "transcription",
     "__main__": "cli",
 }

@@ -155,3 +155,15 @@ def test_a_kept_graph_and_a_state_go_on_in_a_forked_child(runtime: Runtime) -> N
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
             assert not state.read("kept")[1:].any()  # the child wrote into its own memory
             assert write(1)
+
+
+def test_a_graph_is_what_it_was_after_it_was_planned() -> None:
+    """As a scheduler of several devices would change it: by what an operation reads."""
+    with Graph(nodes=16) as graph:
+        x = graph.input("x", [4, 2])
+        doubled = graph.output("doubled", x * 2.0)
+        reads = doubled.handle.contents.src
+        with graph.unchanged():
+            reads[0] = doubled.handle
+            assert reads[0].contents.name == b"doubled"
+        assert reads[0].contents.name == b"x"

@@ -15,6 +15,7 @@ from rich.table import Table
 from granite_gguf._version import __version__
 from granite_gguf.cli.console import print_result, stdout
 from granite_gguf.cli.options import AsJson
+from granite_gguf.cuda.gpu import list_gpus
 from granite_gguf.ggml.build import BuildInfo, build_info, unused_cpu_features
 from granite_gguf.ggml.devices import default_threads
 from granite_gguf.ggml.products import Products, available_kernels, kernels_compiled, list_kernels
@@ -56,9 +57,15 @@ def advice(build: BuildInfo) -> list[tuple[str, str]]:
              "models take two to four times as long",
              "pip install --force-reinstall --no-deps --no-cache-dir granite-gguf")
         )  # fmt: skip
+    if shutil.which("nvidia-smi") and not list_gpus():
+        found.append(
+            ("there is an NVIDIA driver, and CuPy, by which our kernels reach a GPU, "
+             "is not installed or is for another CUDA",
+             "pip install 'granite-gguf[cuda]'")
+        )  # fmt: skip
     if shutil.which("nvidia-smi") and "CUDA" not in build.features:
         found.append(
-            ("there is an NVIDIA driver, but ggml was built without CUDA",
+            ("ggml was built without CUDA, which autoregressive models need for a GPU",
              rebuild_command(build, "-DGGML_CUDA=ON"))
         )  # fmt: skip
     return found
@@ -131,7 +138,7 @@ def doctor(as_json: AsJson = False) -> None:
                 "used": used_types(),
                 "facts": processor_facts(available_kernels()),
             },
-            "devices": [asdict(device) for device in build.devices],
+            "devices": [asdict(device) for device in (*list_gpus(), *build.devices)],
             "threads": default_threads(),
             "advice": [{"problem": problem, "command": command} for problem, command in remedies],
         }
@@ -146,7 +153,7 @@ def doctor(as_json: AsJson = False) -> None:
         stdout.print(f"\n{backend} kernels: {escape(' '.join(names)) or 'none named'}")
     _print_kernels()
     stdout.print("\ndevices:")
-    for device in build.devices:
+    for device in (*list_gpus(), *build.devices):
         memory = f"{megabytes(device.free_bytes)} free of {megabytes(device.total_bytes)}"
         stdout.print(f"  {device.name} ({device.kind}): {escape(device.description)}, {memory}")
     stdout.print(f"  threads by default: {default_threads()}")

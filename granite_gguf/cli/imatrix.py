@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,8 @@ def imatrix(
     force: Force = False,
 ) -> None:
     """Collect an importance matrix: the mean squares of every matrix's inputs."""
+    if computing.device == "auto":  # our kernels on a GPU are not observed
+        computing = replace(computing, device="cpu")
     with (
         telling_warnings(quiet=False),
         computing.load(local_model(model)) as loaded,

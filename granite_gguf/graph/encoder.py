@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from granite_gguf.arrays import FloatArray
 from granite_gguf.ggml import Activation, Graph, Tensor, concat, mul_mat
 from granite_gguf.graph.layers import Weights, gated_linear, layer_norm, linear
 from granite_gguf.graph.layout import Blocks, Layout, Ragged
@@ -45,9 +46,7 @@ def derived_weights(e: Encoder, read: ReadWeight) -> DerivedWeights:
 
 
 def _derive_block(e: Encoder, p: str, read: ReadWeight, derived: DerivedWeights) -> None:
-    reach = e.context_size - 1
-    positions = read(f"{p}attn_rel_pos.weight")  # numpy: (2 * max_pos_emb + 1, head_dim)
-    near = positions[e.max_pos_emb - reach : e.max_pos_emb + reach + 1]
+    near = nearest_positions(e, read(f"{p}attn_rel_pos.weight"))
     rows = _round_up(2 * e.context_size - 1) + _ROW_MULTIPLE
     distance = np.zeros((rows, e.head_dim), np.float32)
     distance[: len(near)] = near[::-1]
@@ -60,6 +59,12 @@ def _derive_block(e: Encoder, p: str, read: ReadWeight, derived: DerivedWeights)
     taps = read(f"{p}conv_dw.weight").reshape(e.conv_dim, e.conv_kernel)
     derived.arrays[f"{p}conv_taps"] = (taps * scale[:, None]).T.astype(np.float32)
     derived.arrays[f"{p}conv_shift"] = shift.astype(np.float32)
+
+
+def nearest_positions(e: Encoder, positions: FloatArray) -> FloatArray:
+    """Of ``(2 * max_pos_emb + 1, head_dim)`` those of distances in a block, the least first."""
+    reach = e.context_size - 1
+    return positions[e.max_pos_emb - reach : e.max_pos_emb + reach + 1]
 
 
 def _round_up(n: int) -> int:

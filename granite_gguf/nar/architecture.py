@@ -3,6 +3,7 @@
 from granite_gguf.architecture import Architecture
 from granite_gguf.graph.encoder import derived_weights
 from granite_gguf.graph.granite import joined
+from granite_gguf.nar.cuda_weights import reason_against
 from granite_gguf.nar.lane import NarLane
 from granite_gguf.nar.parity import NAR_PARITY
 from granite_gguf.nar.spec import NAR, HParams
@@ -25,4 +26,5 @@ NAR_ARCHITECTURE = Architecture(
     derived=_derived,
     lane=NarLane,
     parity=NAR_PARITY,
+    without_gpu=reason_against,
 )

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from granite_gguf.cuda.gpu import Gpu
 from granite_gguf.errors import InputError
 from granite_gguf.ggml import Runtime
+from granite_gguf.nar.cuda import CudaStages
+from granite_gguf.nar.cuda_weights import CudaWeights, open_device
 from granite_gguf.nar.hotwords import hotwords
 from granite_gguf.nar.padded import PaddedStages
 from granite_gguf.nar.spec import HParams
@@ -57,22 +60,35 @@ class NarLane(StagesLane[Stages]):
         *,
         precision: Precision = Precision.EXACT,
         cache: Cache = Cache.F16,
+        gpu: Gpu | None = None,
     ) -> None:
         if cache is not Cache.F16:
             raise InputError(
                 f"cache is {str(cache)!r}, and this model (NAR) keeps none; {ASKED_IN_WORDS} do"
             )
         h = file.hparams
-        stages = PaddedStages if runtime.apart else Stages
-        most, rate = longest_pass(h), h.front_end.sample_rate
+        stages: Stages
+        together = Together()
+        if gpu is not None:
+            device = open_device(h, gpu)
+            placed = gpu.once(lambda: CudaWeights(file, device, runtime.threads))
+            stages = CudaStages(file, tokenizer, weights, runtime, device, placed)
+            together = _together(device.free)
+        elif runtime.apart:
+            stages = PaddedStages(file, tokenizer, weights, runtime)
+            room = runtime.device_room(runtime.device_handle)
+            together = _together(0 if room is None else room.free)
+        else:
+            stages = Stages(file, tokenizer, weights, runtime)
+        most, rate = longest_pass(h, stages.max_positions), h.front_end.sample_rate
         limits = PassLimits(
             sample_rate=rate,
             most=most,
             piece=min(most, int(rate * h.front_end.max_pass_seconds)),
-            room=f"the model's {h.editor.max_positions} positions",
-            together=Together() if stages is Stages else _together(runtime),
+            room=f"the model's {stages.max_positions} positions",
+            together=together,
         )
-        super().__init__(stages(file, tokenizer, weights, runtime), limits, precision)
+        super().__init__(stages, limits, precision)
 
     def check_wishes(self, options: Options) -> None:
         """Refuse all that a model has to be asked for in words, and names that it cannot hear."""
@@ -96,9 +112,7 @@ class NarLane(StagesLane[Stages]):
         return one_pass(self.stages, pieces, options, fast=self.fast)
 
 
-def _together(runtime: Runtime) -> Together:
-    """How many pieces a device of its own takes at a time, by the memory that it has left."""
-    room = runtime.device_room(runtime.device_handle)
-    free = 0 if room is None else room.free
+def _together(free: int) -> Together:
+    """How many pieces a device of its own takes at a time, with so many bytes left."""
     seconds = (free / _LANES - _HEAD_BYTES) / _BYTES_PER_SECOND
     return Together(_MOST_PIECES, min(_MOST_SECONDS, max(_LEAST_SECONDS, seconds)), padded=True)

@@ -71,7 +71,7 @@ class PaddedStages(Stages):
                     NO_TAPS,
                     lambda graph: _build_hearing(graph, self._weights, h, lengths, taps, state),
                     {
-                        "mel": _filled_up(frames),
+                        "mel": filled_up(frames),
                         "places": np.arange(tokens * len(lengths), dtype=np.int32),
                         **filling(lengths, h.encoder.context_size),
                     },
@@ -92,10 +92,10 @@ class PaddedStages(Stages):
 
         def of_windows(name: str) -> Rows:
             parts = np.concatenate([out[f"{name}.{n}"].reshape(-1) for n in range(_parts(out))])
-            return _cut(parts.reshape(len(lengths), each), counts)
+            return cut(parts.reshape(len(lengths), each), counts)
 
         def of_frames(name: str) -> Rows:
-            return _cut(out[name].reshape(len(lengths), max(lengths), -1), lengths)
+            return cut(out[name].reshape(len(lengths), max(lengths), -1), lengths)
 
         sums = [out[name] for name in out if name.startswith("sums")]
         check_results(self._file, "encoder", *sums)
@@ -105,7 +105,7 @@ class PaddedStages(Stages):
             best = of_windows("logits")
             head[BPE_TOTALS] = best.like(best.array - np.log(head[BPE_BEST].array))
         if "pooled" in taps:
-            head["pooled"] = _cut(out["pooled"].reshape(len(lengths), each, -1), counts)
+            head["pooled"] = cut(out["pooled"].reshape(len(lengths), each, -1), counts)
         ids = of_windows("ids")
         blank = of_frames("blank")
         return Hearing(
@@ -129,7 +129,7 @@ class PaddedStages(Stages):
         ]
         with timer("editor"):
             ids, number = np.unique(slots.array, return_inverse=True)
-            plan = _Plan(rows, [n * kept.tokens for n in which], kept.count, slots.like(number))
+            plan = Gathered(rows, [n * kept.tokens for n in which], kept.count, slots.like(number))
             out = self._run(
                 NO_TAPS,
                 lambda graph: _build_editing(graph, self._weights, e, plan, kept.state),
@@ -140,7 +140,7 @@ class PaddedStages(Stages):
 
         def of_text(name: str) -> AnyArray:
             parts = np.concatenate([out[f"{name}.{n}"].reshape(-1) for n in range(_parts(out))])
-            return _cut(parts.reshape(len(rows), plan.text), slots.counts).array
+            return cut(parts.reshape(len(rows), plan.text), slots.counts).array
 
         best = slots.like(of_text("probabilities"))
         return TokenResult(slots.like(of_text("ids").astype(np.int64)), {BEST_PROBABILITIES: best})
@@ -167,7 +167,7 @@ class _Kept:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Gathered:
     """Which rows the editor gathers, from those of the audio and behind them those of the table.
 
     Attributes:
@@ -266,7 +266,7 @@ def _build_hearing(
     graph.output(_AUDIO, kept.with_rows(projected, places))
 
 
-def _build_editing(graph: Graph, w: Weights, e: Editor, plan: _Plan, state: State) -> None:
+def _build_editing(graph: Graph, w: Weights, e: Editor, plan: Gathered, state: State) -> None:
     """Declare the layers and the head.
 
     Inputs: ``table`` ``[d_model, rows]``, and those of the plan. Outputs: ``ids.N`` and
@@ -317,7 +317,7 @@ def _parts(out: Mapping[str, AnyArray]) -> int:
     return sum(name.startswith("ids.") for name in out)
 
 
-def _filled_up(rows: Rows) -> AnyArray:
+def filled_up(rows: Rows) -> AnyArray:
     """All with zeros behind them, up to the longest, ``(count * longest, width)``."""
     longest = max(rows.counts)
     if min(rows.counts) == longest:
@@ -328,6 +328,6 @@ def _filled_up(rows: Rows) -> AnyArray:
     return filled.reshape(-1, filled.shape[2])
 
 
-def _cut(filled: AnyArray, counts: Sequence[int]) -> Rows:
+def cut(filled: AnyArray, counts: Sequence[int]) -> Rows:
     """The first rows of each of ``(recordings, rows, ...)``."""
     return Rows.of([part[:count] for part, count in zip(filled, counts, strict=True)])

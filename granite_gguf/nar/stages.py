@@ -59,6 +59,11 @@ class Hearing:
 class Stages(SharedStages[HParams]):
     """What a NAR model computes, see :class:`granite_gguf.stages.shared.SharedStages`."""
 
+    @property
+    def max_positions(self) -> int:
+        """Rows of audio and text that the editor takes together."""
+        return self.hparams.editor.max_positions
+
     @contextmanager
     def hear(self, mel: Rows, taps: frozenset[str], timer: Timer) -> Iterator[Hearing]:
         """All that depends on nothing but the audio; inside the block it can be edited.

@@ -33,9 +33,9 @@ SURE = 0.95
 _LONG_SECONDS = 60.0  # from here on it is asked first whether there is memory for the editor
 
 
-def longest_pass(h: HParams) -> int:
-    """Samples that one pass takes if nothing is said in them: an upper bound."""
-    tokens = h.editor.max_positions - h.editor.min_edit_length
+def longest_pass(h: HParams, positions: int) -> int:
+    """Samples that one pass of so many positions takes if nothing is said: an upper bound."""
+    tokens = positions - h.editor.min_edit_length
     frames = (tokens + 1) * h.projector.downsample_rate - 1
     samples = (frames + 1) * h.front_end.stride - 1
     return samples - h.front_end.stride if h.front_end.pad_last_frame else samples
@@ -77,7 +77,7 @@ def _features(model: Stages, piece: Piece) -> FloatArray | None:
     h, samples = model.hparams, piece.samples
     frames = frame_count(h.front_end, len(samples))
     # What the editor could not take whatever was said does not reach the encoder.
-    if frames // h.projector.downsample_rate + h.editor.min_edit_length > h.editor.max_positions:
+    if frames // h.projector.downsample_rate + h.editor.min_edit_length > model.max_positions:
         return None
     if len(samples) > _LONG_SECONDS * h.front_end.sample_rate:
         model.check_room(frames)
@@ -169,7 +169,7 @@ def _edit(
     editor, rate = model.hparams.editor, model.hparams.projector.downsample_rate
     slots = hypothesis.each(lambda tokens: insert_slots(editor, tokens))
     needed = [t // rate + n for t, n in zip(frames, slots.counts, strict=True)]
-    fit = [n for n in which if needed[n] <= editor.max_positions]
+    fit = [n for n in which if needed[n] <= model.max_positions]
     if not fit:
         return {}
     fitting = [pieces[n] for n in fit]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from granite_gguf.cuda.gpu import Gpu
 from granite_gguf.ggml import F16, F32, Runtime
 from granite_gguf.passes import Cache, Options, PassLimits, Piece
 from granite_gguf.placing.kernel_choice import Precision
@@ -36,7 +37,10 @@ class SpeechLane(StagesLane[SpeechStages]):
         *,
         precision: Precision = Precision.EXACT,
         cache: Cache = Cache.F16,
+        gpu: Gpu | None = None,
     ) -> None:
+        if gpu is not None:
+            raise ValueError("there are no kernels of ours for this architecture on a GPU")
         front_end = file.hparams.front_end
         rate, usual = front_end.sample_rate, front_end.max_pass_seconds
         most = int(rate * max(usual, _MOST_SECONDS[file.hparams.family]))
