@@ -105,14 +105,12 @@ class CudaStages(Stages):
         y, lengths = h.hypothesis, mel.counts
         rows, count = max(lengths), len(lengths)
         frames = _Frames(rows, count, d.upload(np.asarray(lengths, np.int32)))
-        encoded = self._encode(d.upload(filled_up(mel).astype(np.float16)), frames)
+        encoded = self._encode(d.half(d.upload(filled_up(mel))), frames)
         pooled = d.pool(
             encoded.final, encoded.blank, frames.lengths, rows, y.pooling_window, POOLING_EPS
         )
         head, bias = w["enc.bpe_out.weight"], w["enc.bpe_out.bias"]
         best = self._best(pooled, head, bias, y.bpe_vocab, 1.0)
-        projected = self._project(encoded.captured, frames)
-        windows = -(-rows // h.projector.block_size)
         counts = [-(-length // y.pooling_window) for length in lengths]
         each = -(-rows // y.pooling_window)
 
@@ -134,6 +132,9 @@ class CudaStages(Stages):
             heard = made[:, :vocabulary].astype(np.float32) + d.download(w["enc.ctc_out.bias"])
             logits = cut(heard.reshape(count, rows, vocabulary), lengths)
         blank = cut(d.download(encoded.blank).reshape(count, rows), lengths)
+        # Last, and not waited for: meanwhile the host makes a hypothesis of the ids.
+        projected = self._project(encoded.captured, frames)
+        windows = -(-rows // h.projector.block_size)
         return Hearing(
             TokenResult(ids.like(ids.array.astype(np.int64)), found),
             blank,
