@@ -110,8 +110,8 @@ def find_gpu(device: str) -> Gpu | None:
     if number >= count:
         raise DeviceError(
             f"device {device!r} is not here; CuPy finds {count or 'no'} NVIDIA "
-            f"GPU{'' if count == 1 else 's'}: see `nvidia-smi`, and that the driver is as new as "
-            "the CUDA that CuPy was built for"
+            f"GPU{'' if count == 1 else 's'}: see `nvidia-smi`, that the driver is as new as the "
+            "CUDA that CuPy was built for, and `python -c 'import cupy; cupy.show_config()'`"
         )
     return Gpu(number)
 
@@ -119,8 +119,10 @@ def find_gpu(device: str) -> Gpu | None:
 def _count() -> int:
     if find_spec("cupy") is None:
         return 0
-    import cupy  # noqa: PLC0415 - an extra
-
+    try:
+        import cupy  # noqa: PLC0415 - an extra
+    except ImportError:  # a library of CUDA is missing
+        return 0
     try:
         return int(cupy.cuda.runtime.getDeviceCount())
     except cupy.cuda.runtime.CUDARuntimeError:  # no driver, or one that is too old
