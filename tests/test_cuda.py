@@ -19,9 +19,9 @@ from granite_gguf.nar.cuda_weights import CudaWeights
 from granite_gguf.passes import Options, Wish
 from tests.signals import SAMPLE_RATE, synthetic_audio
 from tests.support.plain_device import PlainDevice
-from tests.test_padded import compare, model, segments, speech
+from tests.test_padded import compare, model, model_file, segments, speech
 
-__all__ = ["model", "speech"]
+__all__ = ["model", "model_file", "speech"]
 
 
 def on_gpu(model: Model) -> CudaStages:

@@ -55,7 +55,7 @@ def test_one_pass_is_the_stages_one_after_the_other(models: dict[str, Model]) ->
 def test_the_limit_is_that_of_the_positions(models: dict[str, Model]) -> None:
     for layout in LAYOUTS:
         h = models[layout].hparams
-        longest = longest_pass(h)
+        longest = longest_pass(h, h.editor.max_positions)
         assert 408 <= longest / RATE < 410
         frames = [len(models[layout].compute_mel(np.zeros(n, np.float32))) // 5 for n in
                   (longest, longest + 1)]  # fmt: skip
