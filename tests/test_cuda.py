@@ -64,7 +64,7 @@ def test_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "find_spec", lambda _name: object())
+    monkeypatch.setattr(gpu, "_installed", lambda: True)
     monkeypatch.setattr(gpu, "_count", lambda: 1)
     found = find_gpu("auto")
     assert found is not None and found.number == 0

@@ -101,7 +101,7 @@ def find_gpu(device: str) -> Gpu | None:
     count = _count()
     if named is None:
         return Gpu(0) if count else None
-    if find_spec("cupy") is None:
+    if not _installed():
         raise MissingExtraError(
             f"device {device!r} needs CuPy, which is not installed: pip install "
             "'granite-gguf[cuda]'"
@@ -116,8 +116,13 @@ def find_gpu(device: str) -> Gpu | None:
     return Gpu(number)
 
 
+def _installed() -> bool:
+    found = find_spec("cupy")
+    return found is not None and found.origin is not None  # a folder of that name has none
+
+
 def _count() -> int:
-    if find_spec("cupy") is None:
+    if not _installed():
         return 0
     try:
         import cupy  # noqa: PLC0415 - an extra
