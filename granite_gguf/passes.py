@@ -269,6 +269,10 @@ def check_language(language: str | None, heard: Sequence[str]) -> None:
         )
 
 
+APART_AT_A_TIME = 2
+"""Passes that share a device of its own: one is filled and emptied while the other computes."""
+
+
 @dataclass(frozen=True)
 class Together:
     """How many pieces go through one pass.

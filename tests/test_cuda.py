@@ -17,9 +17,8 @@ from granite_gguf.demo import DEMO_MODEL
 from granite_gguf.nar.cuda import CudaStages
 from granite_gguf.nar.cuda_weights import CudaWeights
 from granite_gguf.passes import Options, Wish
-from tests.signals import SAMPLE_RATE, synthetic_audio
 from tests.support.plain_device import PlainDevice
-from tests.test_padded import compare, model, model_file, segments, speech
+from tests.test_padded import compare, compare_in_float32, model, model_file, segments, speech
 
 __all__ = ["model", "model_file", "speech"]
 
@@ -35,12 +34,7 @@ def on_gpu(model: Model) -> CudaStages:
 
 @pytest.mark.parametrize("layout", ["nle", "granite_speech_nar"])
 def test_float32_says_it_as_surely(f32_files: dict[str, Path], layout: str) -> None:
-    clips = [synthetic_audio(int(s * SAMPLE_RATE), seed=k) for k, s in enumerate((5.1, 0.3, 2, 4))]
-    options = Options(word_times=True, min_confidence=0)
-    with granite_gguf.load(f32_files[layout], device="cpu", kernels="ggml") as loaded:
-        expected = segments(loaded.stages, clips, options)
-        assert all(segment.token_ids for segment in expected)
-        compare(segments(on_gpu(loaded), clips, options), expected, within=5e-3)
+    compare_in_float32(f32_files[layout], on_gpu, within=5e-3)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -81,12 +81,16 @@ def test_says_the_same(
 @pytest.mark.parametrize("layout", ["nle", "granite_speech_nar"])
 def test_float32_says_it_as_surely(f32_files: dict[str, Path], layout: str) -> None:
     """What is quantized is rounded by the row, and rows differ in their last bits."""
+    compare_in_float32(f32_files[layout], lambda model: as_padded(model.stages), within=1e-4)
+
+
+def compare_in_float32(path: Path, other: Callable[[Model], Stages], within: float) -> None:
     clips = [synthetic_audio(int(s * SAMPLE_RATE), seed=k) for k, s in enumerate((5.1, 0.3, 2, 4))]
     options = Options(word_times=True, min_confidence=0)
-    with granite_gguf.load(f32_files[layout], device="cpu") as model:
+    with granite_gguf.load(path, device="cpu", kernels="ggml") as model:
         expected = segments(model.stages, clips, options)
         assert all(segment.token_ids for segment in expected)
-        compare(segments(as_padded(model.stages), clips, options), expected, within=1e-4)
+        compare(segments(other(model), clips, options), expected, within)
 
 
 def compare(found: list[Segment], expected: list[Segment], within: float) -> None:

@@ -22,8 +22,7 @@ from granite_gguf.errors import InputError
 from granite_gguf.ggml import Runtime
 from granite_gguf.graph.hypothesis import POOLING_EPS
 from granite_gguf.nar.cuda_weights import BEHIND, CudaWeights
-from granite_gguf.nar.editor import EditorRows
-from granite_gguf.nar.padded import Gathered, cut, filled_up
+from granite_gguf.nar.padded import Kept, cut, filled_up, head_result
 from granite_gguf.nar.spec import HParams
 from granite_gguf.nar.stages import BEST_PROBABILITIES, Hearing, Stages, Timer
 from granite_gguf.placing.finite import check_results
@@ -32,20 +31,11 @@ from granite_gguf.spec.hparams import LAYER_NORM_EPS
 from granite_gguf.spec.tensors import NLE_NAMES, TOKEN_EMBEDDING
 from granite_gguf.stages import characters
 from granite_gguf.stages.results import TokenResult
-from granite_gguf.stages.shared import BPE_BEST, BPE_TOTALS, NO_TAPS
+from granite_gguf.stages.shared import NO_TAPS
 from granite_gguf.storage.model_file import ModelFile
 from granite_gguf.tokenizer import SpeechTokenizer
 
 _LOGIT_ROWS = 2048  # computed at once
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """Audio tokens on the GPU: of each recording as many rows, of which some count."""
-
-    array: Array
-    tokens: int
-    lengths: Sequence[int]
 
 
 class CudaStages(Stages):
@@ -119,13 +109,9 @@ class CudaStages(Stages):
 
         ids, tops, sure = (of_windows(found) for found in best)
         check_results(self._file, "encoder", sure.array)
-        found = {}
-        if taps & {BPE_BEST, BPE_TOTALS}:
-            found[BPE_BEST] = sure
-            found[BPE_TOTALS] = tops.like(tops.array - np.log(sure.array))
+        means = logits = None
         if "pooled" in taps:
-            found["pooled"] = of_windows(d.download(pooled).astype(np.float32))
-        logits = None
+            means = of_windows(d.download(pooled).astype(np.float32))
         if characters.LOGITS in taps:
             vocabulary = h.encoder.ctc_vocab
             made = d.download(d.product(d.half(encoded.final), w["enc.ctc_out.weight"]))
@@ -136,10 +122,10 @@ class CudaStages(Stages):
         projected = self._project(encoded.captured, frames)
         windows = -(-rows // h.projector.block_size)
         return Hearing(
-            TokenResult(ids.like(ids.array.astype(np.int64)), found),
+            head_result(ids, (tops, sure), means),
             blank,
             logits,
-            _Kept(projected, windows * h.projector.n_queries, lengths),
+            Kept(projected, windows * h.projector.n_queries, lengths),
         )
 
     def _encode(self, mel: Array, frames: _Frames) -> _Encoded:
@@ -268,24 +254,17 @@ class CudaStages(Stages):
         self, hearing: Hearing, which: Sequence[int], slots: Rows, timer: Timer
     ) -> TokenResult[Rows]:
         """As :meth:`granite_gguf.nar.stages.Stages.edit`."""
-        if not isinstance(hearing.audio, _Kept):
+        if not isinstance(hearing.audio, Kept):
             raise InputError("what was heard is of other stages")
         with timer("editor"), self.device.working():
             return self._edit(hearing.audio, which, slots)
 
-    def _edit(self, kept: _Kept, which: Sequence[int], slots: Rows) -> TokenResult[Rows]:
+    def _edit(self, kept: Kept, which: Sequence[int], slots: Rows) -> TokenResult[Rows]:
         e, d, w = self.hparams.editor, self.device, self.placed
-        rate = self.hparams.projector.downsample_rate
-        texts = zip(which, slots, strict=True)
-        plan = Gathered(
-            [EditorRows(kept.lengths[n] // rate, len(text)) for n, text in texts],
-            [n * kept.tokens for n in which],
-            kept.array.shape[0],
-            slots,
-        )
+        plan = kept.gathered(which, slots, self.hparams.projector.downsample_rate)
         inputs = {name: d.upload(array) for name, array in plan.inputs.items()}
         counts = d.upload(np.asarray([of.count for of in plan.recordings], np.int32))
-        x = d.rows_of(kept.array, w[TOKEN_EMBEDDING], inputs["places"], e.embedding_multiplier)
+        x = d.rows_of(kept.tokens_in, w[TOKEN_EMBEDDING], inputs["places"], e.embedding_multiplier)
         n, count = x.shape[0], len(plan.recordings)
         queries, keys = e.n_heads * e.head_dim, e.n_kv_heads * e.head_dim
         qkv = d.zeros((n + BEHIND, queries + 2 * keys))
@@ -320,11 +299,10 @@ class CudaStages(Stages):
         h = d.residual_norm(x, added, None, m, norm=w.norm(NLE_NAMES.norm, eps))
         scale = 1.0 / e.logits_scaling if e.apply_logits_scaling else 1.0
         found = self._best(h, w[TOKEN_EMBEDDING], None, e.vocab_size, scale)
-        best, _, sure = (cut(a.reshape(count, plan.text), slots.counts).array for a in found)
-        check_results(self._file, "editor", sure)
-        return TokenResult(
-            slots.like(best.astype(np.int64)), {BEST_PROBABILITIES: slots.like(sure)}
-        )
+        best, _, sure = found
+        result = plan.result(best, sure)
+        check_results(self._file, "editor", result.taps[BEST_PROBABILITIES].array)
+        return result
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from granite_gguf.cuda.device import CudaDevice
 from granite_gguf.cuda.gpu import Gpu
 from granite_gguf.errors import UnsupportedModelError
 from granite_gguf.ggml import BF16, F16, F32
-from granite_gguf.graph.encoder import derived_weights, nearest_positions
-from granite_gguf.graph.granite import joined
+from granite_gguf.graph.encoder import nearest_positions
+from granite_gguf.nar.derived import derive
 from granite_gguf.nar.spec import HParams
-from granite_gguf.spec.tensors import NLE_NAMES, Stage
+from granite_gguf.spec.tensors import Stage
 from granite_gguf.storage.model_file import ModelFile
 
 BEHIND = 16  # rows that attention may read behind the last one
@@ -44,14 +44,12 @@ class CudaWeights:
 
     def _place(self, file: ModelFile[HParams], device: CudaDevice, threads: int) -> None:
         h = file.hparams
-        derived = derived_weights(h.encoder, file.read)
+        derived = derive(h, file.read)
         for name, array in derived.arrays.items():
             if not name.endswith("attn_distance"):
                 self._found[name] = device.upload(array)
-        whole = {**derived.joined, **joined(NLE_NAMES, h.editor)}
-        parts = {part for names in whole.values() for part in names}
-
-        wanted: dict[str, tuple[str, ...]] = dict(whole)
+        wanted = dict(derived.joined)
+        parts = {part for names in wanted.values() for part in names}
         for name, spec in file.specs.items():
             if spec.stage is Stage.AUDIO or name in parts:
                 continue

@@ -15,6 +15,7 @@ from granite_gguf.nar.spec import HParams
 from granite_gguf.nar.stages import Stages
 from granite_gguf.nar.transcribe import longest_pass, one_pass
 from granite_gguf.passes import (
+    APART_AT_A_TIME,
     ASKED_IN_WORDS,
     CONTINUING,
     PUNCTUATING,
@@ -34,7 +35,6 @@ from granite_gguf.storage.model_file import ModelFile
 from granite_gguf.tokenizer import SpeechTokenizer
 from granite_gguf.transcript import Segment
 
-_LANES = 2  # that share a device
 _MOST_PIECES = 128
 _MOST_SECONDS = 1536.0
 _LEAST_SECONDS = 30.0
@@ -114,5 +114,5 @@ class NarLane(StagesLane[Stages]):
 
 def _together(free: int) -> Together:
     """How many pieces a device of its own takes at a time, with so many bytes left."""
-    seconds = (free / _LANES - _HEAD_BYTES) / _BYTES_PER_SECOND
+    seconds = (free / APART_AT_A_TIME - _HEAD_BYTES) / _BYTES_PER_SECOND
     return Together(_MOST_PIECES, min(_MOST_SECONDS, max(_LEAST_SECONDS, seconds)), padded=True)

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -91,79 +92,76 @@ class PaddedStages(Stages):
         each = -(-max(lengths) // y.pooling_window)
 
         def of_windows(name: str) -> Rows:
-            parts = np.concatenate([out[f"{name}.{n}"].reshape(-1) for n in range(_parts(out))])
-            return cut(parts.reshape(len(lengths), each), counts)
+            return cut(_in_all_parts(out, name).reshape(len(lengths), each), counts)
 
         def of_frames(name: str) -> Rows:
             return cut(out[name].reshape(len(lengths), max(lengths), -1), lengths)
 
         sums = [out[name] for name in out if name.startswith("sums")]
         check_results(self._file, "encoder", *sums)
-        head = {}
+        best = pooled = None
         if taps & {BPE_BEST, BPE_TOTALS}:
-            head[BPE_BEST] = of_windows("probabilities")
-            best = of_windows("logits")
-            head[BPE_TOTALS] = best.like(best.array - np.log(head[BPE_BEST].array))
+            best = of_windows("logits"), of_windows("probabilities")
         if "pooled" in taps:
-            head["pooled"] = cut(out["pooled"].reshape(len(lengths), each, -1), counts)
-        ids = of_windows("ids")
+            pooled = cut(out["pooled"].reshape(len(lengths), each, -1), counts)
         blank = of_frames("blank")
         return Hearing(
-            TokenResult(ids.like(ids.array.astype(np.int64)), head),
+            head_result(of_windows("ids"), best, pooled),
             blank.like(blank.array[:, 0]),
             of_frames(characters.LOGITS) if characters.LOGITS in taps else None,
-            _Kept(state, tokens, lengths),
+            Kept(state, tokens, lengths),
         )
 
     def edit(
         self, hearing: Hearing, which: Sequence[int], slots: Rows, timer: Timer
     ) -> TokenResult[Rows]:
         """As :meth:`granite_gguf.nar.stages.Stages.edit`."""
-        if not isinstance(hearing.audio, _Kept):
+        if not isinstance(hearing.audio, Kept):
             raise InputError("what was heard is of other stages")
         e, kept = self.hparams.editor, hearing.audio
-        rate = self.hparams.projector.downsample_rate
-        rows = [
-            EditorRows(kept.lengths[n] // rate, len(text))
-            for n, text in zip(which, slots, strict=True)
-        ]
         with timer("editor"):
             ids, number = np.unique(slots.array, return_inverse=True)
-            plan = Gathered(rows, [n * kept.tokens for n in which], kept.count, slots.like(number))
+            rate = self.hparams.projector.downsample_rate
+            plan = kept.gathered(which, slots.like(number), rate)
             out = self._run(
                 NO_TAPS,
-                lambda graph: _build_editing(graph, self._weights, e, plan, kept.state),
+                lambda graph: _build_editing(graph, self._weights, e, plan, kept.tokens_in),
                 {"table": self._weights.read_rows(TOKEN_EMBEDDING, ids), **plan.inputs},
             )
             self._weights.let_go(Stage.EDITOR)
             check_results(self._file, "editor", out["sums"])
-
-        def of_text(name: str) -> AnyArray:
-            parts = np.concatenate([out[f"{name}.{n}"].reshape(-1) for n in range(_parts(out))])
-            return cut(parts.reshape(len(rows), plan.text), slots.counts).array
-
-        best = slots.like(of_text("probabilities"))
-        return TokenResult(slots.like(of_text("ids").astype(np.int64)), {BEST_PROBABILITIES: best})
+        return plan.result(_in_all_parts(out, "ids"), _in_all_parts(out, "probabilities"))
 
 
 @dataclass(frozen=True)
-class _Kept:
+class Kept:
     """Audio tokens on the device: of each recording as many rows, of which some count.
 
     Attributes:
-        state: holds them.
+        tokens_in: holds them.
         tokens: rows of each recording.
         lengths: frames of each.
     """
 
-    state: State
+    tokens_in: Any
     tokens: int
     lengths: Sequence[int]
 
-    @property
-    def count(self) -> int:
-        """Rows of all."""
-        return self.tokens * len(self.lengths)
+    def gathered(self, which: Sequence[int], numbers: Rows, rate: int) -> Gathered:
+        """What the editor gathers of some recordings.
+
+        Args:
+            which: their numbers.
+            numbers: of each row of their texts, its row in the table.
+            rate: frames of an audio token.
+        """
+        texts = zip(which, numbers.counts, strict=True)
+        return Gathered(
+            [EditorRows(self.lengths[n] // rate, count) for n, count in texts],
+            [n * self.tokens for n in which],
+            self.tokens * len(self.lengths),
+            numbers,
+        )
 
 
 @dataclass(frozen=True)
@@ -191,6 +189,17 @@ class Gathered:
     def text(self) -> int:
         """Rows of the longest text."""
         return max(of.text for of in self.recordings)
+
+    def result(self, ids: AnyArray, probabilities: AnyArray) -> TokenResult[Rows]:
+        """The best ids and their probabilities of all text rows, without those that fill up."""
+
+        def of_texts(array: AnyArray) -> Rows:
+            return cut(array.reshape(len(self.recordings), self.text), self.numbers.counts)
+
+        best = of_texts(ids)
+        return TokenResult(
+            best.like(best.array.astype(np.int64)), {BEST_PROBABILITIES: of_texts(probabilities)}
+        )
 
     @property
     def table(self) -> int:
@@ -313,8 +322,29 @@ def _output_best(
             graph.output(f"probabilities.{n}", numbers_at(logits.softmax(scale), ids))
 
 
-def _parts(out: Mapping[str, AnyArray]) -> int:
-    return sum(name.startswith("ids.") for name in out)
+def _in_all_parts(out: Mapping[str, AnyArray], name: str) -> AnyArray:
+    """An output of :func:`_output_best`, the rows of all parts."""
+    parts = sum(key.startswith("ids.") for key in out)
+    return np.concatenate([out[f"{name}.{n}"].reshape(-1) for n in range(parts)])
+
+
+def head_result(
+    ids: Rows, best: tuple[Rows, Rows] | None, pooled: Rows | None
+) -> TokenResult[Rows]:
+    """What the BPE head says, with the taps that it has.
+
+    Args:
+        ids: the best of each window.
+        best: their logits and their probabilities, if these are known.
+        pooled: the means that the head is given, if these are asked for.
+    """
+    taps = {}
+    if best is not None:
+        tops, taps[BPE_BEST] = best
+        taps[BPE_TOTALS] = tops.like(tops.array - np.log(taps[BPE_BEST].array))
+    if pooled is not None:
+        taps["pooled"] = pooled
+    return TokenResult(ids.like(ids.array.astype(np.int64)), taps)
 
 
 def filled_up(rows: Rows) -> AnyArray:

@@ -27,12 +27,11 @@ from threading import Condition, RLock, Semaphore, get_ident
 
 from granite_gguf.errors import InputError
 from granite_gguf.forks import tell_after_fork
-from granite_gguf.passes import Lane, Options, PassLimits, Piece, Stop
+from granite_gguf.passes import APART_AT_A_TIME, Lane, Options, PassLimits, Piece, Stop
 from granite_gguf.transcript import Segment
 
 SHORT_SECONDS = 30.0
 MOST_TURNS = 4  # each takes memory for the activations of its recordings
-_APART = 2  # turns of a device of its own: one is filled and emptied while the other computes
 _PREPARING = 8  # threads beside it; more of them only wait for the interpreter
 _ENOUGH = 0.5  # of a full pass, to begin another beside one that is computed
 
@@ -56,7 +55,8 @@ class TurnsThere:
 def turns_for(threads: int, apart: bool) -> TurnsThere:
     """The turns on so many threads of the processor, or on a device of its own."""
     if apart:
-        return TurnsThere(_APART, max(1, threads // _APART), min(threads, _PREPARING))
+        share = max(1, threads // APART_AT_A_TIME)
+        return TurnsThere(APART_AT_A_TIME, share, min(threads, _PREPARING))
     count = min(threads, MOST_TURNS)
     return TurnsThere(count, threads // count)
 
