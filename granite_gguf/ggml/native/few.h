@@ -103,4 +103,5 @@ TARGET static inline __attribute__((always_inline)) void few_part(
         const int64_t type = job->weight_type;                                                    \
         plan(job);                                                                                \
         job->direct = job->columns <= FEW && (type == F32 || type == F16 || type == BF16);        \
+        job->panel_bytes = job->direct ? 0 : job->panel_bytes;                                    \
     }

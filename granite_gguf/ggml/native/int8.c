@@ -34,17 +34,22 @@ int int8_takes(int64_t type, int64_t exact, int64_t columns) {
 
 void int8_plan(Job *job) {
     const int64_t groups = blocks_of(job->width, INT8_GROUP);
+    const int64_t blocks = blocks_of(job->columns, INT8_COLUMNS);
     job->packing = 0;
     job->pack_columns = INT8_COLUMNS;
     job->pack_numbers = INT8_SPAN;
-    job->packed_bytes =
-        blocks_of(job->columns, INT8_COLUMNS) * groups * (int64_t)sizeof(Int8Activations);
+    job->packed_bytes = blocks * groups * (int64_t)sizeof(Int8Activations);
     job->parts = 1;
     job->panel_rows = INT8_ROWS;
-    job->panel_bytes = groups * int8_group_bytes(job->weight_type);
-    job->step_columns = INT8_COLUMNS;
-    job->fetches = 0; /* decoding does it */
-    job->direct = job->columns <= INT8_FEW;
+    job->panel_bytes = blocks * INT8_COLUMNS * INT8_ROWS * (int64_t)sizeof(float); /* of sums */
+    job->direct = 1;
+}
+
+Int8Activations *int8_place(const Job *job, char *packed, int64_t column, int64_t start) {
+    const int64_t blocks = blocks_of(job->columns, INT8_COLUMNS);
+    const int64_t groups = blocks_of(at_most(INT8_SPAN, job->width - start), INT8_GROUP);
+    return (Int8Activations *)(void *)packed + start / INT8_GROUP * blocks +
+           column / INT8_COLUMNS * groups;
 }
 
 void int8_fetch(const char *from, const char *end) {
@@ -105,11 +110,9 @@ AVX2_INLINE void pack_group(const float *x, Int8Activations *to, int64_t column)
 }
 
 AVX2 void int8_pack(const Job *job, const char *x, int64_t column, int64_t start, char *packed) {
-    const int64_t groups = blocks_of(job->width, INT8_GROUP);
     const int64_t end = at_most(start + INT8_SPAN, job->width);
     for (int64_t c = 0; c < INT8_COLUMNS; c++) {
-        Int8Activations *to =
-            (Int8Activations *)(void *)packed + column / INT8_COLUMNS * groups + start / INT8_GROUP;
+        Int8Activations *to = int8_place(job, packed, column, start);
         const int there = column + c < job->columns;
         const float *row = (const float *)(const void *)(x + (column + c) * job->x_stride);
         for (int64_t k = start; k < end; k += INT8_GROUP, to++) {

@@ -9,8 +9,10 @@
  * with numbers without sign. A product is the exact sum of the products of the numbers of a group,
  * times both scales; offset and minimum are multiplied with the sum of the numbers of x.
  *
- *   panel  [width / 32] of numbers [8][32 rows][4], scales [halves][32 rows], and minima likewise
- *   x      [columns / 6][width / 32] of Int8Activations
+ *   panel  [groups] of numbers [8][32 rows][4], scales [halves][32 rows], and minima likewise
+ *   x      [width / 256][columns / 6][groups] of Int8Activations
+ *
+ * where the groups are those of a span of 256 numbers, or of what is left of a row.
  */
 
 #ifndef GRANITE_GGUF_INT8_H
@@ -19,8 +21,8 @@
 #include "job.h"
 
 enum { INT8_GROUP = 32, INT8_ROWS = 32, INT8_COLUMNS = 6, INT8_SPAN = 256 };
-/* Columns, at most, that rows are multiplied with as they lie; and while they are decoded. */
-enum { INT8_FEW = 12, INT8_FEWEST = 4 };
+/* Columns, at most, that rows are multiplied with while they are decoded. */
+enum { INT8_FEWEST = 4 };
 
 typedef struct {
     int8_t numbers[INT8_COLUMNS][INT8_GROUP];
@@ -44,6 +46,9 @@ int64_t int8_group_bytes(int64_t type);
 int int8_takes(int64_t type, int64_t exact, int64_t columns);
 void int8_plan(Job *job);
 void int8_pack(const Job *job, const char *x, int64_t column, int64_t start, char *packed);
+
+/* Where x is packed, from a column and a number on that begin a block and a span. */
+Int8Activations *int8_place(const Job *job, char *packed, int64_t column, int64_t start);
 
 /* A column that x has not: zeros. */
 void int8_leave_out(Int8Activations *to, int64_t column);

@@ -160,8 +160,6 @@ const Kernel avx_vnni = {
     .takes = int8_takes,
     .plan = int8_plan,
     .pack = int8_pack,
-    .decode = avx2_int8_decode,
-    .multiply = avx_vnni_multiply,
     .few = avx_vnni_few,
     .peak = avx_vnni_peak,
 };
@@ -173,8 +171,6 @@ const Kernel avx2_int8 = {
     .takes = int8_takes,
     .plan = int8_plan,
     .pack = int8_pack,
-    .decode = avx2_int8_decode,
-    .multiply = avx2_int8_multiply,
     .few = avx2_int8_few,
     .peak = avx2_int8_peak,
 };

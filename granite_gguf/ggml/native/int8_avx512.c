@@ -109,8 +109,6 @@ const Kernel avx512_vnni = {
     .takes = int8_takes,
     .plan = int8_plan,
     .pack = int8_pack,
-    .decode = avx512_vnni_decode,
-    .multiply = avx512_vnni_multiply,
     .few = avx512_vnni_few,
     .peak = peak,
 };

@@ -196,11 +196,6 @@ TARGET static void OF(_decode_span)(const Job *job, const char *rows, int64_t co
     }
 }
 
-TARGET static int64_t OF(_decode)(const Job *job, const char *rows, int64_t count, char *panel) {
-    OF(_decode_span)(job, rows, count, 0, job->width, panel);
-    return 0;
-}
-
 #ifdef DOT
 /* As many rows as there are lanes, times the fewest columns: quantized rows are whole blocks. */
 #define TO_SUMS(name, scales, has_minima, taken_off, call)                                        \

@@ -8,8 +8,8 @@
  * multiplies them with all of x, so that decoding costs little and nothing is kept.
  *
  * A kernel is a row of the table in table.c, which divides the work; the row knows how x and a panel
- * lie in memory and multiplies them. With few columns, what is read of the weight takes the time: a
- * kernel may then multiply rows as they come. Nothing here depends on Python or on ggml's headers: the places
+ * lie in memory and multiplies them. A kernel may also take rows as they come: with few columns what
+ * is read of the weight takes the time, and panels may be decoded a span at a time. Nothing here depends on Python or on ggml's headers: the places
  * of a tensor's fields are given.
  */
 
@@ -66,7 +66,7 @@ typedef struct {
     int64_t packed_bytes;      /* of one x of the batch */
     int64_t parts;             /* that make up a number of x and of the weight */
     int64_t panel_rows;        /* of the weight, decoded and multiplied together */
-    int64_t panel_bytes;
+    int64_t panel_bytes;       /* or what a thread needs that multiplies rows directly */
     int64_t step_columns;      /* of y, multiplied with a panel at a time */
     int64_t fetches;           /* times that such a step calls `fetch` */
     int64_t direct;            /* whether rows are multiplied by `few`, without a panel */
@@ -93,6 +93,7 @@ typedef struct {
     int64_t row;        /* the first of the panel */
     int64_t column;     /* the first of `step_columns`; those that x has not are left out */
     Ahead *ahead;
+    char *room; /* where rows are multiplied directly: panel_bytes, aligned to 64 */
 } Step;
 
 /* What a kernel puts back when a thread has worked; its place is a multiple of 64. */

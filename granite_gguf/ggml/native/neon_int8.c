@@ -82,11 +82,9 @@ static void pack_group(const float *x, Int8Activations *to, int64_t column) {
 }
 
 static void pack(const Job *job, const char *x, int64_t column, int64_t start, char *packed) {
-    const int64_t groups = blocks_of(job->width, INT8_GROUP);
     const int64_t end = at_most(start + INT8_SPAN, job->width);
     for (int64_t c = 0; c < INT8_COLUMNS; c++) {
-        Int8Activations *to =
-            (Int8Activations *)(void *)packed + column / INT8_COLUMNS * groups + start / INT8_GROUP;
+        Int8Activations *to = int8_place(job, packed, column, start);
         const int there = column + c < job->columns;
         const float *row = (const float *)(const void *)(x + (column + c) * job->x_stride);
         for (int64_t k = start; k < end; k += INT8_GROUP, to++) {
@@ -190,14 +188,12 @@ static int i8mm_available(void) { return arm_has(ARM_I8MM); }
 const Kernel neon_dotprod = {
     .name = "neon-dotprod", .words = "int8 by dot products of NEON",
     .available = dotprod_available, .takes = int8_takes, .plan = int8_plan, .pack = pack,
-    .decode = neon_int8_decode, .multiply = neon_dotprod_multiply,
     .few = neon_dotprod_few, .peak = dotprod_peak,
 };
 
 const Kernel neon_i8mm = {
     .name = "neon-i8mm", .words = "int8 by the mixed dot products of NEON",
     .available = i8mm_available, .takes = int8_takes, .plan = int8_plan, .pack = pack,
-    .decode = neon_int8_decode, .multiply = neon_i8mm_multiply,
     .few = neon_i8mm_few, .peak = i8mm_peak,
 };
 

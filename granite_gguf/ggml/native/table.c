@@ -80,14 +80,11 @@ void kernels_plan(int64_t index, Job *job) {
     job->packed_bytes = blocks_of(job->packed_bytes, ALIGNMENT) * ALIGNMENT;
     job->all_packed_bytes = job->batches * job->packed_bytes;
     job->panels_together = 1;
-    if (job->batches == 1 && job->packed_bytes > CACHED_BYTES) {
+    if (!job->direct && job->batches == 1 && job->packed_bytes > CACHED_BYTES) {
         const int64_t share = blocks_of(job->rows, job->panel_rows * job->threads);
         job->panels_together = at_least(1, at_most(share, PANELS_BYTES / job->panel_bytes));
     }
-    job->room_bytes = ALIGNMENT;
-    if (!job->direct) {
-        job->room_bytes += job->threads * job->panels_together * job->panel_bytes;
-    }
+    job->room_bytes = ALIGNMENT + job->threads * job->panels_together * job->panel_bytes;
 }
 
 static char *data_of(int64_t offset, const void *tensor) {
@@ -125,7 +122,7 @@ static void multiply_panels(const Job *job, const char *weight, const float *bia
         const int64_t row = first * job->panel_rows;
         const Step step = {
             .panel = weight + row * job->row_bytes, .packed = packed, .bias = bias, .y = y,
-            .row = row,
+            .row = row, .room = room,
         };
         kernel->few(job, &step, at_most(end * job->panel_rows, job->rows) - row);
         return;
