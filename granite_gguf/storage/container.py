@@ -27,6 +27,7 @@ from granite_gguf.errors import ModelFileError, OutOfMemoryError, brief
 from granite_gguf.ggml.types import BLOCK_SIZES, GGMLType
 from granite_gguf.sizes import megabytes
 from granite_gguf.storage.keys import Keys
+from granite_gguf.storage.large_pages import ask_for_large_pages
 
 MAX_DIMENSIONS = 4
 MAX_METADATA_PAIRS = 1 << 16
@@ -280,7 +281,7 @@ def _place(cursor: _Cursor, info: TensorInfo, data_start: int, alignment: int) -
 def _map(path: Path) -> mmap.mmap:
     try:
         with path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except ValueError:
         raise ModelFileError(f"{path}: is empty, expected a GGUF file") from None
     except IsADirectoryError:
@@ -295,6 +296,8 @@ def _map(path: Path) -> mmap.mmap:
                 "limited (ulimit -v). Raise the limit, or use a file of a smaller type"
             ) from error
         raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from error
+    ask_for_large_pages(mapped)
+    return mapped
 
 
 def open_container(path: Path) -> Container:

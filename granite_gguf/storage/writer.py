@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import gguf
 import numpy as np
@@ -16,6 +15,7 @@ from granite_gguf.files import Progress, replacing, silent
 from granite_gguf.ggml.types import GGMLType, row_bytes
 from granite_gguf.storage.container import MetadataValue, ValueType
 from granite_gguf.storage.keys import Keys
+from granite_gguf.storage.large_pages import LargePageWriter
 
 # A source's own alignment does not count: what is written here has the default one.
 _WRITTEN_APART = (Keys.General.ARCHITECTURE, Keys.General.ALIGNMENT)
@@ -58,18 +58,19 @@ def write_gguf(
     with replacing(path, force=force) as temporary:
         _write_head(temporary, metadata, tensors)
         with temporary.open("ab") as file:
-            _pad(file, file.tell())
+            pages = LargePageWriter(file)
+            _pad(pages, file.tell())
             total = sum(tensor.byte_count for tensor in tensors)
             written = 0
             for tensor in tensors:
                 expected = written + tensor.byte_count
                 for part in tensor.parts():
-                    written += file.write(np.ascontiguousarray(part).data)
+                    written += pages.write(np.ascontiguousarray(part).data)
                     progress(tensor.name, written, total)
                 if written != expected:
                     raise AssertionError(f"{tensor.name}: {written - expected:+d} bytes written")
-                _pad(file, tensor.byte_count)
-            file.flush()
+                _pad(pages, tensor.byte_count)
+            pages.flush()
             os.fsync(file.fileno())
         size = temporary.stat().st_size
     return size
@@ -99,5 +100,5 @@ def _write_head(
         writer.close()
 
 
-def _pad(file: Any, length: int) -> None:
-    file.write(bytes(-length % int(gguf.GGUF_DEFAULT_ALIGNMENT)))
+def _pad(pages: LargePageWriter, length: int) -> None:
+    pages.write(memoryview(bytes(-length % int(gguf.GGUF_DEFAULT_ALIGNMENT))))
