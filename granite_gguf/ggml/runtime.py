@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import wait
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from granite_gguf import memory
 from granite_gguf.closing import Closing
 from granite_gguf.errors import DeviceError, InputError, OutOfMemoryError
 from granite_gguf.forks import tell_after_fork
+from granite_gguf.ggml.crew import Crew
 from granite_gguf.ggml.devices import choose_device, default_threads
 from granite_gguf.ggml.graph import MAX_NODES, Graph
 from granite_gguf.ggml.tensor import Tensor, check
@@ -90,9 +91,7 @@ class Runtime(Closing):
         if self.apart:
             # Otherwise ggml sums half-precision products in half precision, which overflows.
             os.environ.setdefault(_SUMS_IN_FLOAT32, "1")
-        # Whoever waits for a thread of its own hears signals meanwhile.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="granite-gguf")
-        self._stack.callback(self._thread.shutdown)
+        self._crew = self._stack.enter_context(Crew(self.threads))
         handles = [self._open(self.device_handle)]
         if self.apart:
             handles.append(self._open(c.ggml_backend_dev_by_type(c.GGML_BACKEND_DEVICE_TYPE_CPU)))
@@ -215,15 +214,16 @@ class Runtime(Closing):
 
     def _in_thread(self, work: Callable[[], T]) -> T:
         self._begin_anew()
-        with memory.starting_threads():
-            running = self._thread.submit(work)
-        try:
-            return running.result()
-        finally:
-            # Whoever is interrupted must not free what is still being computed with.
-            while not running.done():
-                with suppress(KeyboardInterrupt):
-                    wait([running])
+        # Whoever waits for another thread hears signals meanwhile.
+        with self._crew.thread() as thread:
+            running = thread.submit(work)
+            try:
+                return running.result()
+            finally:
+                # Whoever is interrupted must not free what is still being computed with.
+                while not running.done():
+                    with suppress(KeyboardInterrupt):
+                        wait([running])
 
     def _compute(
         self, graph: Graph, inputs: Mapping[str, npt.NDArray[Any]], readers: Mapping[str, Reader]
