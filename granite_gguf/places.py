@@ -13,12 +13,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from textwrap import shorten
 from typing import Any
 
-from granite_gguf.errors import GraniteError, InputError, MissingExtraError, brief
+from granite_gguf.errors import GraniteError, InputError, MissingExtraError
 
 _MARK = "://"
 _OF_PYARROW = ("s3", "gs")
+_ANONYMOUS = "anonymous@"  # before a public bucket's name: ask without credentials
+_REASON = 500  # characters of it: clients tell what they did first, and why it failed last
+_PATIENCE = 10  # seconds; by default a quarter of an hour goes by where credentials are missing
 
 
 def import_extra(name: str) -> Any:
@@ -70,7 +74,9 @@ def file_system(name: str) -> tuple[Any, str]:
     with reaching(name):
         scheme, _, rest = name.partition(_MARK)
         if is_address(name) and scheme in _OF_PYARROW:
-            return _bucket(scheme, rest.partition("/")[0]), rest
+            authority, slash, path = rest.partition("/")
+            system, bucket = _bucket(scheme, authority)
+            return system, f"{bucket}{slash}{path}"
         system, path = _fsspec.url_to_fs(name)
         return system, path
 
@@ -89,18 +95,23 @@ def reaching(name: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise InputError(f"{name}: there is no such file or folder") from error
     except Exception as error:  # of whichever client library the address needs
-        why = str(error).strip() or type(error).__name__
-        raise InputError(f"{name}: cannot be used: {brief(why)}") from error
+        why = shorten(str(error), _REASON, placeholder=" ...") or type(error).__name__
+        raise InputError(f"{name}: cannot be used: {why}") from error
 
 
 def address(name: str, path: str) -> str:
     """The whole name of a path in the file system of another name."""
-    scheme, mark, _ = name.rpartition(_MARK)
-    return f"{scheme}{mark}{path.removeprefix(scheme + mark)}" if mark else path
+    scheme, mark, rest = name.rpartition(_MARK)
+    whom = _ANONYMOUS if rest.startswith(_ANONYMOUS) else ""
+    return f"{scheme}{mark}{whom}{path.removeprefix(scheme + mark)}" if mark else path
 
 
 @lru_cache(maxsize=64)
-def _bucket(scheme: str, name: str) -> Any:
+def _bucket(scheme: str, authority: str) -> tuple[Any, str]:
+    """The file system of a bucket, and the bucket's name."""
+    uri = f"{scheme}{_MARK}{authority}"
+    if scheme == "gs":
+        uri += f"?retry_limit_seconds={_PATIENCE}"
     # The first question to a bucket is where it lies, and it is asked once.
-    system, _ = _pyarrow_fs.FileSystem.from_uri(f"{scheme}{_MARK}{name}")
-    return _arrow.ArrowFSWrapper(system)
+    system, bucket = _pyarrow_fs.FileSystem.from_uri(uri)
+    return _arrow.ArrowFSWrapper(system), bucket
