@@ -17,8 +17,10 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from itertools import islice
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from granite_gguf.errors import GraniteError, InputError, brief
@@ -26,7 +28,9 @@ from granite_gguf.model import load
 from granite_gguf.passes import Cache
 from granite_gguf.places import file_system, import_extra, is_address, reaching
 from granite_gguf.placing.kernel_choice import AUTO, Precision
+from granite_gguf.sound.reading import duration_of
 from granite_gguf.transcript import Transcript
+from granite_gguf.transcription.many import longest_first
 from granite_gguf.transcription.options import TranscribeOptions, divide
 
 if TYPE_CHECKING:
@@ -121,7 +125,9 @@ class Transcriber:
             kernels=kernels,
             cache=cache,
         )
-        self.model.check(divide({**options}).options)
+        divided = divide({**options})
+        self.model.check(divided.options)
+        self._take = divided.take
         self._options = options
 
     def __call__(self, batch: Mapping[str, Any]) -> Any:
@@ -162,8 +168,11 @@ class Transcriber:
         found: dict[int, Transcript | Exception] = {}
         taken: list[int] = []
 
+        order = longest_first(map(self._seconds, audio))
+
         def sources(pool: ThreadPoolExecutor) -> Iterator[Any]:
-            for place, source in enumerate(_ahead(pool, audio)):
+            fetched = _ahead(pool, [audio[place] for place in order])
+            for place, source in zip(order, fetched, strict=True):
                 if isinstance(source, Exception):
                     found[place] = source
                 else:
@@ -182,6 +191,13 @@ class Transcriber:
                     if place not in found:
                         found[place] = self._alone(given)
         return [found[place] for place in range(len(audio))]
+
+    def _seconds(self, given: Any) -> float | None:
+        """How long a recording is, where that is known before it is fetched."""
+        if isinstance(given, bytes):
+            return duration_of(BytesIO(given), self._take)
+        here = isinstance(given, str) and Path(given).is_file()
+        return duration_of(given, self._take) if here else None
 
     def _alone(self, given: Any) -> Transcript | Exception:
         source = _fetch(given)

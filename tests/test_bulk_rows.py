@@ -134,6 +134,28 @@ def test_a_fault_is_found_to_be_that_of_one_row(
     assert found[1]["error"] == "ZeroDivisionError: of this row"
 
 
+def test_long_ones_go_first_and_rows_stay_where_they_are(
+    transcriber: Transcriber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[Any] = []
+
+    def named(_: object, sources: Iterator[Any], **__: object) -> Iterator[Any]:
+        for source in sources:
+            taken.append(source)
+            yield granite_gguf.AudioError(source if isinstance(source, str) else "contents")
+
+    monkeypatch.setattr(granite_gguf.Model, "transcribe_many", named)
+    shortest, middle, longest = sorted(zip(map(len, TEXTS), NAMES, CONTENTS, strict=True))
+    given = {
+        "path": [shortest[1], "x", longest[1], "nowhere.wav"],
+        "bytes": [None, middle[2], None, None],
+    }
+    errors = [row["error"] for row in transcriber(given).to_pylist()]
+    assert taken == ["nowhere.wav", longest[1], middle[2], shortest[1]]
+    told = (shortest[1], "contents", longest[1], "nowhere.wav")
+    assert all(error.endswith(name) for error, name in zip(errors, told, strict=True))
+
+
 def test_wrong_options_and_columns_are_no_failures_of_rows(transcriber: Transcriber) -> None:
     with pytest.raises(InputError, match=r"\['name'\], expected 'path' or 'bytes'"):
         transcriber({"name": NAMES})

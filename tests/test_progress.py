@@ -15,6 +15,7 @@ import soundfile
 from granite_gguf import AudioError, Segment, Transcript
 from granite_gguf.cli import console, job
 from granite_gguf.cli.inputs import Recording
+from granite_gguf.cli.outputs import plan_targets
 from granite_gguf.formats import Shape
 from granite_gguf.passes import Options
 from granite_gguf.sound.reading import ALL
@@ -103,6 +104,36 @@ def test_of_very_many_some_are_asked(
     assert asked == ["0", "2", "4"]  # 1, 3 and 5 s: the mean of 3 for the others
     assert progress.left[0] == pytest.approx(14)
     assert progress.done == progress.total == 12
+
+
+def test_files_are_written_in_the_order_that_takes_the_least_time(
+    made: tuple[job.Job, Progress], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Those of unknown length and long ones first, of some at a time; failures as they were named."""
+    work, _ = made
+    work.targets = plan_targets(work.recordings, ["txt"], tmp_path / "out", "{stem}.{format}")
+    taken: list[str] = []
+
+    class Watched(Model):
+        def transcribe_events(self, sources: Iterator[Path], *_: Any, **__: Any) -> Iterator[Any]:
+            def watched() -> Iterator[Path]:
+                for source in sources:
+                    taken.append(source.stem)
+                    yield source
+
+            return super().transcribe_events(watched())
+
+    work.run(Watched())  # type: ignore[arg-type]
+    assert taken == ["3", "4", "2", "1", "0"]
+    assert [Path(failure.name).stem for failure in work.failures] == ["2", "3"]
+    taken.clear()
+    monkeypatch.setattr(job, "_SORTED", 2)
+    work.run(Watched())  # type: ignore[arg-type]
+    assert taken == ["1", "0", "3", "2", "4"]
+    taken.clear()
+    work.targets = None
+    work.run(Watched())  # type: ignore[arg-type]
+    assert taken == ["0", "1", "2", "3", "4"]
 
 
 def test_what_is_left_goes_on_as_all_went_so_far() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from statistics import fmean
 
@@ -27,14 +28,17 @@ from granite_gguf.model import Model
 from granite_gguf.passes import Options
 from granite_gguf.sound.reading import Selection, duration_of
 from granite_gguf.transcript import Segment, Transcript
+from granite_gguf.transcription.many import longest_first
 
 _ASKED = 1000  # recordings, for the length of them all
+_SORTED = 1000  # at a time: their headers are read before the first of them is begun
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A recording without a result, and why."""
+    """A recording without a result, and why; ``place`` is its own among all."""
 
+    place: int
     name: str
     reason: str
 
@@ -75,11 +79,25 @@ class Job:
             telling_warnings(quiet=self.quiet),
             audio_progress(self._total_seconds, quiet=self.quiet) as progress,
         ):
-            remaining = list(self.chosen)
-            while remaining:
-                remaining = remaining[self._run_some(model, remaining, progress) :]
+            for remaining in self._parts():
+                while remaining:
+                    remaining = remaining[self._run_some(model, remaining, progress) :]
+        self.failures.sort(key=attrgetter("place"))
         if len(self.recordings) > 1 and not self.quiet:
             self._summarise(time.perf_counter() - started)
+
+    def _parts(self) -> Iterator[Sequence[int]]:
+        """The places chosen, in the order in which they are done.
+
+        What is printed comes in the order given, files are written in the order that takes the
+        least time.
+        """
+        if self.targets is None:
+            yield self.chosen
+            return
+        for first in range(0, len(self.chosen), _SORTED):
+            places = self.chosen[first : first + _SORTED]
+            yield [places[index] for index in longest_first(map(self._seconds, places))]
 
     def _run_some(self, model: Model, places: Sequence[int], progress: AudioProgress) -> int:
         """How many of the first are done with: all, or those up to one that met a fault."""
@@ -125,7 +143,7 @@ class Job:
         if recording.path is not None and printable(recording.name) not in reason:
             reason = f"{recording.name}: {reason}"
         print_error(reason)
-        self.failures.append(Failure(recording.name, reason))
+        self.failures.append(Failure(place, recording.name, reason))
 
     def _deliver(self, place: int, transcript: Transcript) -> None:
         recording = self.recordings[place]

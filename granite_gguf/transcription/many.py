@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from math import inf
 
 from granite_gguf.errors import AudioError, DeviceError, InputError
 from granite_gguf.passes import Options
@@ -15,6 +16,16 @@ from granite_gguf.transcription.jobs import Job, Jobs
 from granite_gguf.transcription.scheduler import SHORT_SECONDS, Scheduler
 
 Failure = AudioError | DeviceError | MemoryError
+
+
+def longest_first(seconds: Iterable[float | None]) -> list[int]:
+    """The places of recordings in the order in which they are done soonest.
+
+    Short ones share passes only with those begun beside them, and a long one, or one of unknown
+    length, begins when all before it are done; so these go first.
+    """
+    known = enumerate(seconds)
+    return [place for place, _ in sorted(known, key=lambda of: -inf if of[1] is None else -of[1])]
 
 
 @dataclass(frozen=True)
