@@ -51,7 +51,7 @@ ROOMS = {
     "places": "",
     "live": "model sound transcription",
     "serve": "formats live memory model passes places placing ray transcript transcription",
-    "ray": "model passes places placing transcript transcription",
+    "ray": "model passes places placing sound transcript transcription",
     "bulk": "places ray sound",
     "parity": "architectures ggml model recorded spec storage",
     "reference": "recorded",

@@ -9,9 +9,9 @@ import pytest
 pytest.importorskip("pyarrow.fs")
 pytest.importorskip("fsspec")
 
-from granite_gguf import places  # noqa: E402
-from granite_gguf.errors import InputError  # noqa: E402
-from granite_gguf.places import address, file_system  # noqa: E402
+from granite_gguf import places
+from granite_gguf.errors import InputError
+from granite_gguf.places import address, file_system
 
 
 @pytest.mark.parametrize("name", ["gs://anonymous@bucket/clips/a.flac", "gs://bucket/clips/a.flac"])

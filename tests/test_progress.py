@@ -109,7 +109,7 @@ def test_of_very_many_some_are_asked(
 def test_files_are_written_in_the_order_that_takes_the_least_time(
     made: tuple[job.Job, Progress], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Those of unknown length and long ones first, of some at a time; failures as they were named."""
+    """Those of unknown length and long ones first, some at a time; failures as they were named."""
     work, _ = made
     work.targets = plan_targets(work.recordings, ["txt"], tmp_path / "out", "{stem}.{format}")
     taken: list[str] = []

@@ -79,9 +79,10 @@ class Job:
             telling_warnings(quiet=self.quiet),
             audio_progress(self._total_seconds, quiet=self.quiet) as progress,
         ):
-            for remaining in self._parts():
-                while remaining:
-                    remaining = remaining[self._run_some(model, remaining, progress) :]
+            for places in self._parts():
+                done = 0
+                while done < len(places):
+                    done += self._run_some(model, places[done:], progress)
         self.failures.sort(key=attrgetter("place"))
         if len(self.recordings) > 1 and not self.quiet:
             self._summarise(time.perf_counter() - started)
