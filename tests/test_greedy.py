@@ -128,7 +128,7 @@ def test_an_absurd_draft_is_soon_left_alone() -> None:
     text = list(range(1, 101))
     said = Counting(text).run(200, Draft([500] * 200))
     assert said.tokens == tuple(text) and said.accepted == 0
-    assert said.steps == 100 and said.guessed <= MOST_GUESSED + 16 + 8 + 4
+    assert said.steps == 100 and said.guessed <= MOST_GUESSED + 3 + 1 + 1
 
 
 def test_a_place_beyond_reach_is_not_looked_for() -> None:

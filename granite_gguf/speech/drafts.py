@@ -15,6 +15,9 @@ from collections.abc import Sequence
 from granite_gguf.arrays import FloatArray
 
 MOST_GUESSED = 32  # rows of a pass: more are no cheaper by the row
+STEP_ROWS = (1, 2, 4, 8, 16, MOST_GUESSED + 1)
+"""Rows that steps are filled up to: the last token said, and a guess."""
+_BACK = 3  # sizes of steps to go back by where nothing of a guess was right
 _REACH = 24  # tokens to either side of where the draft is expected to go on
 _TELLING = 4  # tokens in a row that are surely no coincidence
 _PATIENCE = 4  # guesses in vain, after which only a telling place is worth another
@@ -43,7 +46,7 @@ class Draft:
     def __init__(self, tokens: Sequence[int]) -> None:
         self._tokens = list(tokens)
         self._next = 0
-        self._most = MOST_GUESSED
+        self._size = len(STEP_ROWS) - 1  # of the next guess, by the step that it fills
         self._in_vain = 0
         self._known = 0  # tokens said when the place in the draft was last looked for
         self.guessed = self.accepted = 0
@@ -59,8 +62,7 @@ class Draft:
             self._known = len(said)
             if self._in_vain >= _PATIENCE and matched < _TELLING:
                 return []
-        guess = self._tokens[self._next : self._next + self._most]
-        return guess
+        return self._tokens[self._next : self._next + STEP_ROWS[self._size] - 1]
 
     def learn(self, guessed: int, accepted: int) -> None:
         """Take note of how many tokens of the last guess were said."""
@@ -69,9 +71,9 @@ class Draft:
         self._next += accepted
         self._known += accepted
         if accepted == guessed:
-            self._most = min(MOST_GUESSED, 2 * self._most)
-        else:
-            self._most = max(1, accepted, self._most // 2)
+            self._size = min(self._size + 1, len(STEP_ROWS) - 1)
+        elif STEP_ROWS[self._size - 1] > accepted:
+            self._size = max(self._size - (1 if accepted else _BACK), 1)
         self._in_vain = 0 if accepted else self._in_vain + 1
 
 

@@ -25,7 +25,7 @@ from granite_gguf.spec.hparams import Granite
 from granite_gguf.spec.tables import granite_tensors
 from granite_gguf.spec.tensors import LLAMA_NAMES, Stage
 from granite_gguf.speech.causal import Continued, build_causal
-from granite_gguf.speech.drafts import MOST_GUESSED, Draft
+from granite_gguf.speech.drafts import STEP_ROWS, Draft
 from granite_gguf.speech.greedy import (
     ALIKE,
     CLEAR,
@@ -39,7 +39,6 @@ from granite_gguf.speech.greedy import (
 )
 
 _KEYS = 256  # a step's keys are a multiple of it
-_ROWS = (1, 2, 4, 8, 16, MOST_GUESSED + 1)
 _KEPT = 12  # graphs, each with memory of its own
 _KEPT_ROWS = 320  # of all of them: 128 MB of the released models' logits
 _NODES = 48  # operations of a layer, and of one more recording in it
@@ -168,7 +167,7 @@ class Language(Closing):
     ) -> list[FloatArray]:
         """Logits ``(1 + guessed tokens, vocabulary)`` of each."""
         longest = max(len(p) + most for p, most in zip(prompts, budgets, strict=True))
-        self._reserve(len(prompts), longest + max(_ROWS))
+        self._reserve(len(prompts), longest + max(STEP_ROWS))
         self._lengths = [len(p) for p in prompts]
         recordings: list[Continued] = []
         starts: list[int] = []
@@ -191,7 +190,7 @@ class Language(Closing):
     def _step(self, wanted: Mapping[int, Step]) -> dict[int, FloatArray]:
         """Logits ``(tokens, vocabulary)`` of each."""
         longest = max(len(step.tokens) for step in wanted.values())
-        rows = next((r for r in _ROWS if r >= longest), longest)
+        rows = next((r for r in STEP_ROWS if r >= longest), longest)
         starts = {n: self._lengths[n] + step.said for n, step in wanted.items()}
         keys = _bucket(max(starts.values()) + rows)
         recordings = [Continued(rows, keys, rows, self._caches[n]) for n in wanted]
