@@ -53,9 +53,8 @@ class Model(Closing):
 
     Use as a context manager, or call :meth:`close`. Safe to call from several threads: their
     recordings take turns, and never use more CPU threads than one does. The stages of a pass are
-    in :attr:`stages`, and can be called on the model itself, too. In a forked child it computes
-    with threads of its own, and shares the weights with its parent. A copy, and what is unpickled
-    elsewhere, is loaded anew from the same file, with the same options.
+    in :attr:`stages`, and can be called on the model itself, too. In a forked child it has threads
+    of its own, and its parent's weights. A copy, and what is unpickled elsewhere, is loaded anew.
 
     Args:
         file: an opened model file.
@@ -63,10 +62,12 @@ class Model(Closing):
         device: ``auto``, ``cpu`` or a device's name.
         precision: ``exact`` or ``fast``, see :class:`granite_gguf.placing.kernel_choice.Precision`.
         low_memory: whether mapped weights are let go of after every stage.
-        kernels: ``auto``, ``ggml`` or a name, see
-            :class:`granite_gguf.placing.kernel_choice.Kernels`.
+        kernels: which may multiply, see :class:`granite_gguf.placing.kernel_choice.Kernels`.
         cache: ``f16`` or ``f32``, of the keys and values of an autoregressive model.
         max_jobs: recordings that may be at work at a time.
+
+    Attributes:
+        rounding: ``precision`` and ``cache``.
 
     Raises:
         ModelFileError: the tokenizer cannot be read.
@@ -89,14 +90,14 @@ class Model(Closing):
         if max_jobs < 1:
             raise InputError(f"max_jobs is {max_jobs}, expected at least 1")
         wanted, kept = Precision.of(precision), Cache.of(cache)
+        self.rounding = {"precision": str(wanted), "cache": str(kept)}
         self._asked = {
             "threads": threads,
             "device": device,
-            "precision": str(wanted),
             "low_memory": low_memory,
             "kernels": kernels,
-            "cache": str(kept),
             "max_jobs": max_jobs,
+            **self.rounding,
         }
         self._file, self._tokenizer = file, load_tokenizer(file)
         architecture, turns = architecture_of(file), Turns(MOST_TURNS)

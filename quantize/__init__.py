@@ -5,6 +5,7 @@ from granite_gguf.quantize.policies import Override, Scope
 from granite_gguf.quantize.quantize import (
     Plan,
     Quantization,
+    default_output,
     make_plan,
     parse_override,
     quant_type,
@@ -21,6 +22,7 @@ __all__ = [
     "Quantization",
     "Scope",
     "collect_importance",
+    "default_output",
     "make_plan",
     "parse_override",
     "quant_type",

@@ -105,6 +105,7 @@ def test_bad_manifests(name: str, line: str, says: str, tmp_path: Path) -> None:
 # Results
 
 RESULT = Result("t", duration=1.0, seconds=0.5)
+ROUNDING = {"precision": "exact", "cache": "f16"}
 
 
 def test_results_are_taken_up_again(tmp_path: Path) -> None:
@@ -112,12 +113,12 @@ def test_results_are_taken_up_again(tmp_path: Path) -> None:
     audio.write_text("1")
     model.write_text("model")
     item = Item("a.wav", audio, "t", "en")
-    first = ResultsFile(path, model, "set")
+    first = ResultsFile(path, model, "set", ROUNDING)
     assert first.find(item) is None
     first.add(item, RESULT)
     with path.open("a") as file:
         file.write('{"audio": "cut off')
-    again = ResultsFile(path, model, "set")
+    again = ResultsFile(path, model, "set", ROUNDING)
     assert again.find(item) == RESULT
     again.add(item, RESULT)
     assert len(path.read_text().splitlines()) == 1  # there is nothing new in it
@@ -126,15 +127,17 @@ def test_results_are_taken_up_again(tmp_path: Path) -> None:
     again.finish()
     assert [json.loads(line)["text"] for line in path.read_text().splitlines()] == ["corrected"]
     again.add(item, Result("", error="no"))
-    assert ResultsFile(path, model, "set").find(item) is None  # a failure is tried again
+    assert ResultsFile(path, model, "set", ROUNDING).find(item) is None  # a failure is tried again
     again.add(item, RESULT)
     audio.write_text("changed")
-    assert ResultsFile(path, model, "set").find(item) is None
+    assert ResultsFile(path, model, "set", ROUNDING).find(item) is None
+    with pytest.raises(OutputError, match="was made with cache 'f16', not 'f32'; choose another"):
+        ResultsFile(path, model, "set", {**ROUNDING, "cache": "f32"})
     model.write_text("another model")
     with pytest.raises(OutputError, match=r"is a result of m.gguf .*choose another file"):
-        ResultsFile(path, model, "set")
+        ResultsFile(path, model, "set", ROUNDING)
     with pytest.raises(OutputError, match="line 1 is no result"):
-        ResultsFile(write(tmp_path / "notes.txt", "{}"), model, "set")
+        ResultsFile(write(tmp_path / "notes.txt", "{}"), model, "set", ROUNDING)
     assert (tmp_path / "notes.txt").read_text() == "{}\n"
 
 
@@ -142,7 +145,7 @@ def test_results_are_a_manifest_of_the_leaderboard(tmp_path: Path) -> None:
     """With its five fields, and read again as they were kept."""
     audio, path = tmp_path / "a.wav", tmp_path / "r.jsonl"
     item = Item("a.wav", audio, "expected", "de", "anna")
-    ResultsFile(path, tmp_path / "m.gguf", "set").add(item, RESULT)
+    ResultsFile(path, tmp_path / "m.gguf", "set", ROUNDING).add(item, RESULT)
     (line,) = map(json.loads, path.read_text().splitlines())
     fields = {"audio_filepath": str(audio), "duration": 1.0, "time": 0.5}
     assert fields.items() | {("text", "expected"), ("pred_text", "t")} <= line.items()
@@ -216,7 +219,7 @@ def test_many_are_at_work_and_their_seconds_add_up(
     clock = iter([10.0, 13.0, 13.5]).__next__
     monkeypatch.setattr("granite_gguf.evaluation.run.time.perf_counter", clock)
     items = [Item(f"{name}.wav", tmp_path / f"{name}.wav", "t", "en") for name in "akb"]
-    results = ResultsFile(None, tmp_path / "m.gguf", "set")
+    results = ResultsFile(None, tmp_path / "m.gguf", "set", ROUNDING)
     results.add(items[1], RESULT)
     found = score_each(cast(Model, Stub()), Dataset("set", items, 0), results, Scorer("plain"))
     failed = Result("", 0.0, 0.5, "b.wav: no such file")

@@ -25,7 +25,7 @@ from granite_gguf.quantize import (
 )
 from granite_gguf.quantize.policies import higher_layer
 from granite_gguf.quantize.types import fitting_type
-from tests.commands import run
+from tests.commands import assert_refused, run
 from tests.parity import assert_same_rows
 from tests.signals import synthetic_audio, uniform
 from tests.support.make_checkpoint import make_checkpoint
@@ -388,3 +388,11 @@ def test_wrong_usage(small: Path, tmp_path: Path, arguments: list[str], says: st
     result = run("quantize", source, *arguments)
     assert result.returncode == 2 and says in result.stderr and "Traceback" not in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["m.gguf"]
+
+
+def test_a_model_by_its_name_goes_into_the_current_folder(tmp_path: Path) -> None:
+    refused = run("quantize", "demo:base", cwd=tmp_path)
+    assert_refused(refused, 2, "quantized already", "--allow-requantize")
+    done = run("quantize", "demo:base", "--allow-requantize", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["granite-speech-demo-Q4_K.gguf"]

@@ -216,7 +216,10 @@ def _evaluated(
     systems: dict[str, list[Evaluation]] = {}
     for name, file in zip(names, files, strict=True):
         with opened(file) as model:
-            kept = [ResultsFile(targets[name, one.name], file, one.name) for one in datasets]
+            kept = [
+                ResultsFile(targets[name, one.name], file, one.name, model.rounding)
+                for one in datasets
+            ]
             systems[name] = [
                 one.evaluation(_rows(model, one, results, scorer), name, scorer)
                 for one, results in zip(datasets, kept, strict=True)

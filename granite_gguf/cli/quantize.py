@@ -13,9 +13,18 @@ from rich.table import Table
 
 from granite_gguf.architectures import open_model_file
 from granite_gguf.cli.console import print_note, stdout, writing_progress
+from granite_gguf.cli.model_names import local_model
 from granite_gguf.cli.options import Force, Threads
 from granite_gguf.errors import InputError
-from granite_gguf.quantize import QUANT_TYPES, Plan, Scope, make_plan, parse_override, quant_type
+from granite_gguf.quantize import (
+    QUANT_TYPES,
+    Plan,
+    Scope,
+    default_output,
+    make_plan,
+    parse_override,
+    quant_type,
+)
 from granite_gguf.quantize import quantize as quantize_file
 from granite_gguf.sizes import megabytes
 
@@ -39,13 +48,18 @@ _TYPES_PANEL = "What becomes of encoder and projector"
 
 def quantize(
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE.gguf", help="The file to quantize: F32, F16 or BF16.")
+        str,
+        typer.Argument(
+            metavar="SOURCE.gguf",
+            help="The file to quantize, best F32, F16 or BF16; or a model's name, as -m takes it.",
+        ),
     ],
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[OUTPUT.gguf] [TYPE]",
-            help="The file to write, by default beside the source and named after the type; and "
+            help="The file to write, by default beside the source and named after the type (of a "
+            "model's name in the current folder); and "
             f"the type, by default q4_k: {', '.join(QUANT_TYPES)}.",
         ),
     ] = None,
@@ -112,15 +126,18 @@ def quantize(
         name, scope = _PRESETS[preset]
     name = name or "q4_k"
     overrides = [parse_override(text) for text in tensor_type or []]
+    path = local_model(source)
     if dry_run:
-        file = open_model_file(source)
+        file = open_model_file(path)
         plan = make_plan(file, name, scope, overrides, allow_requantize=allow_requantize)
         _show(plan)
         return
+    if output is None and path != Path(source):
+        output = Path(default_output(path, quant_type(name), scope).name)
     started = time.monotonic()
     with writing_progress(f"quantizing to {quant_type(name).label}") as progress:
         result = quantize_file(
-            source,
+            path,
             output,
             name,
             scope=scope,

@@ -10,7 +10,7 @@ a run comes to its end. A last line that was cut off is dropped.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,13 +57,17 @@ class ResultsFile:
         path: the file, or None.
         model: the model's file.
         dataset: the set's name.
+        rounding: what the model rounds, see :attr:`granite_gguf.Model.rounding`.
 
     Raises:
-        OutputError: the file is no results file, is of another model, or cannot be written.
+        OutputError: the file is no results file, is of another model or of other rounding, or
+            cannot be written.
     """
 
-    def __init__(self, path: Path | None, model: Path, dataset: str) -> None:
-        self.path = path
+    def __init__(
+        self, path: Path | None, model: Path, dataset: str, rounding: Mapping[str, str]
+    ) -> None:
+        self.path, self._rounding = path, dict(rounding)
         self._is_of = {"dataset": dataset, "model": model.name, "model_identity": identity(model)}
         self._known: dict[str, Line] = {}
         self._lines = 0
@@ -90,6 +94,7 @@ class ResultsFile:
             "error": result.error,
             "audio_identity": identity(item.path),
             **self._is_of,
+            **self._rounding,
         }
         if self._known.get(str(item.path)) == line:
             return
@@ -140,6 +145,11 @@ class ResultsFile:
                 f"{place} is a result of {model} ({line['model_identity']}), not of "
                 f"{ours['model']} ({ours['model_identity']}); choose another file"
             )
+        for name, wanted in self._rounding.items():
+            if (made := line.get(name, wanted)) != wanted:
+                raise OutputError(
+                    f"{place} was made with {name} {made!r}, not {wanted!r}; choose another file"
+                )
         self._known[audio] = line
         self._lines += 1
 

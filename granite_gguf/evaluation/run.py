@@ -44,7 +44,7 @@ def evaluate(
     Raises:
         InputError: the manifest or the transcripts cannot be used, or there is no such scoring.
         MissingExtraError: the extra is not installed.
-        OutputError: the results are of another model, or cannot be written.
+        OutputError: the results are of another model or rounding, or cannot be written.
 
     >>> texts = Path("texts.tsv")
     >>> _ = texts.write_text("audio\\ttext\\nspeech.wav\\t" + model.transcribe("speech.wav").text)
@@ -55,7 +55,8 @@ def evaluate(
     dataset = read_dataset(
         Path(manifest), scorer, None if against is None else Path(against), language
     )
-    known = ResultsFile(None if results is None else Path(results), model.file.path, dataset.name)
+    path = None if results is None else Path(results)
+    known = ResultsFile(path, model.file.path, dataset.name, model.rounding)
     rows = list(score_each(model, dataset, known, scorer))
     return dataset.evaluation(rows, model.file.path.name, scorer)
 
