@@ -79,7 +79,8 @@ def rounded(x: Array) -> npt.NDArray[np.float64]:
     padded[..., :width] = x
     groups = padded.reshape(*x.shape[:-1], -1, 32)
     scales = np.abs(groups).max(-1, keepdims=True) / np.float32(127)
-    numbers = np.rint(np.divide(groups, scales, out=np.zeros_like(groups), where=scales > 0))
+    inverses = np.divide(1, scales, out=np.zeros_like(scales), where=scales > 0)
+    numbers = np.rint(groups * inverses)
     assert np.abs(numbers).max() <= 127
     exact = numbers.astype(np.int64) * scales.astype(np.float64)
     return exact.reshape(padded.shape)[..., :width]

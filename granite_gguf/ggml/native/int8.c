@@ -52,12 +52,6 @@ Int8Activations *int8_place(const Job *job, char *packed, int64_t column, int64_
            column / INT8_COLUMNS * groups;
 }
 
-void int8_fetch(const char *from, const char *end) {
-    for (; from < end; from += 64) {
-        __builtin_prefetch(from, 0, 2);
-    }
-}
-
 void int8_leave_out(Int8Activations *to, int64_t column) {
     memset(to->numbers[column], 0, sizeof to->numbers[column]);
     to->sums[column][0] = to->sums[column][1] = 0;
@@ -87,9 +81,10 @@ AVX2_INLINE __m256i round_group(const float *x, float *scale) {
     if (!(*scale >= FLT_MIN && *scale <= FLT_MAX)) {
         return _mm256_setzero_si256();
     }
+    const __m256 inverse = _mm256_set1_ps(1 / *scale);
     __m256i n[4];
     for (int i = 0; i < 4; i++) { /* to nearest, ties to even */
-        n[i] = _mm256_cvtps_epi32(_mm256_div_ps(v[i], _mm256_set1_ps(*scale)));
+        n[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], inverse));
     }
     const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(n[0], n[1]),
                                              _mm256_packs_epi32(n[2], n[3]));

@@ -53,7 +53,4 @@ Int8Activations *int8_place(const Job *job, char *packed, int64_t column, int64_
 /* A column that x has not: zeros. */
 void int8_leave_out(Int8Activations *to, int64_t column);
 
-/* Has lines of memory fetched. */
-void int8_fetch(const char *from, const char *end);
-
 #endif

@@ -178,10 +178,6 @@ TARGET static void OF(_decode_span)(const Job *job, const char *rows, int64_t co
         const char *from = rows + start / INT8_SPAN * span;
         char *to = panel + 4 * first;
         for (int64_t k = start; k < whole; k += numbers, from += bytes) {
-            if (k % INT8_SPAN == 0) {
-                const char *next = rows + (INT8_ROWS + first) * job->row_bytes;
-                int8_fetch(next + LANES * (from - rows), next + LANES * (from - rows + span));
-            }
             block(from, offsets, to, step);
             to += numbers / INT8_GROUP * step;
         }

@@ -153,13 +153,19 @@ static void OF(_few)(const Job *job, const Step *step, int64_t rows) {
     for (int64_t row = 0; row < rows; row += INT8_ROWS) {
         for (int64_t start = 0; start < job->width; start += INT8_SPAN) {
             const int64_t end = at_most(start + INT8_SPAN, job->width);
-            DECODE(job, step->panel + row * job->row_bytes, rows - row, start, end, span);
+            const char *from = step->panel + row * job->row_bytes;
+            DECODE(job, from, rows - row, start, end, span);
+            /* As much of the next rows as has been decoded of these, some with each block of x. */
+            const char *next = from + INT8_ROWS * (job->row_bytes + bytes_of(job, start));
+            Ahead ahead = {next, next + INT8_ROWS * bytes_of(job, end - start), 0};
+            ahead.lines = blocks_of(blocks_of(ahead.end - ahead.from, 64), blocks);
             const int64_t groups = blocks_of(end - start, INT8_GROUP);
             const Int8Activations *x =
                 (const Int8Activations *)step->packed + start / INT8_GROUP * blocks;
             float *sums = (float *)(void *)step->room;
             for (int64_t column = 0; column < job->columns; column += INT8_COLUMNS) {
                 const int left = (int)at_most(INT8_COLUMNS, job->columns - column);
+                fetch(&ahead);
                 for (int first = 0, some; first < left; first += some) {
                     some = OF(_some)(left - first);
                     for (int n = 0; n < INT8_ROWS; n += 2 * LANES) {

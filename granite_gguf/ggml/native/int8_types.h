@@ -234,14 +234,13 @@ INLINE void OF(_rounded)(FLOATS numbers[32], OF(_sink) *sink) {
     for (int i = 0; i < 32; i++) { /* as integers, so that NaN is the greatest */
         most = GREATEST(most, (INTEGERS)numbers[i] & 0x7fffffff);
     }
-    const FLOATS scale = (FLOATS)most / 127;
-    const INTEGERS usable = (scale >= FLT_MIN) & (scale <= FLT_MAX);
-    const FLOATS divisor = (FLOATS)(((INTEGERS)scale & usable) | (0x3f800000 & ~usable));
+    /* What is not finite makes the scale so, whatever the numbers. */
+    const FLOATS scale = (FLOATS)most / 127, inverse = 1 / scale;
+    const FLOATS factor = (FLOATS)((INTEGERS)inverse & (scale >= FLT_MIN));
     for (int i = 0; i < 8; i++) {
         WORDS bytes = {0};
-        for (int n = 0; n < 4; n++) {
-            const FLOATS number = (FLOATS)((INTEGERS)numbers[4 * i + n] & usable) / divisor;
-            bytes |= ((WORDS)ROUND(number) & 0xff) << 8 * n;
+        for (int n = 3; n >= 0; n--) {
+            bytes = bytes << 8 | ((WORDS)ROUND(numbers[4 * i + n] * factor) & 0xff);
         }
         OF(_put)(sink, 0, i, bytes ^ 0x80808080);
     }

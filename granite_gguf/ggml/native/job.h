@@ -153,6 +153,11 @@ static inline int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
 
 static inline int64_t blocks_of(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
+/* Of so many numbers of a row, whole blocks but at its end. */
+static inline int64_t bytes_of(const Job *job, int64_t numbers) {
+    return blocks_of(numbers, job->block_numbers) * job->block_bytes;
+}
+
 static inline void fetch(Ahead *ahead) {
     for (int64_t i = 0; i < ahead->lines && ahead->from < ahead->end; i++, ahead->from += 64) {
 #ifdef __GNUC__

@@ -64,12 +64,13 @@ static void pack_group(const float *x, Int8Activations *to, int64_t column) {
     memcpy(&scale, &bits, sizeof scale);
     scale /= 127;
     const int usable = scale >= FLT_MIN && scale <= FLT_MAX;
+    const float32x4_t inverse = vdupq_n_f32(usable ? 1 / scale : 0);
     for (int half = 0; half < 2; half++) {
         int8x16_t bytes = vdupq_n_s8(0);
         if (usable) {
             int32x4_t n[4];
             for (int i = 0; i < 4; i++) { /* to nearest, ties to even */
-                n[i] = vcvtnq_s32_f32(vdivq_f32(v[4 * half + i], vdupq_n_f32(scale)));
+                n[i] = vcvtnq_s32_f32(vmulq_f32(v[4 * half + i], inverse));
             }
             bytes = vcombine_s8(vmovn_s16(vcombine_s16(vmovn_s32(n[0]), vmovn_s32(n[1]))),
                                 vmovn_s16(vcombine_s16(vmovn_s32(n[2]), vmovn_s32(n[3]))));
