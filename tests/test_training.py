@@ -41,7 +41,9 @@ CHARACTERS = miniature.SIZE.encoder.characters
 def example(frames: int, text: str = "open the door", seed: int = 0) -> Example:
     rng = np.random.default_rng(seed)
     features = rng.uniform(-0.5, 1.5, (frames, 160)).astype(np.float16)
-    return Example(features, text, encode_characters(text, CHARACTERS), [300, 301, 301, 302])
+    return Example(
+        features, text, "en-us+m1", encode_characters(text, CHARACTERS), [300, 301, 301, 302]
+    )
 
 
 @pytest.fixture(scope="module")

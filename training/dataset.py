@@ -24,10 +24,11 @@ Half = npt.NDArray[np.float16]
 
 @dataclass(frozen=True)
 class Example:
-    """One utterance: its features (T, 160) and what is said."""
+    """One utterance: its features (T, 160), what is said, and by whom."""
 
     features: Half
     text: str
+    voice: str
     characters: list[int]
     tokens: list[int]
 
@@ -56,7 +57,7 @@ def load(
             tokens = tokenizer.encode(lead + line.text, add_special_tokens=False).ids
             fits = rows_needed(tokens) <= line.frames // window
             if fits and rows_needed(letters) <= line.frames:
-                examples.append(Example(features, line.text, letters, tokens))
+                examples.append(Example(features, line.text, line.voice, letters, tokens))
     return examples
 
 

@@ -26,6 +26,7 @@ from training.augment import Strength, augmented
 from training.corruption import UNKNOWN, ErrorRates, corrupted, edit_rows, editable, row_labels
 from training.dataset import Example, stacked
 from training.losses import ctc
+from training.passes import LENGTHS, SECOND
 from training.scoring import word_error_rate
 
 SCORED = 200  # development utterances
@@ -228,21 +229,38 @@ class EditorStage(NarStage, ListeningStage[Heard]):
             out.append(next(c for c in choices if editable(c, target, minimum)))
         return out
 
-    @torch.inference_mode()
     def scores(self, examples: list[Example]) -> dict[str, float]:
-        first, final = [], []
+        texts = [self.texts(example) for example in examples[:SCORED]]
+        said = [example.text for example in examples[:SCORED]]
+        return {
+            name: word_error_rate(zip(said, column, strict=True))
+            for name, column in zip(("hypothesis", "edited"), zip(*texts, strict=True), strict=True)
+        }
+
+    @torch.inference_mode()
+    def texts(self, example: Example) -> tuple[str, str]:
+        """What the encoder and what the editor writes."""
         rules, model = self.rules, self.model
-        for example in examples[:SCORED]:
-            features = stacked([example]).to(self.device)
-            encoded = model.encoder(features)
-            tokens = self.hypothesis(encoded.bpe_logits[0])
-            ids = insert_slots(tokens, rules.slot_id, rules.min_edit_length)
-            audio = model.audio_tokens(model.projector(encoded.output), features.shape[1])
-            logits = model.editor(audio, torch.tensor([ids], device=self.device))
-            edited = collapse(logits[0].argmax(dim=-1).tolist(), rules.slot_id)
-            first.append((example.text, decode(self.tokenizer, tokens)))
-            final.append((example.text, decode(self.tokenizer, edited)))
-        return {"hypothesis": word_error_rate(first), "edited": word_error_rate(final)}
+        features = stacked([example]).to(self.device)
+        encoded = model.encoder(features)
+        tokens = self.hypothesis(encoded.bpe_logits[0])
+        ids = insert_slots(tokens, rules.slot_id, rules.min_edit_length)
+        audio = model.audio_tokens(model.projector(encoded.output), features.shape[1])
+        logits = model.editor(audio, torch.tensor([ids], device=self.device))
+        edited = collapse(logits[0].argmax(dim=-1).tolist(), rules.slot_id)
+        return decode(self.tokenizer, tokens), decode(self.tokenizer, edited)
+
+
+class PassesStage(EditorStage):
+    """The same in passes of many lengths, which is how its errors are counted."""
+
+    def scores(self, examples: list[Example]) -> dict[str, float]:
+        out: dict[str, float] = {}
+        for least, most in LENGTHS:
+            inside = [e for e in examples if least * SECOND <= e.frames <= most * SECOND]
+            for name, rate in super().scores(inside).items():
+                out[f"{least}-{most} s {name}"] = rate
+        return out
 
 
 @contextmanager

@@ -4,6 +4,10 @@ The one that edits, first its encoder, then the projector and the editor on top 
 
 python -m training.train encoder DATA RUN
 python -m training.train editor DATA RUN
+python -m training.train passes DATA RUN [--start CHECKPOINT]
+
+The last goes on with projector and editor in passes of up to 22 s, from RUN/editor.pt or from the
+weights of a checkpoint's directory.
 
 The autoregressive one, on top of the first one's encoder:
 
@@ -20,16 +24,18 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from granite_gguf.reference import load_tokenizer
+from granite_gguf.reference import load_model, load_tokenizer
 from training import base, dataset, miniature
 from training.causal import LanguageStage
 from training.dataset import Example
-from training.stages import EditorStage, EncoderStage, NarStage, Stage
+from training.passes import LENGTHS, Passes
+from training.stages import EditorStage, EncoderStage, NarStage, PassesStage, Stage
 
 EVERY = 25  # steps between lines of the log
 
@@ -59,11 +65,18 @@ class Plan:
 PLANS = {
     "encoder": Plan(steps=2000, peak=1.2e-3, frames=4000, short_first=110),
     "editor": Plan(steps=4000, peak=1.5e-3, frames=4000, warm_up=200, fixed_batches=560),
+    "passes": Plan(steps=3000, peak=1e-3, frames=4400, warm_up=100, fixed_batches=400, check=300),
     "language": Plan(
         steps=4450, peak=1.5e-3, frames=1600, short_first=130, fixed_batches=2000, check=500
     ),
 }
-STAGES: dict[str, type[NarStage]] = {"encoder": EncoderStage, "editor": EditorStage}
+STAGES: dict[str, type[NarStage]] = {
+    "encoder": EncoderStage,
+    "editor": EditorStage,
+    "passes": PassesStage,
+}
+BEFORE = {"editor": "encoder", "passes": "editor"}  # the stages whose weights these begin with
+WATCHED = 12  # passes of each length
 
 
 def train(stage: Stage, plan: Plan, data: Data, state: Path, seed: int) -> None:
@@ -148,6 +161,7 @@ def main() -> None:
     parser.add_argument("stage", choices=tuple(PLANS))
     parser.add_argument("data", type=Path)
     parser.add_argument("run", type=Path)
+    parser.add_argument("--start", type=Path, help="begin with this checkpoint's weights")
     parser.add_argument("--steps", type=int, help="another number than planned")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--float32", action="store_true", help="no bfloat16 in the products")
@@ -158,38 +172,59 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     begin = base_stage if args.stage == "language" else nar_stage
-    stage, room = begin(args.stage, args.run, args.seed, device, mixed=not args.float32)
+    mixed = not args.float32
+    stage, room = begin(args.stage, args.run, args.seed, device, mixed=mixed, start=args.start)
     train_set, development = (
         dataset.load(args.data, split, stage.tokenizer, *room) for split in ("train", "development")
     )
     plan = PLANS[args.stage]
     if args.steps:
         plan = Plan(**asdict(plan) | {"steps": args.steps})
+    if args.stage == "passes":
+        train_set, development = joined(train_set, development, stage, room[0], plan, args.seed)
     print(f"{clock()} {args.stage}: {len(train_set)} utterances, {plan}", flush=True)
     train(stage, plan, Data(train_set, development), args.run / f"{args.stage}.pt", args.seed)
+
+
+def joined(
+    train_set: list[Example],
+    development: list[Example],
+    stage: Stage,
+    characters: int,
+    plan: Plan,
+    seed: int,
+) -> tuple[list[Example], list[Example]]:
+    """As many passes as the plan can use, and some of each length to watch them with."""
+    draw = partial(Passes, tokenizer=stage.tokenizer, characters=characters)
+    passes = draw(train_set, rng=random.Random(seed)).training(plan.fixed_batches * plan.frames)
+    watched = draw(development, rng=random.Random(0))
+    return list(passes), [p for length in LENGTHS for p in watched.of_length(*length, WATCHED)]
 
 
 Room = tuple[int, int, str]  # characters, frames of a token, and what stands before a text
 
 
 def nar_stage(
-    name: str, run: Path, seed: int, device: torch.device, *, mixed: bool
+    name: str, run: Path, seed: int, device: torch.device, *, mixed: bool, start: Path | None
 ) -> tuple[Stage, Room]:
     """A stage of the model that edits, at its beginning."""
     directory = _made(run, miniature.write_directory)
     model, config = miniature.untrained(directory, seed)
-    if name == "editor":
-        saved = torch.load(run / "encoder.pt", map_location="cpu", weights_only=True)
-        trained = {name: t for name, t in saved["model"].items() if name.startswith("encoder.")}
-        model.load_state_dict(model.state_dict() | trained)
+    if start:
+        model.load_state_dict(load_model(start).state_dict())
+    elif name in BEFORE:
+        before = torch.load(run / f"{BEFORE[name]}.pt", map_location="cpu", weights_only=True)
+        model.load_state_dict(before["model"])
     stage = STAGES[name](model.to(device), load_tokenizer(directory), device, mixed=mixed)
     return stage, (config.encoder.char_vocab, config.encoder.pooling_window, "")
 
 
 def base_stage(
-    _: str, run: Path, seed: int, device: torch.device, *, mixed: bool
+    _: str, run: Path, seed: int, device: torch.device, *, mixed: bool, start: Path | None
 ) -> tuple[Stage, Room]:
     """The stage of the autoregressive model, at its beginning."""
+    if start:
+        raise SystemExit("--start is for the model that edits: the other's encoder is its own")
     directory = _made(run, base.write_directory)
     model, config = base.untrained(directory, seed)
     tokenizer = load_tokenizer(directory)
