@@ -1,6 +1,6 @@
 """What a model makes of what is no speech, and what leaving out doubtful text costs of speech.
 
-    python -m benchmarks.noise [MODEL.gguf] [--clips 40] [--sentences 120] [--seed 0]
+    python -m benchmarks.noise [MODEL] [--clips 40] [--sentences 120] [--seed 0]
 
 Needs espeak-ng. Everything is made here: noise of three colours, the mains' hum, music of plucked
 chords and drums, near silence that went through MP3 and Opus; and sentences of held-out voices by
@@ -15,11 +15,11 @@ from __future__ import annotations
 import argparse
 import io
 import random
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -53,9 +53,9 @@ class Clip:
     segments: tuple[Segment, ...]
 
     def text(self, least: float | None) -> list[str]:
-        """The words that are left."""
+        """The words that are left, without capitals and marks."""
         kept = [without_doubtful(segment, least).text for segment in self.segments]
-        return " ".join(kept).split()
+        return re.findall(r"[\w']+", " ".join(kept).lower())
 
 
 def coloured(rng: np.random.Generator, count: int, power: float) -> Samples:
@@ -199,7 +199,7 @@ def table(clips: list[Clip], *, spoken: bool) -> None:
 def main() -> None:
     """Measure one model."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path, nargs="?")
+    parser.add_argument("model", nargs="?", help="a file, or a name such as demo:base")
     parser.add_argument("--clips", type=int, default=40)
     parser.add_argument("--sentences", type=int, default=120)
     parser.add_argument("--seed", type=int, default=0)

@@ -19,6 +19,7 @@ from granite_gguf import InputError, Model, Transcript
 from granite_gguf.architectures import open_model_file
 from granite_gguf.converters import convert
 from granite_gguf.demo import DEMO_MODELS, DEMO_SAMPLES
+from granite_gguf.graph import layers
 from granite_gguf.hub import find_model
 from granite_gguf.quantize import Scope, quantize
 from tests.commands import assert_refused, run
@@ -97,6 +98,19 @@ def test_samples_word_for_word_with_each_kernel(kernels: str) -> None:
         for options, texts in ASKED:
             found = [t.text for t in loaded.transcribe_many(SAMPLES, **options)]
             assert found == texts
+
+
+def test_a_long_prompt_is_looked_at_in_parts(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are many operations in every layer, and change nothing."""
+    options: dict[str, Any] = {"prompt": "transcribe the speech. " * 80, "max_tokens": 9}
+    expected = ids(model.transcribe(SAMPLES[0], **options))
+    monkeypatch.setattr(layers, "_SCORES", 0)
+    monkeypatch.setattr(layers, "_FEWEST_QUERIES", 1)
+    monkeypatch.setattr(layers, "_MOST_PARTS", 50)
+    assert layers.queries_together(1000, 1000, 4) == 20
+    assert ids(model.transcribe(SAMPLES[0], **options)) == expected
 
 
 @pytest.mark.parametrize("options", [{"punctuation": False}, {}, {"keywords": ["Ana"]}])

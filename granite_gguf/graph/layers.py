@@ -22,6 +22,8 @@ from granite_gguf.ggml import (
 
 _SCORES = 8 << 20  # of attention, at a time: 32 MB
 _FEWEST_QUERIES = 128
+_MOST_PARTS = 16  # of a recording's queries: each is some operations in every layer
+PART_NODES = 12
 FEW_QUERIES = 40
 
 Weights = Mapping[str, Tensor]
@@ -55,6 +57,16 @@ def total(terms: Sequence[Tensor]) -> Tensor:
     return result
 
 
+def queries_together(queries: int, keys: int, heads: int) -> int:
+    """How many queries of a recording :func:`attend` takes at a time, which bounds its memory.
+
+    >>> queries_together(300, 300, 16), queries_together(5000, 5000, 16)
+    (1744, 313)
+    """
+    affordable = _SCORES // (keys * heads) // 16 * 16
+    return max(_FEWEST_QUERIES, affordable, -(-queries // _MOST_PARTS))
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = None) -> Tensor:
     """Attention, ``softmax(scale * k q + mask) v``, head by head.
 
@@ -83,7 +95,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = 
     v = v.permute(1, 0, 2, 3).contiguous_copy().multiplying_as(v)  # [keys, head_dim, kv_heads]
     if k.type != F32:  # as the keys of a cache, which lie apart
         k = k.contiguous_copy().multiplying_as(k)
-    together = max(_FEWEST_QUERIES, _SCORES // (k.ne[1] * heads) // 16 * 16)
+    together = queries_together(queries, k.ne[1], heads)
     parts = []
     for start in range(0, queries, together):
         count = min(together, queries - start)

@@ -20,7 +20,7 @@ from granite_gguf.arrays import AnyArray, FloatArray, IntArray, matrix
 from granite_gguf.closing import Closing
 from granite_gguf.ggml import BF16, F16, F32, GGMLType, Graph, KeptGraph, Runtime, State
 from granite_gguf.graph.granite import Cache, causal_mask
-from granite_gguf.graph.layers import Weights
+from granite_gguf.graph.layers import PART_NODES, Weights, queries_together
 from granite_gguf.spec.hparams import Granite
 from granite_gguf.spec.tables import granite_tensors
 from granite_gguf.spec.tensors import LLAMA_NAMES, Stage
@@ -262,7 +262,11 @@ class Language(Closing):
         return self._kept[kind][1]
 
     def _graph(self, recordings: Sequence[Continued]) -> Graph:
-        nodes = (self._numbers.n_layers + 1) * _NODES * (1 + len(recordings))
+        each = _NODES * (1 + len(recordings))
+        for r in recordings:
+            together = queries_together(r.rows, r.keys, self._numbers.n_heads)
+            each += PART_NODES * (r.rows // together)
+        nodes = (self._numbers.n_layers + 1) * each
         return Graph(purpose=_PURPOSE, remedy=_REMEDY, nodes=nodes)
 
     def _drop(self) -> None:
