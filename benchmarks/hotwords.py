@@ -2,8 +2,8 @@
 
     python -m benchmarks.hotwords [MODEL] [--taught] [--names 80] [--sentences 400] [--seed 0]
 
-Needs espeak-ng. Names that the demonstration models have never heard, half of them of this world and
-half made of syllables, are spoken by held-out voices in short sentences; each is listened for
+Needs espeak-ng. Names that the demonstration models have never heard, half of them of this world
+and half made of syllables, are spoken by held-out voices in short sentences; each is listened for
 alone and among others. Of other sentences of held-out voices, in which no such name is said, those
 are counted whose text changes. `--taught` asks for the other spelling of names whose two spellings
 the autoregressive demonstration model knows. Seconds are those of one thread.

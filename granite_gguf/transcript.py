@@ -128,6 +128,9 @@ class Segment:
             tokens' probabilities. None without a text.
         no_speech_prob: the probability that nobody speaks, by the encoder where it hears most:
             the mean of its blank in the three frames that have least of it; 1 where nothing sounds.
+        heard: letters of the hypothesis for each of the text, where that was written token by
+            token: nearly none where words are made of noise, many where it ends too early. None
+            without a text, and where nothing is known of the encoder's letters.
     """
 
     index: int
@@ -147,6 +150,7 @@ class Segment:
     language: str | None = None
     confidence: float | None = None
     no_speech_prob: float | None = None
+    heard: float | None = None
 
     def of_channel(self, channel: int | None) -> Segment:
         """The same segment as what was heard on a channel, which is its words' speaker."""

@@ -100,9 +100,24 @@ def test_samples_word_for_word_with_each_kernel(kernels: str) -> None:
             assert found == texts
 
 
-def test_a_long_prompt_is_looked_at_in_parts(
-    model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_text_that_ends_too_early_is_told(model: Model) -> None:
+    """Three sentences in a pass are too much for it."""
+    with pytest.warns(granite_gguf.AudioWarning, match="writes only 'For', and the encoder hears"):
+        (segment,) = model.transcribe(DEMO_SAMPLES[2]).segments
+    said = DEMO_SAMPLES[2].with_suffix(".txt").read_text().strip()
+    assert segment.heard == pytest.approx(len(said.replace(" ", "")) / 3, rel=0.05)
+
+
+def test_sentences_made_of_noise_are_left_out(model: Model) -> None:
+    noise = np.random.default_rng(4).standard_normal(4 * 16_000).astype(np.float32)
+    (segment,) = model.transcribe(0.1 * noise, min_confidence=0).segments
+    assert len(segment.text.split()) > 2 and segment.heard is not None and segment.heard < 0.25
+    assert segment.no_speech_prob is not None and segment.no_speech_prob < 0.5
+    with pytest.warns(granite_gguf.AudioWarning, match="is left out.*the encoder hears only"):
+        assert model.transcribe(0.1 * noise).text == ""
+
+
+def test_a_long_prompt_is_looked_at_in_parts(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are many operations in every layer, and change nothing."""
     options: dict[str, Any] = {"prompt": "transcribe the speech. " * 80, "max_tokens": 9}
     expected = ids(model.transcribe(SAMPLES[0], **options))
@@ -113,6 +128,7 @@ def test_a_long_prompt_is_looked_at_in_parts(
     assert ids(model.transcribe(SAMPLES[0], **options)) == expected
 
 
+@pytest.mark.filterwarnings("ignore::granite_gguf.AudioWarning")
 @pytest.mark.parametrize("options", [{"punctuation": False}, {}, {"keywords": ["Ana"]}])
 def test_drafts_change_nothing_and_are_mostly_right(model: Model, options: dict[str, Any]) -> None:
     accepted = tokens = 0

@@ -133,6 +133,27 @@ def test_what_is_left_out(
     assert found.remarks[1].startswith("from 1.0 to 6.5 s 'so it is' is left out: ")
 
 
+@pytest.mark.parametrize(
+    ("sure", "heard", "least", "stays"),
+    [
+        (0.89, 0.2, None, False),
+        (0.9, 0.2, None, True),
+        (0.7, 0.25, None, True),
+        (0.7, None, None, True),
+        (0.7, 0.0, 0.0, True),
+        (0.7, 0.0, 0.5, True),
+    ],
+)
+def test_what_is_made_up_is_left_out(
+    sure: float, heard: float | None, least: float | None, stays: bool
+) -> None:
+    segment = replace(SEGMENT, confidence=sure, heard=heard)
+    found = without_doubtful(segment, least)
+    assert (found is segment) == stays
+    if not stays:
+        assert found.text == "" and "the encoder hears only 'so'" in found.remarks[-1]
+
+
 def test_what_was_not_asked_for_stays_unasked() -> None:
     spoken = replace(SEGMENT, words=None, turns=(Turn("Speaker 1", "so it is"),))
     found = without_doubtful(spoken, 1.0)

@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 
 from granite_gguf.arrays import FloatArray, IntArray, Rows
-from granite_gguf.errors import InputError
+from granite_gguf.errors import InputError, brief
 from granite_gguf.passes import CONTINUING, NOTHING_ELSE, Before, Editor, Options, Piece, timed
 from granite_gguf.speech.asking import RAW, around_audio, instruction, language_name
 from granite_gguf.speech.drafts import is_sure
@@ -35,6 +35,11 @@ from granite_gguf.words.times import Heard, Spellings, character_spellings, toke
 TAGGED_SECONDS = 300.0  # the longest audio whose words a plus model times, by its card
 
 
+# Letters of the hypothesis for each of a text, and those beyond, that tell that it ends too early.
+_MUCH = 3.0
+_A_SENTENCE = 20
+
+
 @dataclass(frozen=True)
 class Manner:
     """How a model is asked for what options want.
@@ -46,6 +51,7 @@ class Manner:
         translated_to: the language, if it is to translate.
         drafted: whether what is heard is a draft of the text.
         unseen: whether a draft that is sure is the text, without looking at it.
+        free: whether the instruction is the user's own, and the text may be anything.
     """
 
     words: str
@@ -54,6 +60,7 @@ class Manner:
     translated_to: str | None
     drafted: bool
     unseen: bool
+    free: bool
 
     @classmethod
     def of(
@@ -102,6 +109,7 @@ class Manner:
             options.draft and not tagged and translated is None,
             # What is heard is words alone, without what else can be asked for.
             fast and options.draft and words == RAW and bool(h.draft.bpe_vocab),
+            wish.prompt is not None,
         )
 
 
@@ -204,11 +212,12 @@ class _Pass:
                 confidence=confidence(np.array(text.probabilities)),
                 no_speech_prob=no_speech(encoded.blank[n]),
                 decoding=Decoding(text.steps, text.guessed, text.accepted, text.unseen),
-                remarks=tuple(self._remarks(piece, text, rows[n])),
                 complete=text.end is End.FINISHED,
             )
             if manner.speakers:
                 segment = replace(segment, turns=answer.turns())
+            segment = replace(segment, heard=self._heard(segment))
+            segment = replace(segment, remarks=tuple(self._remarks(piece, text, rows[n], segment)))
             if self.options.word_times:
                 with timed("words", [piece]):
                     words = self._words(n, answer, mel, encoded, head)
@@ -276,7 +285,16 @@ class _Pass:
             return self.options.max_tokens
         return token_budget(self._seconds(piece), tagged=self.manner.tagged)
 
-    def _remarks(self, piece: Piece, said: Said, rows: int) -> list[str]:
+    def _heard(self, segment: Segment) -> float | None:
+        """Letters of the hypothesis for each of the text that is no tag."""
+        if not (self.model.has_head or self.model.known_characters) or self.manner.free:
+            return None
+        turns = segment.turns
+        text = segment.text if turns is None else " ".join(turn.text for turn in turns)
+        written = _letters(text)
+        return _letters(segment.hypothesis) / written if written else None
+
+    def _remarks(self, piece: Piece, said: Said, rows: int, segment: Segment) -> list[str]:
         """What a person should know of a text."""
         front, found = self.model.hparams.front_end, []
         begin, end = (at / front.sample_rate for at in piece.stretch)
@@ -289,6 +307,13 @@ class _Pass:
         if said.end is End.BUDGET:
             found.append(
                 f"{where} the text is cut after {len(said.tokens)} tokens; --max-tokens allows more"
+            )
+        heard, translated = segment.heard or 0.0, self.manner.translated_to is not None
+        lost = _letters(segment.hypothesis) - _letters(segment.text)
+        if said.end is End.FINISHED and heard > _MUCH and lost > _A_SENTENCE and not translated:
+            found.append(
+                f"{where} the model writes only {brief(segment.text)}, and the encoder hears "
+                f"{brief(segment.hypothesis)}"
             )
         positions = self.model.hparams.llm.max_positions
         if rows + len(said.tokens) > positions:
@@ -341,3 +366,7 @@ class _Pass:
 
     def _spelt_in_tokens(self, text: str, tokens: IntArray) -> Spellings:
         return token_spellings(self.model.hparams.draft, self.model.tokenizer, text, tokens)
+
+
+def _letters(text: str) -> int:
+    return sum(map(str.isalpha, text))

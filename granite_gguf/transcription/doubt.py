@@ -9,6 +9,10 @@ from granite_gguf.transcript import Segment
 
 _NO_SPEECH = 0.5
 _UNSURE = 0.5
+# Of a text written token by token: a language model may make whole sentences of noise, rather sure
+# of them.
+_MADE_UP = 0.25
+_NOT_SURE = 0.9
 
 
 def without_doubtful(segment: Segment, least: float | None) -> Segment:
@@ -18,7 +22,8 @@ def without_doubtful(segment: Segment, least: float | None) -> Segment:
         segment: what the model made of a stretch of audio.
         least: the confidence below which it is. By default it is where the encoder hears no speech
             and the model is not sure of its words: both are needed, for a lone short word is little
-            speech, and of much that is spoken in noise the model is not sure.
+            speech, and of much that is spoken in noise the model is not sure. Or where the encoder
+            hears few of the letters that the language model writes.
     """
     sure, silent = segment.confidence, segment.no_speech_prob
     if sure is None or silent is None or not segment.text.strip():
@@ -26,9 +31,11 @@ def without_doubtful(segment: Segment, least: float | None) -> Segment:
     if least is not None:
         doubtful, why = sure < least, f"its confidence is {sure:.2f}, expected {least:g} or more"
     else:
-        doubtful = silent > _NO_SPEECH and sure < _UNSURE
+        made_up = segment.heard is not None and segment.heard < _MADE_UP and sure < _NOT_SURE
+        doubtful = made_up or (silent > _NO_SPEECH and sure < _UNSURE)
+        only = f"the encoder hears only {brief(segment.hypothesis)}, " if made_up else ""
         why = (
-            f"it is probably no speech (no_speech_prob {silent:.2f}, confidence {sure:.2f}); "
+            f"it is probably no speech ({only}no_speech_prob {silent:.2f}, confidence {sure:.2f}); "
             "--min-confidence 0 keeps it"
         )
     if not doubtful:
