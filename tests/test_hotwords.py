@@ -14,10 +14,11 @@ import granite_gguf
 from granite_gguf import InputError, Model
 from granite_gguf.demo import DEMO_SAMPLES
 from granite_gguf.nar.decoding import edited_tokens, keep_tokens
-from granite_gguf.nar.hotwords import hotwords
+from granite_gguf.nar.hotwords import REPLACING
 from granite_gguf.passes import Hotword
 from granite_gguf.stages.characters import labels_of
 from granite_gguf.words.spotting import Spot, Trie
+from granite_gguf.words.terms import hotwords
 from tests.commands import run
 from tests.signals import synthetic_audio
 
@@ -117,22 +118,27 @@ def test_the_more_terms_the_less_each_may_cost(demo: Model) -> None:
 
     def most(count: int, weight: float = 1.0) -> float:
         names = ["walter", *map("".join, product("abcdefghij", repeat=3))][:count]
-        return float(hotwords(known, tuple(Hotword(name, weight) for name in names)).most[0])
+        return float(
+            hotwords(known, tuple(Hotword(name, weight) for name in names), REPLACING).most[0]
+        )
 
     assert most(1) == most(100) == pytest.approx(4 * 6 - 6)
     assert most(1000) == pytest.approx((4 - 0.6 * np.log(10)) * 6 - 6)
     assert most(1, 1.5) == pytest.approx(1.5 * most(1))
-    short = hotwords(known, (Hotword("a"),))
+    short = hotwords(known, (Hotword("a"),), REPLACING)
     assert short.most.tolist() == [0.0]
 
 
 def test_terms_are_spelt_in_what_the_head_writes(demo: Model) -> None:
     known = labels_of(demo.file)
     for one, other in (("New  York", "new york"), ("Łódź-É!", "odzé")):
-        ways = [hotwords(known, (Hotword(text),)).trie._labels.tolist() for text in (one, other)]
+        ways = [
+            hotwords(known, (Hotword(text),), REPLACING).trie._labels.tolist()
+            for text in (one, other)
+        ]
         assert ways[0] == ways[1]
     with pytest.raises(InputError, match=r"hotword '東京' has no character"):
-        hotwords(known, (Hotword("東京"),))
+        hotwords(known, (Hotword("東京"),), REPLACING)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ ROOMS = {
     "recorded": "ggml spec storage",
     "placing": "ggml memory spec storage",
     "evaluation": "model sound transcript",
-    "words": "spec tokenizer transcript",
+    "words": "passes spec tokenizer transcript",
     "architecture": "cuda ggml passes placing recorded spec storage tokenizer",
     "stages": "ctc ggml graph passes placing sound spec storage tokenizer transcript",
     "nar": "architecture ctc cuda fields ggml graph passes placing recorded sound spec "

@@ -9,50 +9,25 @@ What is put in so is not edited.
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from math import exp, log
+from math import exp
 
 import numpy as np
 import numpy.typing as npt
 
 from granite_gguf.arrays import FloatArray, IntArray
-from granite_gguf.errors import InputError
 from granite_gguf.nar.spec import Hypothesis as Head
-from granite_gguf.passes import Hotword
-from granite_gguf.stages import characters
 from granite_gguf.stages.decoding import run_probabilities
 from granite_gguf.tokenizer import SpeechTokenizer
-from granite_gguf.words.spotting import Spot, Trie
+from granite_gguf.words.spotting import Spot
+from granite_gguf.words.terms import Allowance, Hotwords
 
 _SPACE = " "
-# What a term may cost, by letter: the more terms, the sooner one of them is like something else.
-_OF_A_LETTER = 4.0
-_FEW = 100  # terms
-_LESS = 0.6  # for each e times as many
-_LEAST = 1.0
-_SHORT = 6.0  # of all letters together: a short term is like much else
+REPLACING = Allowance(of_a_letter=4.0, short=6.0, few=100, less=0.6)
+"""What a term may cost that takes the place of other words."""
 _SURE = 0.95  # words no token of which is less probable are probably right
 _OF_SURE = 0.5  # of the cost, where a term stands for such words
-
-
-@dataclass(frozen=True)
-class Hotwords:
-    """Terms to listen for.
-
-    Attributes:
-        texts: as they are to be written.
-        letters: of each.
-        trie: their labels.
-        most: ``(n,)``, what each may cost.
-    """
-
-    texts: tuple[str, ...]
-    letters: tuple[int, ...]
-    trie: Trie
-    most: npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -67,53 +42,6 @@ class Hypothesis:
 
     tokens: IntArray
     sure: FloatArray
-
-
-def hotwords(known: Mapping[str, int], terms: tuple[Hotword, ...]) -> Hotwords:
-    """Terms to listen for by a head with such labels of characters.
-
-    Raises:
-        InputError: the labels are not known, or a term has none.
-    """
-    return _hotwords(tuple(known.items()), terms)
-
-
-@lru_cache(maxsize=8)
-def _hotwords(known: tuple[tuple[str, int], ...], terms: tuple[Hotword, ...]) -> Hotwords:
-    labels = dict(known)
-    if _SPACE not in labels:
-        raise InputError(
-            "this file does not tell the characters of its encoder's head, without which no names "
-            "are listened for; the file of a released model does"
-        )
-    spelt = [_spelling(labels, term.text) for term in terms]
-    letters = [len(spelling) for spelling in spelt]
-    each = max(_LEAST, _OF_A_LETTER - _LESS * log(max(1.0, len(terms) / _FEW)))
-    most = [t.weight * max(0.0, each * n - _SHORT) for t, n in zip(terms, letters, strict=True)]
-    texts = tuple(" ".join(term.text.split()) for term in terms)
-    return Hotwords(texts, tuple(letters), Trie(spelt, labels[_SPACE]), np.array(most))
-
-
-def _spelling(labels: Mapping[str, int], text: str) -> list[int]:
-    """A term in small letters, without what the head does not write, accents before letters."""
-    written = []
-    for character in " ".join(text.lower().split()):
-        parts = character if character in labels else unicodedata.normalize("NFKD", character)
-        written += [labels[part] for part in parts if part in labels]
-    if all(label == labels[_SPACE] for label in written):
-        raise InputError(f"hotword {text!r} has no character that the model writes")
-    return written
-
-
-def spotted(wanted: Hotwords, known: Mapping[str, int], logits: FloatArray) -> list[Spot]:
-    """The terms that are heard in frames ``(T, characters)``, in order."""
-    posteriors = logits - logits.max(axis=1, keepdims=True)
-    # A recording begins and ends between words.
-    edge = np.full((1, logits.shape[1]), -np.inf, np.float32)
-    edge[0, known[_SPACE]] = 0.0
-    padded = np.concatenate([edge, posteriors, edge])
-    found = wanted.trie.spot(padded, characters.BLANK, wanted.most)
-    return [Spot(of.term, of.first - 1, of.end - 1, of.cost) for of in found]
 
 
 def with_terms(

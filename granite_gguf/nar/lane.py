@@ -9,7 +9,7 @@ from granite_gguf.errors import InputError
 from granite_gguf.ggml import Runtime
 from granite_gguf.nar.cuda import CudaStages
 from granite_gguf.nar.cuda_weights import CudaWeights, open_device
-from granite_gguf.nar.hotwords import hotwords
+from granite_gguf.nar.hotwords import REPLACING
 from granite_gguf.nar.padded import PaddedStages
 from granite_gguf.nar.spec import HParams
 from granite_gguf.nar.stages import Stages
@@ -34,6 +34,7 @@ from granite_gguf.stages.lane import StagesLane
 from granite_gguf.storage.model_file import ModelFile
 from granite_gguf.tokenizer import SpeechTokenizer
 from granite_gguf.transcript import Segment
+from granite_gguf.words.terms import hotwords
 
 _MOST_PIECES = 128
 _MOST_SECONDS = 1536.0
@@ -105,7 +106,7 @@ class NarLane(StagesLane[Stages]):
             if asked:
                 raise InputError(f"this model (NAR) {what}; {others} can do otherwise")
         if wish.keywords:
-            hotwords(labels_of(self.stages.file), wish.hotwords)
+            hotwords(labels_of(self.stages.file), wish.hotwords, REPLACING)
 
     def one_pass(self, pieces: Sequence[Piece], options: Options) -> list[Segment | None]:
         """As :func:`granite_gguf.nar.transcribe.one_pass` does it."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from granite_gguf.arrays import FloatArray, IntArray, Rows
 from granite_gguf.nar.decoding import edited_tokens, insert_slots, keep_tokens
-from granite_gguf.nar.hotwords import hotwords, spotted, with_terms
+from granite_gguf.nar.hotwords import REPLACING, with_terms
 from granite_gguf.nar.spec import HParams
 from granite_gguf.nar.stages import BEST_PROBABILITIES, Hearing, Stages
 from granite_gguf.passes import Editor, Hotword, Options, Piece, timed
@@ -25,6 +25,7 @@ from granite_gguf.stages.passing import silent_segment, sounding_features
 from granite_gguf.stages.results import TokenResult
 from granite_gguf.stages.shared import BPE_BEST, BPE_TOTALS
 from granite_gguf.transcript import Segment
+from granite_gguf.words.terms import hotwords, spotted
 from granite_gguf.words.times import Heard, time_words
 
 SURE = 0.95
@@ -144,9 +145,9 @@ def _with_terms(
     """The hypotheses with terms where these are heard; of those what is to be kept."""
     h, known = model.hparams.hypothesis, characters.labels_of(model.file)
     head = hearing.head
-    wanted, parts, kept = hotwords(known, terms), list(hypothesis), {}
+    wanted, parts, kept = hotwords(known, terms, REPLACING), list(hypothesis), {}
     for n, logits in enumerate(hearing.logits or ()):
-        spots, best = spotted(wanted, known, logits), head.taps[BPE_BEST][n]
+        spots, best = spotted(wanted, known, logits, characters.BLANK), head.taps[BPE_BEST][n]
         found = with_terms(h, model.tokenizer, head.ids[n], wanted, spots, best)
         if found is not None:
             parts[n], kept[n] = found.tokens, found.sure

@@ -8,6 +8,7 @@ samples → log-mel frames → encoder ┬→ hypothesis → draft ────�
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -16,6 +17,7 @@ import numpy as np
 from granite_gguf.arrays import FloatArray, IntArray, Rows
 from granite_gguf.errors import InputError, brief
 from granite_gguf.passes import CONTINUING, NOTHING_ELSE, Before, Editor, Options, Piece, timed
+from granite_gguf.speech import keywords
 from granite_gguf.speech.asking import RAW, around_audio, instruction, language_name
 from granite_gguf.speech.drafts import is_sure
 from granite_gguf.speech.greedy import End, Said
@@ -52,6 +54,7 @@ class Manner:
         drafted: whether what is heard is a draft of the text.
         unseen: whether a draft that is sure is the text, without looking at it.
         free: whether the instruction is the user's own, and the text may be anything.
+        listened: whether it is told only those of the keywords that may be heard.
     """
 
     words: str
@@ -61,6 +64,7 @@ class Manner:
     drafted: bool
     unseen: bool
     free: bool
+    listened: bool
 
     @classmethod
     def of(
@@ -110,6 +114,7 @@ class Manner:
             # What is heard is words alone, without what else can be asked for.
             fast and options.draft and words == RAW and bool(h.draft.bpe_vocab),
             wish.prompt is not None,
+            len(wish.keywords) > keywords.ALL and " " in known,
         )
 
 
@@ -185,7 +190,8 @@ class _Pass:
         model, pieces, manner = self.model, self.pieces, self.manner
         mel = Rows.of(mels)
         with timed("encoder", pieces):
-            encoded = model.run_encoder(mel, model.heard_by)
+            heard_by = {*model.heard_by, *([characters.LOGITS] if manner.listened else [])}
+            encoded = model.run_encoder(mel, frozenset(heard_by))
         captured, own = encoded.captured, partial(_own, model.hparams, pieces=pieces)
         mel, taps = own(mel), {name: own(tap) for name, tap in encoded.taps.items()}
         encoded = EncoderResult(captured, own(encoded.final), own(encoded.blank), taps)
@@ -240,12 +246,14 @@ class _Pass:
         if not left:
             return said, rows
         pieces = [self.pieces[n] for n in left]
+        with timed("hotwords", pieces) if manner.listened else nullcontext():
+            words = [self._instruction(encoded, n) for n in left]
         with timed("projector", pieces):
             audio = model.run_projector(encoded.captured.some(left))
         with timed("language model", pieces):
             prompts = [
-                model.prompt(part, self._around(piece))
-                for part, piece in zip(audio, pieces, strict=True)
+                model.prompt(part, self._around(piece, asked))
+                for part, piece, asked in zip(audio, pieces, words, strict=True)
             ]
             budgets = [self._budget(piece) for piece in pieces]
             drafts = [hypotheses[n][1] if manner.drafted else None for n in left]
@@ -253,10 +261,18 @@ class _Pass:
         rows |= zip(left, map(len, prompts), strict=True)
         return said | dict(zip(left, found, strict=True)), rows
 
-    def _around(self, piece: Piece) -> tuple[str, str]:
+    def _instruction(self, encoded: EncoderResult[Rows], n: int) -> str:
+        """The words for a piece, with the keywords that it is to be told."""
+        if not self.manner.listened:
+            return self.manner.words
+        wish, known = self.options.wish, self.model.known_characters
+        told = keywords.chosen(wish.hotwords, known, encoded.taps[characters.LOGITS][n])
+        return instruction(self.model.hparams, replace(wish, keywords=told))
+
+    def _around(self, piece: Piece, words: str) -> tuple[str, str]:
         """The prompt's text before the audio and behind it, with what was said before a piece."""
         so_far = "" if piece.before is None else piece.before.text
-        return around_audio(self.model.hparams, self.manner.words, so_far)
+        return around_audio(self.model.hparams, words, so_far)
 
     def _bpe(self, encoded: EncoderResult[Rows]) -> TokenResult[Rows]:
         timed_by_it = self.options.word_times and not self.manner.tagged
