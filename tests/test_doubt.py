@@ -114,6 +114,7 @@ SEGMENT = Segment(
         (0.4, 0.2, None, True),
         (0.4, 0.9, 0.0, True),
         (0.4, 0.2, 0.5, False),
+        (0.4, 0.6, 0.1, False),
         (0.5, 0.9, 0.5, True),
         (None, 1.0, 1.0, True),
     ],
@@ -141,7 +142,8 @@ def test_what_is_left_out(
         (0.7, 0.25, None, True),
         (0.7, None, None, True),
         (0.7, 0.0, 0.0, True),
-        (0.7, 0.0, 0.5, True),
+        (0.7, 0.0, 0.5, False),
+        (0.7, 0.4, 0.5, True),
     ],
 )
 def test_what_is_made_up_is_left_out(

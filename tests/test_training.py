@@ -367,6 +367,27 @@ def test_a_few_steps_lower_the_loss(directory: Path, name: str) -> None:
     assert losses[-1] < 0.9 * losses[0]
 
 
+def test_passes_go_on_from_a_checkpoint_and_leave_its_encoder(
+    directory: Path, tmp_path: Path
+) -> None:
+    from granite_gguf.reference import load_model
+    from training.train import nar_stage
+
+    shutil.copytree(directory, tmp_path / "model")
+    cpu, start = torch.device("cpu"), ROOT / "training" / "checkpoint"
+    stage, _ = nar_stage("passes", tmp_path, 3, cpu, mixed=False, start=start)
+    expected, found = load_model(start).state_dict(), stage.model.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    trained = {id(parameter) for parameter in stage.parameters()}
+    left = {n for n, p in stage.model.named_parameters() if id(p) not in trained}
+    assert left == {n for n in found if n.startswith("encoder.")} - buffers(stage.model)
+
+
+def buffers(model: torch.nn.Module) -> set[str]:
+    return {name for name, _ in model.named_buffers()}
+
+
 def test_learning_rate_warms_up_and_falls() -> None:
     from training.train import Plan
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -22,38 +24,66 @@ ONE_VOICE = 0.6  # share of the passes; in the others one in two utterances chan
 LENGTHS = ((2, 4), (4, 8), (8, 12), (12, 16), (16, 20))
 
 
-class Passes:
-    """Draws utterances, each at most once, and joins them."""
+class Utterance(Protocol):
+    """What is said by one voice."""
 
-    def __init__(
-        self, examples: list[Example], tokenizer: Tokenizer, characters: int, rng: random.Random
-    ) -> None:
-        self._tokenizer, self._characters, self._rng = tokenizer, characters, rng
-        self._of_voice: dict[str, list[Example]] = defaultdict(list)
-        for example in rng.sample(examples, len(examples)):
-            self._of_voice[example.voice].append(example)
+    @property
+    def text(self) -> str: ...
+    @property
+    def voice(self) -> str: ...
+    @property
+    def frames(self) -> int: ...
 
-    def training(self, frames: int) -> Iterator[Example]:
+
+Said = TypeVar("Said", bound=Utterance)
+
+
+@dataclass(frozen=True)
+class Pass(Generic[Said]):
+    """Utterances, at least one, and the frames between them."""
+
+    parts: Sequence[Said]
+    pauses: Sequence[int]
+
+    @property
+    def text(self) -> str:
+        return " ".join(part.text for part in self.parts)
+
+    @property
+    def frames(self) -> int:
+        return sum(part.frames for part in self.parts) + sum(self.pauses)
+
+
+class Passes(Generic[Said]):
+    """Draws passes of utterances, each of which it takes at most once."""
+
+    def __init__(self, utterances: Sequence[Said], rng: random.Random) -> None:
+        self._rng = rng
+        self._of_voice: dict[str, list[Said]] = defaultdict(list)
+        for utterance in rng.sample(utterances, len(utterances)):
+            self._of_voice[utterance.voice].append(utterance)
+
+    def training(self, frames: int) -> Iterator[Pass[Said]]:
         """Utterances by themselves and passes of all lengths, about so many frames in all."""
         drawn = alone = 0
         while drawn < frames and self._of_voice:
             if alone <= ALONE * drawn:
-                made = self._next("")
+                made = Pass([self._next("")], [])
                 alone += made.frames
             else:
-                made = self.drawn(self._rng.uniform(SHORTEST, LONGEST))
+                made = self._drawn(self._rng.uniform(SHORTEST, LONGEST))
             drawn += made.frames
             yield made
 
-    def of_length(self, least: float, most: float, count: int) -> Iterator[Example]:
+    def of_length(self, least: float, most: float, count: int) -> Iterator[Pass[Said]]:
         """`count` passes of `least` to `most` seconds, or fewer where the utterances run out."""
         while count and self._of_voice:
-            made = self.drawn(self._rng.uniform(least, most) * SECOND)
+            made = self._drawn(self._rng.uniform(least, most) * SECOND)
             if least * SECOND <= made.frames <= most * SECOND:
                 count -= 1
                 yield made
 
-    def drawn(self, frames: float) -> Example:
+    def _drawn(self, frames: float) -> Pass[Said]:
         """A pass of at most so many frames where there are several utterances in it."""
         stays = self._rng.random() < ONE_VOICE
         parts = [self._next("")]
@@ -62,33 +92,35 @@ class Passes:
             same = stays or self._rng.random() < 0.5
             part = self._next(parts[-1].voice if same else "")
             pauses.append(round(self._rng.uniform(*PAUSES) * SECOND))
-            if sum(p.frames for p in (*parts, part)) + sum(pauses) > frames:
+            if Pass([*parts, part], pauses).frames > frames:
                 self._of_voice[part.voice].append(part)
+                pauses.pop()
                 break
             parts.append(part)
-        return self._joined(parts, pauses)
+        return Pass(parts, pauses)
 
-    def _next(self, voice: str) -> Example:
+    def _next(self, voice: str) -> Said:
         """An utterance of that voice where there is one left, otherwise of any."""
         if voice not in self._of_voice:
             voice = self._rng.choice(list(self._of_voice))
         left = self._of_voice[voice]
-        example = left.pop()
+        utterance = left.pop()
         if not left:
             del self._of_voice[voice]
-        return example
+        return utterance
 
-    def _joined(self, parts: list[Example], pauses: list[int]) -> Example:
-        """As if they had been recorded together, one floor below them all."""
-        floor = max(part.features.max() for part in parts) - np.float16(QUIETEST)
-        rows = [parts[0].features]
-        for pause, part in zip(pauses, parts[1:], strict=False):
-            rows += [np.full((pause, part.features.shape[1]), floor, np.float16), part.features]
-        text = " ".join(part.text for part in parts)
-        return Example(
-            np.maximum(np.concatenate(rows), floor),
-            text,
-            parts[0].voice,
-            encode_characters(text, self._characters),
-            self._tokenizer.encode(text, add_special_tokens=False).ids,
-        )
+
+def as_example(drawn: Pass[Example], tokenizer: Tokenizer, characters: int) -> Example:
+    """As if the utterances had been recorded together, one floor below them all."""
+    first, *others = drawn.parts
+    floor = max(part.features.max() for part in drawn.parts) - np.float16(QUIETEST)
+    rows = [first.features]
+    for pause, part in zip(drawn.pauses, others, strict=True):
+        rows += [np.full((pause, part.features.shape[1]), floor, np.float16), part.features]
+    return Example(
+        np.maximum(np.concatenate(rows), floor),
+        drawn.text,
+        first.voice,
+        encode_characters(drawn.text, characters),
+        tokenizer.encode(drawn.text, add_special_tokens=False).ids,
+    )

@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from granite_gguf.reference import load_model, load_tokenizer
 from training import base, dataset, miniature
 from training.causal import LanguageStage
 from training.dataset import Example
-from training.passes import LENGTHS, Passes
+from training.passes import LENGTHS, Passes, as_example
 from training.stages import EditorStage, EncoderStage, NarStage, PassesStage, Stage
 
 EVERY = 25  # steps between lines of the log
@@ -195,10 +196,11 @@ def joined(
     seed: int,
 ) -> tuple[list[Example], list[Example]]:
     """As many passes as the plan can use, and some of each length to watch them with."""
-    draw = partial(Passes, tokenizer=stage.tokenizer, characters=characters)
-    passes = draw(train_set, rng=random.Random(seed)).training(plan.fixed_batches * plan.frames)
-    watched = draw(development, rng=random.Random(0))
-    return list(passes), [p for length in LENGTHS for p in watched.of_length(*length, WATCHED)]
+    made = partial(as_example, tokenizer=stage.tokenizer, characters=characters)
+    passes = Passes(train_set, random.Random(seed)).training(plan.fixed_batches * plan.frames)
+    watched = Passes(development, random.Random(0))
+    lengths = (watched.of_length(*length, WATCHED) for length in LENGTHS)
+    return list(map(made, passes)), list(map(made, chain.from_iterable(lengths)))
 
 
 Room = tuple[int, int, str]  # characters, frames of a token, and what stands before a text

@@ -18,27 +18,29 @@ _NOT_SURE = 0.9
 def without_doubtful(segment: Segment, least: float | None) -> Segment:
     """A segment, without its text where that is doubtful, of which a remark then tells.
 
+    It is where the encoder hears no speech and the model is not sure of its words: both are needed,
+    for a lone short word is little speech, and of much that is spoken in noise the model is not
+    sure. Or where the encoder hears few of the letters that a language model writes.
+
     Args:
         segment: what the model made of a stretch of audio.
-        least: the confidence below which it is. By default it is where the encoder hears no speech
-            and the model is not sure of its words: both are needed, for a lone short word is little
-            speech, and of much that is spoken in noise the model is not sure. Or where the encoder
-            hears few of the letters that the language model writes.
+        least: the confidence below which a text is doubtful, too; 0 takes none for doubtful.
     """
     sure, silent = segment.confidence, segment.no_speech_prob
     if sure is None or silent is None or not segment.text.strip():
         return segment
-    if least is not None:
-        doubtful, why = sure < least, f"its confidence is {sure:.2f}, expected {least:g} or more"
-    else:
-        made_up = segment.heard is not None and segment.heard < _MADE_UP and sure < _NOT_SURE
-        doubtful = made_up or (silent > _NO_SPEECH and sure < _UNSURE)
+    made_up = segment.heard is not None and segment.heard < _MADE_UP and sure < _NOT_SURE
+    if least == 0:
+        return segment
+    if made_up or (silent > _NO_SPEECH and sure < _UNSURE):
         only = f"the encoder hears only {brief(segment.hypothesis)}, " if made_up else ""
         why = (
             f"it is probably no speech ({only}no_speech_prob {silent:.2f}, confidence {sure:.2f}); "
             "--min-confidence 0 keeps it"
         )
-    if not doubtful:
+    elif least is not None and sure < least:
+        why = f"its confidence is {sure:.2f}, expected {least:g} or more"
+    else:
         return segment
     where = f"from {segment.start:.1f} to {segment.end:.1f} s"
     return replace(
