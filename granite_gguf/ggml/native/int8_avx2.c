@@ -68,6 +68,7 @@ AVX2_INLINE __m256i look_up(__m256i bytes) {
 #define MULTIPLY _mm256_mul_ps
 #define ADD_PRODUCT _mm256_fmadd_ps
 #define SUBTRACT_PRODUCT _mm256_fnmadd_ps
+#define HOLDS_SUMS 0
 
 static inline int32_t word_at(const void *from) {
     int32_t word;
@@ -104,35 +105,73 @@ TARGET static inline __attribute__((always_inline)) void avx_vnni_products(
 #undef EIGHT_BITS_OFFSET
 #define NAME avx2_int8
 #define TARGET __attribute__((target("avx2,fma,f16c")))
-#define MOST_COLUMNS 2
+#define MOST_COLUMNS 3
 #define EIGHT_BITS_OFFSET 0
 
 /* A multiply-add makes two products one sum of 16 bits, which must not saturate. The numbers of x
  * are at most 127. Those of w are less than 2 ** bits, so that as many of its results can be added
  * up as 2 * (2 ** bits - 1) * 127 goes into 32767: eight of four bits (30480), four of five
  * (31496), two of six (32004). Of eight bits the offset is taken off, which leaves at most 128, and
- * the sign given to x: 2 * 128 * 127 is 32512. */
-TARGET static inline __attribute__((always_inline)) void avx2_int8_products(
-    const char *w, const int8_t *x, int count, int columns, int bits, __m256i s[MOST_COLUMNS][2]) {
+ * the sign given to x: 2 * 128 * 127 is 32512. The loops stay loops: of what is unrolled a compiler
+ * has more on its way than there are registers. */
+AVX2_INLINE __m256i pairs_of(__m256i numbers, __m256i signs, __m256i x, int bits) {
+    return _mm256_maddubs_epi16(numbers, bits == 8 ? _mm256_sign_epi8(x, signs) : x);
+}
+
+/* Six and eight bits: sums of 16 bits are those of one or two steps. */
+AVX2_INLINE void add_soon(const char *w, const int8_t *x, int count, int columns, int bits,
+                          __m256i s[MOST_COLUMNS][2]) {
     const __m256i ones = _mm256_set1_epi16(1), middle = _mm256_set1_epi8(-128);
-    const int together = bits <= 5 ? 4 : bits == 6 ? 2 : 1;
+    const int together = bits == 8 ? 1 : 2;
+#pragma GCC unroll 1
+    for (int first = 0; first < count; first += together, x += 4 * together) {
+        __m256i numbers[2][2], signs[2][2];
+#pragma GCC unroll 2
+        for (int i = 0; i < together; i++, w += 4 * INT8_ROWS) {
+#pragma GCC unroll 2
+            for (int r = 0; r < 2; r++) {
+                const __m256i loaded = _mm256_load_si256((const void *)(w + 32 * r));
+                signs[i][r] = _mm256_xor_si256(loaded, middle);
+                numbers[i][r] = bits == 8 ? _mm256_abs_epi8(signs[i][r]) : loaded;
+            }
+        }
+#pragma GCC unroll 4
+        for (int c = 0; c < columns; c++) {
+            const __m256i v = SPREAD_WORD(x + c * INT8_GROUP);
+            const __m256i next = SPREAD_WORD(x + c * INT8_GROUP + 4 * (together - 1));
+#pragma GCC unroll 2
+            for (int r = 0; r < 2; r++) {
+                __m256i pairs = pairs_of(numbers[0][r], signs[0][r], v, bits);
+                if (together == 2) {
+                    pairs = _mm256_add_epi16(pairs, pairs_of(numbers[1][r], signs[1][r], next, bits));
+                }
+                s[c][r] = _mm256_add_epi32(s[c][r], _mm256_madd_epi16(pairs, ones));
+            }
+        }
+    }
+}
+
+/* Four and five bits: of a group, or half of one. */
+AVX2_INLINE void add_late(const char *w, const int8_t *x, int count, int columns, int bits,
+                          __m256i s[MOST_COLUMNS][2]) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    const int together = bits == 5 ? 4 : count;
 #pragma GCC unroll 1
     for (int first = 0; first < count; first += together) {
         __m256i sums[MOST_COLUMNS][2];
 #pragma GCC unroll 4
-        for (int i = 0; i < together; i++, w += 4 * INT8_ROWS, x += 4) {
+        for (int c = 0; c < columns; c++) {
+            sums[c][0] = sums[c][1] = _mm256_setzero_si256();
+        }
 #pragma GCC unroll 2
-            for (int r = 0; r < 2; r++) {
-                __m256i a = _mm256_load_si256((const void *)(w + 32 * r));
-                const __m256i sign = _mm256_xor_si256(a, middle);
-                a = bits == 8 ? _mm256_abs_epi8(sign) : a;
+        for (int i = 0; i < together; i++, w += 4 * INT8_ROWS, x += 4) {
+            const __m256i a = _mm256_load_si256((const void *)w);
+            const __m256i b = _mm256_load_si256((const void *)(w + 32));
 #pragma GCC unroll 4
-                for (int c = 0; c < columns; c++) {
-                    __m256i v = SPREAD_WORD(x + c * INT8_GROUP);
-                    v = bits == 8 ? _mm256_sign_epi8(v, sign) : v;
-                    const __m256i pairs = _mm256_maddubs_epi16(a, v);
-                    sums[c][r] = i ? _mm256_add_epi16(sums[c][r], pairs) : pairs;
-                }
+            for (int c = 0; c < columns; c++) {
+                const __m256i v = SPREAD_WORD(x + c * INT8_GROUP);
+                sums[c][0] = _mm256_add_epi16(sums[c][0], _mm256_maddubs_epi16(a, v));
+                sums[c][1] = _mm256_add_epi16(sums[c][1], _mm256_maddubs_epi16(b, v));
             }
         }
 #pragma GCC unroll 4
@@ -140,6 +179,15 @@ TARGET static inline __attribute__((always_inline)) void avx2_int8_products(
             s[c][0] = _mm256_add_epi32(s[c][0], _mm256_madd_epi16(sums[c][0], ones));
             s[c][1] = _mm256_add_epi32(s[c][1], _mm256_madd_epi16(sums[c][1], ones));
         }
+    }
+}
+
+AVX2_INLINE void avx2_int8_products(const char *w, const int8_t *x, int count, int columns, int bits,
+                                    __m256i s[MOST_COLUMNS][2]) {
+    if (bits >= 6) {
+        add_soon(w, x, count, columns, bits, s);
+    } else {
+        add_late(w, x, count, columns, bits, s);
     }
 }
 

@@ -79,6 +79,7 @@ static inline int32_t word_at(const void *from) {
 #define MULTIPLY _mm512_mul_ps
 #define ADD_PRODUCT _mm512_fmadd_ps
 #define SUBTRACT_PRODUCT _mm512_fnmadd_ps
+#define HOLDS_SUMS 1
 
 TARGET static inline __attribute__((always_inline)) void avx512_vnni_products(
     const char *w, const int8_t *x, int count, int columns, int bits, __m512i s[MOST_COLUMNS][2]) {

@@ -1,8 +1,9 @@
 /* Rows as they lie times any number of columns, in numbers of 8 bits, for one kind of instructions.
  *
  * What includes this defines NAME and TARGET; the vectors FLOATS and INTEGERS, LANES of 4 bytes, and
- * what is done to them; MOST_COLUMNS that the registers have room for; EIGHT_BITS_OFFSET, what is
- * left of the offset of numbers with eight bits; PUT_ROWS, which stores results; DECODE, of
+ * what is done to them; MOST_COLUMNS that the registers have room for, and HOLDS_SUMS, whether for
+ * their float sums beside those of a group as well; EIGHT_BITS_OFFSET, what is left of the offset of
+ * numbers with eight bits; PUT_ROWS, which stores results; DECODE, of
  * int8_decode.h; and NAME_products, which adds `count` times four products of numbers to the sums of
  * two vectors of rows.
  */
@@ -17,21 +18,44 @@
 #define GROUPS                                                                                    \
     const char *w, const Int8Activations *x, int64_t groups, float *sums, int begins, int first
 
-TARGET static inline __attribute__((always_inline)) void OF(_part)(
-    GROUPS, const int columns, const int halves, const int has_minima, const int offset,
-    const int bits) {
-    const int64_t group_bytes = INT8_ROWS * (INT8_GROUP + 4 * halves * (1 + has_minima));
-    float *kept = sums + first * INT8_ROWS;
-    FLOATS y[MOST_COLUMNS][2];
+#define INLINE TARGET static inline __attribute__((always_inline))
+
+INLINE void OF(_take_up)(const float *sums, FLOATS y[MOST_COLUMNS][2], const int columns) {
 #pragma GCC unroll 8
-    for (int c = 0; c < columns; c++) {
-        y[c][0] = begins ? ZERO() : LOAD(kept + c * INT8_ROWS);
-        y[c][1] = begins ? ZERO() : LOAD(kept + c * INT8_ROWS + LANES);
+    for (int c = 0; c < columns; c++, sums += INT8_ROWS) {
+        y[c][0] = LOAD(sums);
+        y[c][1] = LOAD(sums + LANES);
+    }
+}
+
+INLINE void OF(_put_down)(float *sums, FLOATS y[MOST_COLUMNS][2], const int columns) {
+#pragma GCC unroll 8
+    for (int c = 0; c < columns; c++, sums += INT8_ROWS) {
+        STORE(sums, y[c][0]);
+        STORE(sums + LANES, y[c][1]);
+    }
+}
+
+INLINE void OF(_part)(GROUPS, const int columns, const int halves, const int has_minima,
+                      const int offset, const int bits) {
+    const int64_t group_bytes = INT8_ROWS * (INT8_GROUP + 4 * halves * (1 + has_minima));
+    FLOATS y[MOST_COLUMNS][2];
+    sums += first * INT8_ROWS;
+    if (begins) {
+#pragma GCC unroll 8
+        for (int c = 0; c < columns; c++) {
+            y[c][0] = y[c][1] = ZERO();
+        }
+        if (!HOLDS_SUMS) {
+            OF(_put_down)(sums, y, columns);
+        }
+    } else if (HOLDS_SUMS) {
+        OF(_take_up)(sums, y, columns);
     }
     for (int64_t g = 0; g < groups; g++, w += group_bytes, x++) {
         const float *scales = (const float *)(w + INT8_ROWS * INT8_GROUP);
         const float *minima = scales + halves * INT8_ROWS;
-#pragma GCC unroll 2
+#pragma GCC unroll 1
         for (int half = 0; half < halves; half++, scales += INT8_ROWS, minima += INT8_ROWS) {
             /* Times the sums of both halves of x: -offset times the sum of this part. */
             const INTEGERS weights =
@@ -44,6 +68,9 @@ TARGET static inline __attribute__((always_inline)) void OF(_part)(
             }
             OF(_products)(w + half * 16 * INT8_ROWS, x->numbers[first] + half * 16, 8 / halves,
                           columns, bits, s);
+            if (!HOLDS_SUMS) {
+                OF(_take_up)(sums, y, columns);
+            }
             const FLOATS scale_a = LOAD(scales), scale_b = LOAD(scales + LANES);
 #pragma GCC unroll 8
             for (int c = 0; c < columns; c++) {
@@ -62,12 +89,13 @@ TARGET static inline __attribute__((always_inline)) void OF(_part)(
                     y[c][1] = SUBTRACT_PRODUCT(minimum_b, sum, y[c][1]);
                 }
             }
+            if (!HOLDS_SUMS) {
+                OF(_put_down)(sums, y, columns);
+            }
         }
     }
-#pragma GCC unroll 8
-    for (int c = 0; c < columns; c++) {
-        STORE(kept + c * INT8_ROWS, y[c][0]);
-        STORE(kept + c * INT8_ROWS + LANES, y[c][1]);
+    if (HOLDS_SUMS) {
+        OF(_put_down)(sums, y, columns);
     }
 }
 
@@ -182,6 +210,7 @@ static void OF(_few)(const Job *job, const Step *step, int64_t rows) {
 
 #undef KIND
 #undef GROUPS
+#undef INLINE
 #undef OF
 #undef NAMED
 #undef JOIN

@@ -129,6 +129,7 @@ NEON_INLINE int32x4_t spread_word(const void *from) {
 #define MULTIPLY vmulq_f32
 #define ADD_PRODUCT(a, b, sum) vfmaq_f32(sum, a, b)
 #define SUBTRACT_PRODUCT(a, b, sum) vfmsq_f32(sum, a, b)
+#define HOLDS_SUMS 1
 
 #define NAME neon_dotprod
 #define TARGET __attribute__((target("arch=armv8.2-a+dotprod")))
