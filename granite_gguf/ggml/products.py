@@ -44,7 +44,7 @@ class _Job(ctypes.Structure):
             (name, ctypes.c_int64)
             for name in (
                 *("packing", "pack_columns", "pack_numbers", "packed_bytes", "parts"),
-                *("panel_rows", "panel_bytes", "step_columns", "fetches", "direct"),
+                *("panel_rows", "panel_bytes", "step_columns", "fetches", "direct", "beside"),
                 *("panels_together", "all_packed_bytes", "room_bytes"),
             )
         ),

@@ -49,6 +49,14 @@ AVX512_INLINE void transpose(__m512i r[16]) {
     }
 }
 
+/* 16 rows of x, of so many columns as lie side by side for few of them. */
+AVX512_INLINE void put_beside(const Job *job, const __m512i rows[16], char *packed, int64_t row) {
+    for (int i = 0; i < 16; i++) {
+        _mm512_mask_storeu_epi32(packed + 4 * job->beside * (row + i), first_lanes(job->beside),
+                                 rows[i]);
+    }
+}
+
 /* 64 bytes of each of 16 rows: lane n of the results is row n's. */
 AVX512_INLINE void take_words(const char *from, const int64_t *offsets, __m512 words[16]) {
     __m512i rows[16];

@@ -50,7 +50,11 @@ static void plan(Job *job) {
     job->step_columns = BLOCKS * TILE_COLUMNS;
     job->fetches = PANEL_ROWS / ROWS * blocks_of(job->width, TILE_NUMBERS);
     job->direct = job->weight_type == BF16 && job->columns <= FEW;
-    job->panel_bytes = job->direct ? 0 : job->panel_bytes;
+    if (job->direct) {
+        job->panel_bytes = 0;
+        job->beside = few_beside(job->columns);
+        job->packing = 100 + job->beside;
+    }
 }
 
 /* Some rows of a panel times some blocks of x; sums go to tiles of [32 rows][16 columns]. */

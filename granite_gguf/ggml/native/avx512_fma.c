@@ -35,6 +35,10 @@ AVX512 static void pack_columns(const Job *job, const char *x, int64_t column, i
         numbers[i] = _mm512_castps_si512(load_floats(row, count));
     }
     transpose(numbers);
+    if (job->beside) {
+        put_beside(job, numbers, packed, start);
+        return;
+    }
     for (int k = 0; k < NUMBERS; k++) {
         _mm512_storeu_si512(to + k * COLUMNS, numbers[k]);
     }

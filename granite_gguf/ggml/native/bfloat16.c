@@ -55,6 +55,10 @@ VECTOR void bfloat16_pack(const Job *job, const char *x, int64_t column, int64_t
         const int64_t tile = (part * blocks + column / 16) * depth + start / 32;
         uint16_t *to = (uint16_t *)packed + tile * TILE;
         transpose(rows);
+        if (job->beside) {
+            put_beside(job, rows, packed, start / 2);
+            continue;
+        }
         for (int i = 0; i < 16; i++) {
             _mm512_storeu_si512(to + i * 32, rows[i]);
         }

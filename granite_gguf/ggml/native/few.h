@@ -1,6 +1,6 @@
 /* Rows of a weight, as they lie, times few columns: a row in each lane, and every number of x in all
- * of them. x is packed as for many columns, 16 of them side by side, and what is added up is the same
- * in the same order.
+ * of them. Of x no more columns lie side by side than are multiplied, so that it stays in the first
+ * cache; what is added up is the same as for many columns, in the same order.
  *
  * What includes this defines TARGET; the vectors FLOATS of LANES floats; FEW, the most columns, and
  *
@@ -14,12 +14,15 @@
  *   PUT_ROWS                          which stores results
  */
 
-enum { FEW_BLOCK = 16 }; /* columns of x, side by side */
+/* Columns of x that lie side by side: as many as are multiplied, or 16 of them. */
+static inline int64_t few_beside(int64_t columns) {
+    return columns <= 2 ? columns : columns <= 4 ? 4 : columns <= 8 ? 8 : 16;
+}
 
 TARGET static inline __attribute__((always_inline)) void few_words(
     const char *from, const int64_t *offsets, const int type, const char *x, int64_t count,
     FLOATS *sums, const int columns) {
-    const int taken = TAKEN(type);
+    const int taken = TAKEN(type), beside = columns <= 8 ? columns : 16;
     FLOATS words[TAKEN_BYTES / 2];
     TAKE(type, from, offsets, words);
 #pragma GCC unroll 32
@@ -27,7 +30,7 @@ TARGET static inline __attribute__((always_inline)) void few_words(
         if (n < count) {
 #pragma GCC unroll 16
             for (int c = 0; c < columns; c++) {
-                sums[c] = ADD_PRODUCT(words[n], SPREAD_WORD(x + 4 * (FEW_BLOCK * n + c)), sums[c]);
+                sums[c] = ADD_PRODUCT(words[n], SPREAD_WORD(x + 4 * (beside * n + c)), sums[c]);
             }
         }
     }
@@ -37,6 +40,7 @@ TARGET static inline __attribute__((always_inline)) void few_words(
 TARGET static inline __attribute__((always_inline)) void few_part(
     const Job *job, const Step *step, int64_t rows, int64_t depth, const int type,
     const int columns) {
+    const int beside = columns <= 8 ? columns : 16;
     const int64_t bytes = TAKEN_BYTES, row_bytes = job->width * job->block_bytes;
     for (int64_t row = 0; row < rows; row += LANES) {
         /* Where there are no more rows, the last one stands in for them. */
@@ -52,7 +56,7 @@ TARGET static inline __attribute__((always_inline)) void few_part(
         for (int c = 0; c < columns; c++) {
             sums[c] = (FLOATS){0};
         }
-        for (; left >= bytes; left -= bytes, from += bytes, x += 4 * FEW_BLOCK * TAKEN(type)) {
+        for (; left >= bytes; left -= bytes, from += bytes, x += 4 * beside * TAKEN(type)) {
             for (int64_t i = 0; i < LANES * bytes; i += 64) {
                 __builtin_prefetch(next + i, 0, 2);
             }
@@ -103,5 +107,9 @@ TARGET static inline __attribute__((always_inline)) void few_part(
         const int64_t type = job->weight_type;                                                    \
         plan(job);                                                                                \
         job->direct = job->columns <= FEW && (type == F32 || type == F16 || type == BF16);        \
+        if (job->direct) {                                                                        \
+            job->beside = few_beside(job->columns);                                               \
+            job->packing = 100 + job->beside;                                                     \
+        }                                                                                         \
         job->panel_bytes = job->direct ? 0 : job->panel_bytes;                                    \
     }

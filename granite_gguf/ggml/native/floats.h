@@ -78,7 +78,11 @@ TARGET static void pack(const Job *job, const char *x, int64_t column, int64_t s
             memcpy(numbers, row, (size_t)count * sizeof *row);
         }
         for (int k = 0; k < NUMBERS; k++) {
-            to[k * COLUMNS + i] = numbers[k];
+            if (!job->beside) {
+                to[k * COLUMNS + i] = numbers[k];
+            } else if (i < job->beside) {
+                ((float *)packed)[(start + k) * job->beside + i] = numbers[k];
+            }
         }
     }
 }

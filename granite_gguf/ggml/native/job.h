@@ -70,6 +70,7 @@ typedef struct {
     int64_t step_columns;      /* of y, multiplied with a panel at a time */
     int64_t fetches;           /* times that such a step calls `fetch` */
     int64_t direct;            /* whether rows are multiplied by `few`, without a panel */
+    int64_t beside;            /* columns of x that lie side by side, where few.h reads it */
     /* Planned from these by the table. */
     int64_t panels_together;   /* that a thread decodes before it multiplies them with all of x */
     int64_t all_packed_bytes;

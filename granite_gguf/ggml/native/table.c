@@ -74,7 +74,7 @@ int64_t kernels_read(const int64_t *from, int64_t bytes) {
 /* Plans what the caller has not told; the structure may move afterwards. */
 void kernels_plan(int64_t index, Job *job) {
     job->kernel = table[index];
-    job->direct = 0;
+    job->direct = job->beside = 0;
     job->kernel->plan(job);
     job->panel_bytes = blocks_of(job->panel_bytes, ALIGNMENT) * ALIGNMENT;
     job->packed_bytes = blocks_of(job->packed_bytes, ALIGNMENT) * ALIGNMENT;
