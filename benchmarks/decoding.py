@@ -5,7 +5,8 @@ python -m benchmarks.decoding MODEL.gguf AUDIO [--editor NAR.gguf] [--other 'NAM
 
 Whatever its weights are, the model is made to say so many tokens, and to hear the same ones (a
 draft that is accepted), or others (nothing is). A step is held against the time in which memory
-gives the weights that it reads, measured in the same run; the prompt against a NAR model's editor
+gives the weights that it reads, measured in the same run, of memory in large pages and of the file
+as it is mapped; the prompt against a NAR model's editor
 with as many rows, and the clip against that model with as many tokens. Another engine is a command
 of `benchmarks/peers.py`, which waits for its turns. All take turns, and every one is run once
 before. Prints Markdown: medians.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import shlex
 import subprocess
 import sys
@@ -29,6 +31,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import numpy.typing as npt
 
 import granite_gguf
 from granite_gguf.arrays import FloatArray, as_rows, in_kind
@@ -44,6 +47,7 @@ from granite_gguf.speech.language import Language
 from granite_gguf.speech.stages import SpeechStages
 
 Seconds = Callable[[], float]
+READ, LINE = 256 << 20, 64
 FIRST = 1000  # of the tokens that are said; those that are only heard begin behind them
 
 
@@ -57,6 +61,21 @@ def weight_bytes(model: granite_gguf.Model) -> int:
         if not (head and spec.name == LLAMA_NAMES.embedding):
             total += info.byte_count
     return total
+
+
+def some_weights(model: granite_gguf.Model) -> npt.NDArray[np.uint8]:
+    """A stretch of the mapped file, larger than caches, of what a step reads."""
+    first = granite_tensors(model.hparams.llm, Stage.LANGUAGE, LLAMA_NAMES, head=False).specs[0]
+    start = model.file.info(first.name).offset // LINE * LINE
+    return model.file.container.data[start : start + READ]
+
+
+def in_large_pages(path: Path) -> float:
+    """Bytes of a file that this process has mapped so; 0 where the system does not tell."""
+    maps = Path("/proc/self/smaps")
+    told = maps.read_text() if maps.exists() else ""
+    one = re.search(rf"{re.escape(str(path.resolve()))}\n(?:.*\n)*?FilePmdMapped: +(\d+) kB", told)
+    return float(one[1]) * 1024 if one else 0.0
 
 
 @contextmanager
@@ -210,7 +229,7 @@ def main() -> None:
         peak = 0.0 if args.alone else alone(args)
         model = load(args.model)
         ours = Decoder(model, samples, count)
-        others = count + FIRST
+        others, stretch = count + FIRST, some_weights(model)
         plain = "clip, no draft"
         clips: dict[str, Seconds] = {
             plain: lambda: ours.clip(None),
@@ -224,6 +243,7 @@ def main() -> None:
             return
         runs: dict[str, Callable[[], float | list[float]]] = {
             "bandwidth": lambda: measure_bandwidth(args.threads),
+            "bandwidth of the file": lambda: measure_bandwidth(args.threads, stretch),
             "step": ours.steps,
             **{f"step of {n} rows": partial(ours.steps, n) for n in args.rows},
             "prompt": ours.read_prompt,
@@ -243,20 +263,24 @@ def main() -> None:
                 seconds = run()
                 if repeat:  # the first one warms up
                     found[name] += seconds if isinstance(seconds, list) else [seconds]
-    report(args, weight_bytes(model), {n: median(s) for n, s in found.items()}, peak, peers)
+        large = in_large_pages(args.model)
+    report(args, weight_bytes(model), large, {n: median(s) for n, s in found.items()}, peak, peers)
     print(f"\nThe prompt has {len(ours.prompt)} rows, {ours.audio_rows} of them audio.")
 
 
 def report(
     args: argparse.Namespace,
     weights: int,
+    large: float,
     spent: Mapping[str, float],
     peak: float,
     peers: Mapping[str, Peer],
 ) -> None:
     bandwidth, size = spent["bandwidth"], args.model.stat().st_size
-    print(f"{args.model.name}, {args.threads} threads, {bandwidth / 1e9:.1f} GB/s, "
-          f"{weights / 1e9:.2f} GB of weights in a step, median of {args.repeats}\n")  # fmt: skip
+    print(f"{args.model.name}, {args.threads} threads, {weights / 1e9:.2f} GB of weights a step, "
+          f"median of {args.repeats}. Memory in large pages gives {bandwidth / 1e9:.1f} GB/s, the "
+          f"file {spent['bandwidth of the file'] / 1e9:.1f}, with {large / 1e6:.0f} of its "
+          f"{size / 1e6:.0f} MB in large pages.\n")  # fmt: skip
     print("| | seconds | beside | seconds | ratio |\n|---|---:|---|---:|---:|")
     beside = {
         "prompt": "editor",
@@ -265,7 +289,7 @@ def report(
     } | dict.fromkeys(peers, "clip, the draft accepted")
     floor = weights / bandwidth
     for name, seconds in spent.items():
-        if name in ("bandwidth", "editor", "NAR clip"):
+        if name.startswith("bandwidth") or name in ("editor", "NAR clip"):
             continue
         other = beside.get(name)
         if name.startswith("step"):

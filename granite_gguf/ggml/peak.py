@@ -8,12 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 import numpy as np
+import numpy.typing as npt
 
 from granite_gguf import memory
 from granite_gguf.ggml.products import make_products, read_memory
 
 _ROUNDS = 1 << 21  # of a dozen products of vectors: some ten milliseconds
 _READ = 256 << 20  # bytes, more than caches hold
+_LINE = 64
 _REPEATS = 7
 
 
@@ -26,15 +28,22 @@ def measure_peak(kernel: str, threads: int) -> float | None:
     return 2 * rate or None
 
 
-def measure_bandwidth(threads: int) -> float:
-    """Bytes in a second that all threads read from memory together."""
-    content = np.zeros((threads, _READ // threads // 64, 8), np.int64)
-    content.fill(1)  # untouched pages would all be the same one
+def measure_bandwidth(threads: int, content: npt.NDArray[np.uint8] | None = None) -> float:
+    """Bytes in a second that all threads read from memory together.
+
+    Args:
+        threads: how many.
+        content: what is read, such as of a mapped file, beginning at a multiple of 8 bytes and
+            larger than caches; by default memory of the process's own, in large pages where the
+            system has any.
+    """
+    if content is None:
+        content = np.ones(_READ, np.uint8)  # untouched pages would all be the same one
+    each = len(content) // threads // _LINE * _LINE
 
     def read(thread: int) -> int:
-        part = content[thread]
-        read_memory(part.ctypes.data, size := int(part.nbytes))
-        return size
+        read_memory(content.ctypes.data + thread * each, each)
+        return each
 
     return _rate(threads, read)
 
