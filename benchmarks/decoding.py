@@ -1,7 +1,7 @@
 """What token after token costs an autoregressive model: steps, prompts, drafts, whole clips.
 
 python -m benchmarks.decoding MODEL.gguf AUDIO [--editor NAR.gguf] [--other 'NAME=COMMAND'...]
-    [--tokens 32] [--rows 2 8 33] [--repeats 5] [--threads 2]
+    [--tokens 32] [--rows 2 8 33] [--repeats 5] [--threads 2] [--only PART...]
 
 Whatever its weights are, the model is made to say so many tokens, and to hear the same ones (a
 draft that is accepted), or others (nothing is). A step is held against the time in which memory
@@ -221,6 +221,7 @@ def main() -> None:
     parser.add_argument(
         "--rows", type=int, nargs="*", default=[2, 8, 33], help="of steps looked at besides"
     )
+    parser.add_argument("--only", nargs="+", metavar="PART", help="of what is measured, by name")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     samples, count = read_audio(args.audio, 16_000), args.tokens
@@ -257,6 +258,9 @@ def main() -> None:
             name, _, command = text.partition("=")
             peers[name] = Peer(name, command, stack)
             runs[name] = peers[name].clip
+        if args.only:
+            wanted = ["bandwidth", *args.only]
+            runs = {name: run for name, run in runs.items() if any(w in name for w in wanted)}
         found: dict[str, list[float]] = {name: [] for name in runs}
         for repeat in range(args.repeats + 1):
             for name, run in runs.items():
