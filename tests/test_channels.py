@@ -23,8 +23,9 @@ from tests.recordings import encoded, piped
 from tests.signals import synthetic_audio
 
 RATE = 16_000
-SAID = [soundfile.read(path, dtype="float32")[0] for path in DEMO_SAMPLES]
-TEXTS = [path.with_suffix(".txt").read_text().strip() for path in DEMO_SAMPLES]
+TURNS = (DEMO_SAMPLES[0], DEMO_SAMPLES[1], DEMO_SAMPLES[0])
+SAID = [soundfile.read(path, dtype="float32")[0] for path in TURNS]
+TEXTS = [path.with_suffix(".txt").read_text().strip() for path in TURNS]
 GAP = 4.0  # seconds between the turns
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,13 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Pat
     Theirs gets our filterbank, which is computed in float32, so that the outputs can be equal.
     """
     folder = tmp_path_factory.mktemp("dialect")
-    full = folder / "full.gguf"
-    convert(TRAINED, full, outtype="f32")
+    full, checkpoint = folder / "full.gguf", folder / "checkpoint"
+    shutil.copytree(TRAINED, checkpoint)
+    # Their dialect has no key for the longest pass.
+    path = checkpoint / "preprocessor_config.json"
+    front_end = json.loads(path.read_text(encoding="utf-8")) | {"max_pass_seconds": 30.0}
+    path.write_text(json.dumps(front_end), encoding="utf-8")
+    convert(checkpoint, full, outtype="f32")
     metadata, tensors = dialect_metadata(TRAINED), dialect_tensors(TRAINED)
     tensors[FILTERBANK] = our_filters(full)
     made = {}

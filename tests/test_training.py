@@ -388,6 +388,25 @@ def buffers(model: torch.nn.Module) -> set[str]:
     return {name for name, _ in model.named_buffers()}
 
 
+def test_weights_half_way_between_two_runs(directory: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    from training.export import export
+
+    runs = tmp_path / "a", tmp_path / "b"
+    models = [miniature.untrained(directory, seed)[0] for seed in (1, 1)]
+    with torch.no_grad():
+        models[1].editor.norm.weight += 0.5
+    for run, model in zip(runs, models, strict=True):
+        shutil.copytree(directory, run / "model")
+        torch.save({"model": model.state_dict()}, run / "passes.pt")
+    one = load_file(export(runs[0])[0])
+    mean = load_file(export(runs[0], runs[1])[0])
+    moved = {name for name, tensor in one.items() if not torch.equal(tensor, mean[name])}
+    (name,) = moved
+    torch.testing.assert_close(mean[name], one[name] + 0.25)
+
+
 def test_learning_rate_warms_up_and_falls() -> None:
     from training.train import Plan
 

@@ -23,7 +23,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -164,6 +164,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--start", type=Path, help="begin with this checkpoint's weights")
     parser.add_argument("--steps", type=int, help="another number than planned")
+    parser.add_argument("--peak", type=float, help="another learning rate than planned")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--float32", action="store_true", help="no bfloat16 in the products")
     parser.add_argument("--threads", type=int, help="of the processor; all by default")
@@ -179,8 +180,8 @@ def main() -> None:
         dataset.load(args.data, split, stage.tokenizer, *room) for split in ("train", "development")
     )
     plan = PLANS[args.stage]
-    if args.steps:
-        plan = Plan(**asdict(plan) | {"steps": args.steps})
+    changed = {"steps": args.steps, "peak": args.peak}
+    plan = replace(plan, **{name: value for name, value in changed.items() if value})
     if args.stage == "passes":
         train_set, development = joined(train_set, development, stage, room[0], plan, args.seed)
     print(f"{clock()} {args.stage}: {len(train_set)} utterances, {plan}", flush=True)

@@ -7,8 +7,8 @@ from dataclasses import replace
 from granite_gguf.errors import brief
 from granite_gguf.transcript import Segment
 
-_NO_SPEECH = 0.5
-_UNSURE = 0.5
+# Where the encoder hears no speech by so much, a text is doubtful that is less sure than this.
+_NO_SPEECH = ((0.5, 0.5), (0.98, 0.8))
 # Of a text written token by token: a language model may make whole sentences of noise, rather sure
 # of them.
 _MADE_UP = 0.25
@@ -32,7 +32,7 @@ def without_doubtful(segment: Segment, least: float | None) -> Segment:
     made_up = segment.heard is not None and segment.heard < _MADE_UP and sure < _NOT_SURE
     if least == 0:
         return segment
-    if made_up or (silent > _NO_SPEECH and sure < _UNSURE):
+    if made_up or any(silent > by and sure < least_sure for by, least_sure in _NO_SPEECH):
         only = f"the encoder hears only {brief(segment.hypothesis)}, " if made_up else ""
         why = (
             f"it is probably no speech ({only}no_speech_prob {silent:.2f}, confidence {sure:.2f}); "
