@@ -400,8 +400,10 @@ def test_weights_half_way_between_two_runs(directory: Path, tmp_path: Path) -> N
     for run, model in zip(runs, models, strict=True):
         shutil.copytree(directory, run / "model")
         torch.save({"model": model.state_dict()}, run / "passes.pt")
-    one = load_file(export(runs[0])[0])
-    mean = load_file(export(runs[0], runs[1])[0])
+    path, gguf = export(runs[0])
+    one = load_file(path)
+    gguf.unlink()
+    mean = load_file(export(*runs)[0])
     moved = {name for name, tensor in one.items() if not torch.equal(tensor, mean[name])}
     (name,) = moved
     torch.testing.assert_close(mean[name], one[name] + 0.25)
