@@ -205,7 +205,8 @@ print(in_use_kb() - before, maps, threading.active_count() - 1)
     growth, maps, threads = map(int, run.stdout.split())
     model_kb = f32_files["nle"].stat().st_size // 1024
     if kept:
-        assert growth > 10 * model_kb and maps >= 10 and threads >= 10
+        assert growth > 10 * model_kb and maps >= 10
+        assert threads == 1  # the models share it
     else:
         assert growth < model_kb // 2 and maps == threads == 0
 
