@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from granite_gguf.errors import OutputError
 
 Progress = Callable[[str, int, int], None]
 """Is told of every part written: the tensor at work, bytes done, bytes in all."""
+
+_unfinished: set[Path] = set()  # temporary files that there are, or may be
 
 
 def silent(_name: str, _written: int, _total: int) -> None:
@@ -52,12 +54,13 @@ def replacing(path: Path, *, force: bool) -> Iterator[Path]:
         OutputError: ``path`` exists and ``force`` is not set, or cannot be written.
     """
     check_target(path, force=force)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    _unfinished.add(temporary)
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        temporary.touch(0o600, exist_ok=False)
     except OSError as error:
+        _unfinished.discard(temporary)
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
-    os.close(handle)
-    temporary = Path(name)
     try:
         yield temporary
         umask = os.umask(0)
@@ -71,6 +74,18 @@ def replacing(path: Path, *, force: bool) -> Iterator[Path]:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+        _unfinished.discard(temporary)
+
+
+def remove_unfinished() -> None:
+    """Take away temporary files of a process that is about to end.
+
+    An interruption that comes just before a block begins, or when it is over, leaves its file.
+    """
+    for temporary in tuple(_unfinished):
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        _unfinished.discard(temporary)
 
 
 def _place_new(temporary: Path, path: Path) -> None:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -186,6 +187,34 @@ def test_two_writers_of_one_file(f32_files: dict[str, Path], tmp_path: Path, for
     assert codes == ([0, 0] if force else [0, 2]), errors
     assert [path.name for path in tmp_path.iterdir()] == ["out.gguf"]
     open_model_file(tmp_path / "out.gguf")
+
+
+@pytest.mark.parametrize("where", ["before", "behind"])
+def test_an_interruption_beside_the_block_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Between what makes or takes away a temporary file, and what would take it away."""
+    from granite_gguf import files
+
+    class Interrupting(type(tmp_path)):  # type: ignore[misc]
+        def touch(self, *arguments: Any, **named: Any) -> None:
+            super().touch(*arguments, **named)
+            if where == "before":
+                raise KeyboardInterrupt
+
+        def unlink(self, *_: Any, **__: Any) -> None:
+            raise KeyboardInterrupt
+
+    with (
+        pytest.raises(KeyboardInterrupt),
+        files.replacing(Interrupting(tmp_path / "a"), force=True),
+    ):
+        raise OSError("a full disk")
+    (part,) = tmp_path.iterdir()
+    assert part.name.startswith(".a.") and part.suffix == ".part"
+    monkeypatch.setattr(Interrupting, "unlink", type(tmp_path).unlink)
+    files.remove_unfinished()
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_force_a_file_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:

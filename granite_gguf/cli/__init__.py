@@ -38,6 +38,7 @@ from granite_gguf.cli.inputs import dash_hint
 from granite_gguf.cli.leaving import EXIT_FAULT, EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USAGE
 from granite_gguf.cli.streams import escaped_note, finish_stdout, prepare_stdout
 from granite_gguf.errors import GraniteError, OutputError
+from granite_gguf.files import remove_unfinished
 
 # The errors of the parser that typer brings; it gives a name to none but this subclass.
 _Usage: type[typer.BadParameter] = typer.BadParameter.__mro__[2]
@@ -99,6 +100,7 @@ def main() -> None:
         code = _run()
     finally:
         # Also on the way out of a termination.
+        remove_unfinished()
         try:
             finish_stdout()
         except OutputError as error:

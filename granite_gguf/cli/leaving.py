@@ -7,6 +7,7 @@ import sys
 from typing import NoReturn
 
 from granite_gguf.cli.console import print_error
+from granite_gguf.files import remove_unfinished
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -17,6 +18,7 @@ EXIT_TERMINATED = 143
 
 def leave(code: int) -> NoReturn:
     """End the process at once, although a thread still computes inside ggml."""
+    remove_unfinished()
     print_error("interrupted; what was finished is kept")
     sys.stdout.flush()
     sys.stderr.flush()
