@@ -26,8 +26,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Give each of several workers cores of its own: a test then has that many threads.
 
     Two workers whose models each have as many threads as the machine has cores take longer than
-    one.
+    one. Commands run as users run them: with streams that hold back what is written.
     """
+    os.environ.pop("PYTHONUNBUFFERED", None)
     worker = getattr(config, "workerinput", None)
     if worker is not None and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))

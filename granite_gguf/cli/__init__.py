@@ -36,7 +36,7 @@ from granite_gguf.cli.console import print_error, print_note, print_result
 from granite_gguf.cli.faults import describe_fault
 from granite_gguf.cli.inputs import dash_hint
 from granite_gguf.cli.leaving import EXIT_FAULT, EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USAGE
-from granite_gguf.cli.streams import escaped_note, finish_stdout, prepare_stdout
+from granite_gguf.cli.streams import escaped_note, finish_stderr, finish_stdout, prepare_stdout
 from granite_gguf.errors import GraniteError, OutputError
 from granite_gguf.files import remove_unfinished
 
@@ -109,6 +109,7 @@ def main() -> None:
                 code = EXIT_USAGE
     if (note := escaped_note()) is not None:
         print_note(note)
+    finish_stderr()
     sys.exit(code)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import NoReturn
 
 from granite_gguf.cli.console import print_error
+from granite_gguf.cli.streams import finish_stderr, finish_stdout
+from granite_gguf.errors import OutputError
 from granite_gguf.files import remove_unfinished
 
 EXIT_FAILED = 1
@@ -20,6 +21,9 @@ def leave(code: int) -> NoReturn:
     """End the process at once, although a thread still computes inside ggml."""
     remove_unfinished()
     print_error("interrupted; what was finished is kept")
-    sys.stdout.flush()
-    sys.stderr.flush()
+    try:
+        finish_stdout()
+    except OutputError as error:
+        print_error(str(error))
+    finish_stderr()
     os._exit(code)

@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 from granite_gguf.errors import OutputError
 
@@ -77,11 +78,25 @@ def finish_stdout() -> None:
     try:
         sys.stdout.flush()
     except (OSError, OutputError) as error:
-        # The interpreter flushes once more when it ends, and would complain in its own words.
-        with open(os.devnull, "wb") as nothing:  # noqa: PTH123
-            os.dup2(nothing.fileno(), sys.stdout.fileno())
+        _drop(sys.stdout)
         if isinstance(error, OutputError):
             raise
+
+
+def finish_stderr() -> None:
+    """Write what is still held back, or forget it: of a full disk there nobody can be told."""
+    if sys.stderr is None:
+        return
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _drop(sys.stderr)
+
+
+def _drop(stream: TextIO) -> None:
+    # The interpreter flushes once more when it ends, and would end with another code.
+    with open(os.devnull, "wb") as nothing:  # noqa: PTH123
+        os.dup2(nothing.fileno(), stream.fileno())
 
 
 def escaped_note() -> str | None:
