@@ -136,6 +136,22 @@ def test_files_are_written_in_the_order_that_takes_the_least_time(
     assert taken == ["0", "1", "2", "3", "4"]
 
 
+def test_a_header_is_read_once_for_length_and_order(
+    made: tuple[job.Job, Progress], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    work, _ = made
+    work.targets = plan_targets(work.recordings, ["txt"], tmp_path / "out", "{stem}.{format}")
+    asked: list[str] = []
+
+    def duration_of(path: Path, _: object) -> float:
+        asked.append(path.stem)
+        return 1.0
+
+    monkeypatch.setattr(job, "duration_of", duration_of)
+    work.run(Model())  # type: ignore[arg-type]
+    assert sorted(asked) == ["0", "1", "2", "4"]
+
+
 def test_what_is_left_goes_on_as_all_went_so_far() -> None:
     """A burst in the last second, as a pass of several makes it, is no new speed."""
     task = SimpleNamespace(completed=100.0, total=1000.0, elapsed=50.0, speed=1e6)

@@ -65,6 +65,7 @@ class Job:
     failures: list[Failure] = field(default_factory=list)
     audio_seconds: float = 0.0
     _expected: dict[int, float] = field(default_factory=dict)  # seconds by place
+    _told: dict[int, float | None] = field(default_factory=dict)  # those of the headers read
 
     def run(self, model: Model) -> None:
         """Do it.
@@ -200,9 +201,12 @@ class Job:
         return sum(self._expected.values())
 
     def _seconds(self, place: int) -> float | None:
-        path = self.recordings[place].path
-        # A pipe can be read only once, so it is not asked.
-        return duration_of(path, self.take) if path is not None and path.is_file() else None
+        if place not in self._told:
+            path = self.recordings[place].path
+            # A pipe can be read only once, so it is not asked.
+            asked = path if path is not None and path.is_file() else None
+            self._told[place] = None if asked is None else duration_of(asked, self.take)
+        return self._told[place]
 
     def _expect_no_more(self, place: int, seconds: float, progress: AudioProgress) -> None:
         """Of a recording that is over, after so much of it."""
