@@ -230,6 +230,7 @@ class Options:
     Attributes:
         chunk_seconds: the longest piece; by default what the model's :class:`PassLimits` say.
         word_times: whether to time words and tell their probabilities.
+        rough_times: whether words that nothing times may be spread evenly over their piece.
         vad: what finds the silence that is left out.
         wish: what is wanted besides the words in their language as they are said.
         max_tokens: the most tokens of a piece's text; by default so many as its length is worth.
@@ -244,6 +245,7 @@ class Options:
 
     chunk_seconds: float | None = None
     word_times: bool = False
+    rough_times: bool = False
     vad: Vad = Vad.ENERGY
     wish: Wish = NOTHING_ELSE
     max_tokens: int | None = None

@@ -347,6 +347,23 @@ def test_words_of_a_translation_are_spread(models: dict[str, SpeechStages], sayi
     ]
 
 
+def test_words_that_nothing_times_are_spread_for_subtitles(
+    models: dict[str, SpeechStages], saying: Any
+) -> None:
+    """Plus that tells speakers tells no times, and its file not the characters of its head."""
+    saying("[Speaker 1]: so ask [Speaker 2]: why")
+    piece = replace(pieces_of((1.1,))[0], start=32_000)
+    (segment,) = passed(
+        models["plus"], [piece], wish=Wish(speakers=True), word_times=True, rough_times=True
+    )
+    assert segment.words is not None
+    assert [(w.text, w.start, w.end, w.aligned, w.speaker) for w in segment.words] == [
+        ("so", 2.0, pytest.approx(2.3), False, "Speaker 1"),
+        ("ask", pytest.approx(2.3), pytest.approx(2.7), False, "Speaker 1"),
+        ("why", pytest.approx(2.7), pytest.approx(3.1), False, "Speaker 2"),
+    ]
+
+
 def test_words_by_the_draft_head(models: dict[str, SpeechStages], saying: Any) -> None:
     saying("so ask why")
     (segment,) = passed(models["base"], pieces_of((2.0,)), word_times=True)

@@ -185,6 +185,7 @@ def transcribe(
         "track": track,
         "raw": raw_format_of(raw_rate, raw_format, raw_channels),
         "word_times": timed,
+        "rough_times": not word_times,
         **wishes.options(),
     }
     _, take, options = divide({**asked})

@@ -71,6 +71,7 @@ class Fields(BaseModel):
             )
         options: TranscribeOptions = {
             "word_times": self.timed,
+            "rough_times": self.response_format in ("srt", "vtt", "diarized_json"),
             "vad": str(self.vad),
             "chunk_seconds": self.chunk_seconds,
             "language": self.language,

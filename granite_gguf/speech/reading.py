@@ -96,12 +96,14 @@ def tagged_words(answer: Answer, seconds: float) -> list[Word]:
 
 
 def even_words(answer: Answer, seconds: float) -> list[Word]:
-    """The words of a text that nobody says, such as a translation, spread over some seconds."""
+    """The words of a text, such as a translation, whose times nothing tells, spread over some
+    seconds.
+    """
     words = answer.words()
     ends = np.cumsum([len(word.text) + 1 for word in words]) if words else np.zeros(0)
     times = [0.0, *(seconds * ends / ends[-1])] if words else []
     return [
-        Word(word.text, float(times[n]), float(times[n + 1]), word.probability, aligned=False)
+        Word(word.text, float(times[n]), float(times[n + 1]), word.probability, False, word.speaker)
         for n, word in enumerate(words)
     ]
 

@@ -49,6 +49,7 @@ class Manner:
     Attributes:
         words: the instruction.
         tagged: whether the model itself is to tell when words end.
+        spread: whether nothing tells that, so that words are spread evenly.
         speakers: whether it is to tell who speaks.
         translated_to: the language, if it is to translate.
         drafted: whether what is heard is a draft of the text.
@@ -59,6 +60,7 @@ class Manner:
 
     words: str
     tagged: bool
+    spread: bool
     speakers: bool
     translated_to: str | None
     drafted: bool
@@ -97,16 +99,17 @@ class Manner:
             wish = replace(wish, word_times=True)
         translated = None if wish.translate_to is None else language_name(wish.translate_to)
         words = instruction(h, wish)
-        heard = bool(h.draft.bpe_vocab or known)
-        if options.word_times and not (tagged or translated or heard):
+        spread = translated is not None or not (tagged or h.draft.bpe_vocab or known)
+        if options.word_times and spread and not (translated or options.rough_times):
             raise InputError(
                 "this file does not tell the characters of its encoder's head, without which words "
                 "have no times; the file of a released model does, and one of "
-                "granite-speech-4.1-2b with its draft head"
+                "granite-speech-4.1-2b with its draft head; subtitles do without"
             )
         return cls(
             words,
             tagged,
+            spread,
             wish.speakers,
             translated,
             # A tag after every word leaves nothing to follow, nor does another language.
@@ -357,8 +360,8 @@ class _Pass:
         frame = h.front_end.stride / h.front_end.sample_rate
         if self.manner.tagged:
             words = tagged_words(answer, self._seconds(piece))
-        elif self.manner.translated_to is not None:
-            words = even_words(answer, self._seconds(piece))
+        elif self.manner.spread:
+            words = even_words(answer, self._seconds(piece) - piece.again / h.front_end.sample_rate)
         elif head is None:
             posteriors = characters.log_posteriors(
                 self.model.known_characters, encoded.taps[characters.LOGITS][n]

@@ -38,6 +38,8 @@ class TranscribeOptions(TypedDict, total=False):
             (408 the released one); longer audio is cut at pauses. By default what the model's file
             tells, ``max_pass_seconds``, or 30 where it does not.
         word_times: whether to time the words and tell their probabilities.
+        rough_times: whether words that nothing in the model times may be spread evenly over their
+            piece, as is enough for subtitles; otherwise that is an error.
         vad: ``energy`` leaves out silence at both ends and in long pauses, by its level beside
             that of the recording; ``silero`` whatever is no speech, by Silero's detector (extra
             ``vad``); ``off`` leaves all in.
@@ -76,6 +78,7 @@ class TranscribeOptions(TypedDict, total=False):
     clip: tuple[float, float | None] | None
     chunk_seconds: float | None
     word_times: bool
+    rough_times: bool
     vad: str
     task: str
     to: str | None
