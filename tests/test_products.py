@@ -31,8 +31,8 @@ from granite_gguf.ggml import (
     linear,
     mul_mat,
 )
-from granite_gguf.ggml import products as table
-from granite_gguf.ggml.products import kernels_compiled
+from granite_gguf.ggml import kernels as table
+from granite_gguf.ggml.kernels import kernels_compiled
 from granite_gguf.ggml.quants import encode_rows, prepare_encoding
 from granite_gguf.graph import layers
 from granite_gguf.placing import kernel_choice
@@ -76,7 +76,7 @@ def multiply(
     rows, width = len(stored), x.shape[-1]
     buffer = WeightBuffer(runtime, 1)
     weight = buffer.add("w", [width, rows], GGMLType[kind])
-    weight.multiplier = Products(runtime.threads, kernel, exact=exact).multiply
+    weight.multiplier = Products(runtime.threads, kernel, exact=exact)
     buffer.allocate()
     buffer.fill("w", stored)
     with Graph() as graph:
@@ -198,7 +198,7 @@ def test_batches_and_rows_apart(runtime: Runtime, kernel: str) -> None:
     np.testing.assert_allclose(multiply(runtime, kernel, "BF16", stored, x), expected, atol=1e-5)
     buffer = WeightBuffer(runtime, 1)
     tensor = buffer.add("w", [64, 32], GGMLType.BF16)
-    tensor.multiplier = Products(2, kernel, exact=True).multiply
+    tensor.multiplier = Products(2, kernel, exact=True)
     buffer.allocate()
     buffer.fill("w", stored)
     with Graph() as graph:
@@ -223,7 +223,7 @@ def test_single_rows_of_many_matrices(runtime: Runtime, kernel: str) -> None:
     keys = rng.integers(-8, 8, (9, 32)).astype(np.float32)
     with Graph() as graph:
         weight = graph.input("keys", [32, 9])
-        weight.multiplier = Products(runtime.threads, kernel, exact=True).multiply
+        weight.multiplier = Products(runtime.threads, kernel, exact=True)
         queries = graph.input("heads", [32, 6, 1]).permute(0, 2, 1, 3)  # [32, 1, 6]
         graph.output("y", mul_mat(weight, queries))
         found = runtime.compute(graph, {"heads": heads, "keys": keys})["y"]
@@ -243,7 +243,7 @@ def test_attention_is_that_of_ggml(
         for name, n, heads in (("q", 45, 6), ("k", 70, 2), ("v", 70, 2))
     }
     found = []
-    for multiplier in (None, Products(2, kernel, exact=True).multiply):
+    for multiplier in (None, Products(2, kernel, exact=True)):
         with Graph() as graph:
             q, k, v = (
                 graph.input(name, list(reversed(array.shape))).permute(0, 2, 1, 3)
@@ -270,7 +270,7 @@ def test_bias_and_activation(
     buffer = WeightBuffer(runtime, 2)
     w = buffer.add("w", [64, 74], F32)
     b = buffer.add("b", [74], F32) if kind else None
-    w.multiplier = Products(2, kernel, exact=True).multiply if kernel else None
+    w.multiplier = Products(2, kernel, exact=True) if kernel else None
     buffer.allocate()
     buffer.fill("w", weight)
     if b is not None:
@@ -306,7 +306,7 @@ def test_a_product_for_each_head_and_block(
     queries = rng.standard_normal((blocks, heads, each, 72), dtype=np.float32)
     with Graph() as graph:
         k = graph.input("keys", [72, heads // sharing, 37, blocks]).permute(0, 2, 1, 3)
-        k.multiplier = Products(2, kernel, exact=True).multiply
+        k.multiplier = Products(2, kernel, exact=True)
         queries_between = graph.input("queries", [72, heads, each, blocks])
         graph.output("y", mul_mat(k, queries_between.permute(0, 2, 1, 3)))
         between = queries.transpose(0, 2, 1, 3)
@@ -327,7 +327,7 @@ def test_one_packing_serves_several_weights_and_the_memory_is_shared(
     buffer = WeightBuffer(runtime, len(weights))
     for n in range(len(weights)):
         tensor = buffer.add(f"w{n}", [64, 64], F32)
-        tensor.multiplier = Products(2, kernel, exact=True).multiply
+        tensor.multiplier = Products(2, kernel, exact=True)
     buffer.allocate()
     for n, weight in enumerate(weights):
         buffer.fill(f"w{n}", weight)
@@ -420,10 +420,10 @@ def test_a_library_of_other_sources_is_refused(monkeypatch: pytest.MonkeyPatch) 
     """A structure of another size would be written beyond its end."""
 
     class Longer(ctypes.Structure):
-        _fields_ = (("job", table._Job), ("more", ctypes.c_int64))
+        _fields_ = (("job", table.Job), ("more", ctypes.c_int64))
 
     if not kernels_compiled():
         pytest.skip("no kernels were compiled")
-    monkeypatch.setattr(table, "_Job", Longer)
+    monkeypatch.setattr(table, "Job", Longer)
     with pytest.raises(ImportError, match=r"kernels.*other sources.*install granite-gguf again"):
-        table._library.__wrapped__()
+        table.library.__wrapped__()

@@ -42,9 +42,7 @@ class Product(Closing):
         for name in names:
             weights.fill(name, content)
             if kernel.own:
-                tensors[name].multiplier = Products(
-                    runtime.threads, kernel.own, exact=True
-                ).multiply
+                tensors[name].multiplier = Products(runtime.threads, kernel.own, exact=True)
 
     def seconds(self, columns: int, repeats: int) -> float:
         """The shortest time of one product with so many columns."""

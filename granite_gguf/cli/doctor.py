@@ -18,7 +18,8 @@ from granite_gguf.cli.options import AsJson
 from granite_gguf.cuda.gpu import list_gpus
 from granite_gguf.ggml.build import BuildInfo, build_info, unused_cpu_features
 from granite_gguf.ggml.devices import default_threads
-from granite_gguf.ggml.products import Products, available_kernels, kernels_compiled, list_kernels
+from granite_gguf.ggml.kernels import available_kernels, kernels_compiled, list_kernels
+from granite_gguf.ggml.products import Products
 from granite_gguf.ggml.types import GGMLType
 from granite_gguf.sizes import megabytes
 

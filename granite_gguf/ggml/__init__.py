@@ -5,9 +5,11 @@ their traps stay in here.
 """
 
 from granite_gguf.ggml import binding as _binding  # first, for it is what loads ggml # noqa: F401
+from granite_gguf.ggml.attention import attend_few, attends
 from granite_gguf.ggml.buffers import Packings, WeightBuffer
 from granite_gguf.ggml.devices import DeviceInfo, default_threads, list_devices
 from granite_gguf.ggml.graph import Graph
+from granite_gguf.ggml.kernels import available_kernels
 from granite_gguf.ggml.observe import Observed, ProductShape, observe_inputs, observe_products
 from granite_gguf.ggml.operations import (
     argmax,
@@ -23,7 +25,7 @@ from granite_gguf.ggml.operations import (
     swiglu_halves,
 )
 from granite_gguf.ggml.peak import measure_bandwidth, measure_peak
-from granite_gguf.ggml.products import Products, attend_few, attends, available_kernels
+from granite_gguf.ggml.products import Products
 from granite_gguf.ggml.runtime import KeptGraph, Reader, Runtime
 from granite_gguf.ggml.state import State
 from granite_gguf.ggml.tensor import Activation, ShapeError, Tensor

@@ -150,3 +150,7 @@ def _count(counted: Counter[ProductShape], node: Any, names: Collection[bytes]) 
         query, key = node.src[0].contents, node.src[1].contents
         head_dim, queries, heads, batch = list(query.ne)
         counted[ProductShape(False, F32, head_dim, key.ne[1], queries)] += 2 * heads * batch
+        further = node.src[3].contents if node.src[3] else None
+        if custom and further and further.type == c.GGML_TYPE_F32:  # a mask is F16
+            shape = ProductShape(False, F32, head_dim, further.ne[1], queries)  # with distances
+            counted[shape] += heads * batch

@@ -27,7 +27,7 @@ def mul_mat(weight: Tensor, x: Tensor) -> Tensor:
         x,
     )
     if weight.multiplier is not None:
-        return weight.multiplier(weight, x, None, Activation.NONE)
+        return weight.multiplier.multiply(weight, x, None, Activation.NONE)
     return x.new(c.ggml_mul_mat(x.context.take(), weight.handle, x.handle))
 
 
@@ -37,7 +37,7 @@ def linear(
     """``activation(weight x + bias)``, with ``weight [in, out]``, ``x [in, T]``, ``bias [out]``."""
     check(activation is not Activation.GATE, "linear with a gate", weight)
     if weight.multiplier is not None:
-        return weight.multiplier(weight, x, bias, activation)
+        return weight.multiplier.multiply(weight, x, bias, activation)
     y = mul_mat(weight, x)
     y = y if bias is None else y + bias
     return y.silu() if activation is Activation.SILU else y
@@ -47,7 +47,7 @@ def gated_linear(weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
     """The first half of each column of ``weight x + bias`` times the sigmoid of the second."""
     half = weight.ne[1] // 2
     if weight.multiplier is not None:
-        y = weight.multiplier(weight, x, bias, Activation.GATE)
+        y = weight.multiplier.multiply(weight, x, bias, Activation.GATE)
         return y.columns(0, half) * y.columns(half, half)
     y = linear(weight, x, bias)
     # Not every device's sigmoid reads rows that lie apart.

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from granite_gguf import memory
-from granite_gguf.ggml.products import make_products, read_memory
+from granite_gguf.ggml.kernels import make_products, read_memory
 
 _ROUNDS = 1 << 21  # of a dozen products of vectors: some ten milliseconds
 _READ = 256 << 20  # bytes, more than caches hold

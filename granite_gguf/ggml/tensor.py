@@ -43,11 +43,23 @@ class Activation(Enum):
 
 
 class Multiplier(Protocol):
-    """Multiplies a weight with activations, as :func:`granite_gguf.ggml.linear`."""
+    """Multiplies with a weight, or with what multiplies in its way, in place of ggml."""
 
-    def __call__(
+    def multiply(
         self, weight: Tensor, x: Tensor, bias: Tensor | None, activation: Activation
-    ) -> Tensor: ...
+    ) -> Tensor:
+        """As :func:`granite_gguf.ggml.linear`."""
+
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scale: float,
+        mask: Tensor | None,
+        distances: Tensor | None,
+    ) -> Tensor | None:
+        """As :func:`granite_gguf.ggml.attention.attend_many`; None where products do it."""
 
 
 class Context:

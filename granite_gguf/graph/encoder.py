@@ -186,6 +186,10 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, distances: Tensor, mask: Tensor | N
         ``[head_dim * heads, frames * blocks]``.
     """
     head_dim, frames, heads, blocks = q.ne
+    if distances.multiplier is not None:
+        attended = distances.multiplier.attend(q, k, v, head_dim**-0.5, mask, distances)
+        if attended is not None:
+            return attended.reshape(head_dim * heads, frames * blocks)
     # Contiguous queries and transposed values let ggml's fast kernels take both products.
     q = q.contiguous_copy()
     scores = mul_mat(k.multiplying_as(distances), q) + _position_scores(distances, q)

@@ -76,8 +76,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = 
         v: like ``k``.
         mask: F16 ``[keys, queries]``, 0 or minus infinity.
 
-    Where keys and values multiply as weights do, that is faster than ggml's fused attention, and
-    takes memory for the scores of some queries at a time.
+    Where keys and values multiply as weights do, that is faster than ggml's fused attention: one
+    operation where a kernel has it, otherwise with memory for the scores of some queries at a time.
 
     Returns:
         ``[head_dim * heads, queries * batch]``.
@@ -92,6 +92,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = 
     if k.multiplier is None or batch > 1 or few:
         attended = flash_attention(q, k, v, scale, mask)
         return attended.reshape(head_dim * heads, queries * batch)
+    whole = k.multiplier.attend(q, k, v, scale, mask, None)
+    if whole is not None:
+        return whole.reshape(head_dim * heads, queries)
     v = v.permute(1, 0, 2, 3).contiguous_copy().multiplying_as(v)  # [keys, head_dim, kv_heads]
     if k.type != F32:  # as the keys of a cache, which lie apart
         k = k.contiguous_copy().multiplying_as(k)

@@ -129,7 +129,7 @@ class ModelWeights(Mapping[str, Tensor]):
             if choice.products is not None:
                 products = [name for name, kernel in self._used.items() if kernel.own]
                 for name in (*products, *derived.factors):
-                    self._tensors[name].multiplier = choice.products.multiply
+                    self._tensors[name].multiplier = choice.products
             plain.allocate()
             for name, array in converted.items():
                 plain.fill(name, array)

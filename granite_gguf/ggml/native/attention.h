@@ -1,51 +1,11 @@
 /* Attention of few queries over keys and values as they lie in a cache, for vectors of one length.
  * Every query is computed by itself and a key that it does not see changes nothing, so that its numbers
  * are the same alone and beside others, and whatever lies behind the keys that it sees.
- *
- * Included behind floats.h, by what may define
- *
- *   WIDEN(from)  a vector of floats of as many F16
- *   SUM_OF(v)    the sum of its lanes
  */
 
-#include <math.h>
+#include "attention_parts.h"
 
 enum { TOGETHER = 4 }; /* heads that share a key are multiplied with it at once */
-
-#ifndef WIDEN
-#define WIDEN widen
-INLINE Vector widen(const uint16_t *from) {
-    float numbers[LANES];
-    for (int i = 0; i < LANES; i++) {
-        numbers[i] = half_to_float(from[i]);
-    }
-    return load(numbers);
-}
-#endif
-
-#ifndef SUM_OF
-#define SUM_OF sum_of
-INLINE float sum_of(Vector vector) {
-    float lanes[LANES], sum = 0;
-    memcpy(lanes, &vector, sizeof lanes);
-    for (int i = 0; i < LANES; i++) {
-        sum += lanes[i];
-    }
-    return sum;
-}
-#endif
-
-INLINE Vector numbers_at(const char *row, int64_t n, const int type) {
-    return type == F16 ? WIDEN((const uint16_t *)(const void *)row + n)
-                       : load((const float *)(const void *)row + n);
-}
-
-/* exp(score - most), and zero of minus infinity; NaN stays NaN. */
-INLINE Vector weight_of(Vector score, float most) {
-    const Vector least = all(-80.0f), x = score - most;
-    const Vector power = exponential(SELECT(x < least, least, x));
-    return SELECT(score < all(-3e38f), all(0.0f), power);
-}
 
 INLINE void attend_heads(const Attention *job, const AttentionOf *of, const int heads,
                          const int type) {
@@ -86,7 +46,7 @@ INLINE void attend_heads(const Attention *job, const AttentionOf *of, const int 
         Vector sum = all(0.0f);
         for (int64_t j = 0; j < stride; j += LANES) {
             const Vector weight = weight_of(load(scores + h * stride + j), most[h]);
-            memcpy(scores + h * stride + j, &weight, sizeof weight);
+            store(scores + h * stride + j, weight);
             sum += weight;
         }
         sums[h] = SUM_OF(sum);
@@ -120,8 +80,7 @@ INLINE void attend_heads(const Attention *job, const AttentionOf *of, const int 
         }
         for (int h = 0; h < heads; h++) {
             for (int i = 0; i < vectors; i++) {
-                const Vector result = y[h][i] / sums[h];
-                memcpy(of->y + h * dim + d + i * LANES, &result, sizeof result);
+                store(of->y + h * dim + d + i * LANES, y[h][i] / sums[h]);
             }
         }
     }

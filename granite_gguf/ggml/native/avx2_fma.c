@@ -88,6 +88,9 @@ FEW_FLOATS
 #define WIDEN(from) (Vector)_mm256_cvtph_ps(_mm_loadu_si128((const void *)(from)))
 #include "attention.h"
 
+#define NUMBER_BYTES 4
+#include "attention_many.h"
+
 static int available(void) { return x86_has(X86_AVX2); }
 
 static int takes(int64_t type, int64_t exact, int64_t columns) {
@@ -98,7 +101,7 @@ static int takes(int64_t type, int64_t exact, int64_t columns) {
 const Kernel avx2_fma = {
     .name = "avx2-fma", .words = "float32 products of AVX2", .available = available,
     .takes = takes, .plan = plan_few, .pack = PACK, .decode = decode, .multiply = multiply,
-    .few = few, .attend = attend, .peak = peak,
+    .few = few, .attend = attend, ATTEND_MANY, .peak = peak,
 };
 
 #else

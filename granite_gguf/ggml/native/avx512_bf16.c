@@ -10,10 +10,9 @@
 #include "peak.h"
 
 #define VECTOR __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,f16c,fma")))
-#define INLINE VECTOR static inline __attribute__((always_inline))
 
 /* Of a panel, multiplied with so many blocks of 16 columns in registers. */
-enum { ROWS = 8, BLOCKS = 3 };
+enum { ROWS = 8, BLOCKS = 3, COLUMNS = TILE_COLUMNS, NUMBERS = TILE_NUMBERS };
 
 #define TARGET VECTOR
 #define FLOATS __m512
@@ -27,6 +26,7 @@ enum { ROWS = 8, BLOCKS = 3 };
 #define PUT_ROWS put_rows_512
 
 #include "few.h"
+#include "vectors.h"
 
 FEW_OF(few_pairs, BF16)
 
@@ -99,6 +99,20 @@ INLINE void multiply_rows(const uint16_t *w, const uint16_t *x, int64_t depth, f
     }
 }
 
+/* The rows of a panel times up to BLOCKS blocks. */
+INLINE void multiply_blocks(const uint16_t *w, const uint16_t *x, int64_t depth, float *sums,
+                            int64_t rows, int64_t blocks, Ahead *ahead) {
+    for (int64_t r = 0; r < rows; r += blocks == 1 ? 2 * ROWS : ROWS) {
+        const uint16_t *from = w + r * TILE_NUMBERS;
+        float *to = sums + r * TILE_COLUMNS;
+        switch (blocks) {
+        case 1: multiply_rows(from, x, depth, to, 2 * ROWS, 1, ahead); break;
+        case 2: multiply_rows(from, x, depth, to, ROWS, 2, ahead); break;
+        default: multiply_rows(from, x, depth, to, ROWS, 3, ahead);
+        }
+    }
+}
+
 VECTOR static void multiply(const Job *job, const Step *step) {
     float sums[BLOCKS * PANEL_ROWS * TILE_COLUMNS] __attribute__((aligned(64)));
     const int64_t depth = blocks_of(job->width, TILE_NUMBERS);
@@ -107,15 +121,7 @@ VECTOR static void multiply(const Job *job, const Step *step) {
     const int64_t rows = at_most(PANEL_ROWS, job->rows - step->row);
     const uint16_t *w = (const uint16_t *)step->panel;
     const uint16_t *x = (const uint16_t *)step->packed + block * depth * TILE;
-    for (int64_t r = 0; r < rows; r += blocks == 1 ? 2 * ROWS : ROWS) {
-        const uint16_t *from = w + r * TILE_NUMBERS;
-        float *to = sums + r * TILE_COLUMNS;
-        switch (blocks) {
-        case 1: multiply_rows(from, x, depth, to, 2 * ROWS, 1, step->ahead); break;
-        case 2: multiply_rows(from, x, depth, to, ROWS, 2, step->ahead); break;
-        default: multiply_rows(from, x, depth, to, ROWS, 3, step->ahead);
-        }
-    }
+    multiply_blocks(w, x, depth, sums, rows, blocks, step->ahead);
     for (int64_t b = 0; b < blocks; b++) {
         const int64_t column = step->column + b * TILE_COLUMNS;
         for (int64_t r = 0; r < rows; r += 16) {
@@ -125,10 +131,70 @@ VECTOR static void multiply(const Job *job, const Step *step) {
     }
 }
 
+#define WIDEN(from) (Vector)_mm512_cvtph_ps(_mm256_loadu_si256((const void *)(from)))
+#define SUM_OF(vector) _mm512_reduce_add_ps((__m512)(vector))
+#include "attention_parts.h"
+
+/* 32 numbers, given in halves. */
+INLINE __m512i rounded(Vector first, Vector second) {
+    return (__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
+}
+
+VECTOR static void pack_queries(const Attention *job, const char *q, int64_t count, char *panel) {
+    for (int64_t r = 0; r < PANEL_ROWS; r++) {
+        const float *row = (const float *)(q + r * job->q_row);
+        const int64_t dim = r < count ? job->head_dim : 0;
+        for (int64_t d = 0; d < job->head_dim; d += NUMBERS) {
+            const Vector first = (Vector)load_floats(row + d, dim - d);
+            const Vector second = (Vector)load_floats(row + d + COLUMNS, dim - d - COLUMNS);
+            _mm512_storeu_si512((uint16_t *)panel + d / NUMBERS * PANEL + r * NUMBERS,
+                                rounded(first * (float)job->scale, second * (float)job->scale));
+        }
+    }
+}
+
+VECTOR static void pack_values(const Attention *job, const char *values, char *packed) {
+    const int64_t tiles = blocks_of(job->keys, NUMBERS);
+    __m512i pairs = _mm512_setzero_si512(); /* 0, 16, 1, 17, ... */
+    for (int i = 15; i >= 0; i--) {
+        const __m512i pair = _mm512_set1_epi32(i | (i + 16) << 16);
+        pairs = _mm512_mask_mov_epi32(pairs, (__mmask16)(1u << i), pair);
+    }
+    for (int64_t k = 0; k < tiles * NUMBERS; k += 2) {
+        const char *row = values + k * job->v_row;
+        for (int64_t d = 0; d < job->head_dim; d += COLUMNS) {
+            const Vector none = all(0.0f);
+            const Vector first = k < job->keys ? numbers_at(row, d, (int)job->type) : none;
+            const Vector second =
+                k + 1 < job->keys ? numbers_at(row + job->v_row, d, (int)job->type) : none;
+            uint16_t *to = (uint16_t *)packed + (d / COLUMNS * tiles + k / NUMBERS) * TILE;
+            _mm512_storeu_si512(to + k % NUMBERS * COLUMNS,
+                                _mm512_permutexvar_epi16(pairs, rounded(first, second)));
+        }
+    }
+}
+
+/* Two blocks of floats become one of bfloat16 in the place of an earlier one. */
+INLINE void to_panel(float *scores, int64_t count, int64_t blocks) {
+    for (int64_t b = 0; b < blocks; b += 2) {
+        for (int64_t r = 0; r < count; r++) {
+            const float *from = scores + (b * PANEL_ROWS + r) * COLUMNS;
+            const Vector second = b + 1 < blocks ? load(from + PANEL_ROWS * COLUMNS) : all(0.0f);
+            _mm512_storeu_si512(scores + (b / 2 * PANEL_ROWS + r) * COLUMNS,
+                                rounded(load(from), second));
+        }
+    }
+}
+
+#define PACK bfloat16_pack
+#define NUMBER_BYTES 2
+#define OTHER_NUMBERS
+#include "attention_many.h"
+
 const Kernel avx512_bf16 = {
     .name = "avx512-bf16", .words = "bfloat16 products of AVX-512", .available = available,
     .takes = takes, .plan = plan, .pack = bfloat16_pack, .decode = bfloat16_decode,
-    .multiply = multiply, .few = few, .peak = peak,
+    .multiply = multiply, .few = few, ATTEND_MANY, .peak = peak,
 };
 
 #else

@@ -89,6 +89,9 @@ FEW_FLOATS
 #define SUM_OF(vector) _mm512_reduce_add_ps((__m512)(vector))
 #include "attention.h"
 
+#define NUMBER_BYTES 4
+#include "attention_many.h"
+
 static int available(void) { return x86_has(X86_AVX512); }
 
 static int takes(int64_t type, int64_t exact, int64_t columns) {
@@ -99,7 +102,7 @@ static int takes(int64_t type, int64_t exact, int64_t columns) {
 const Kernel avx512_fma = {
     .name = "avx512-fma", .words = "float32 products of AVX-512", .available = available,
     .takes = takes, .plan = plan_few, .pack = PACK, .decode = decode, .multiply = multiply,
-    .few = few, .attend = attend, .peak = peak,
+    .few = few, .attend = attend, ATTEND_MANY, .peak = peak,
 };
 
 #else

@@ -14,25 +14,10 @@
 
 #include "job.h"
 #include "peak.h"
-
-#ifdef __GNUC__
-#define INLINE TARGET static inline __attribute__((always_inline))
-#else
-#define INLINE TARGET static inline
-#endif
+#include "vectors.h"
 
 enum { COLUMNS = 16, NUMBERS = 16, PANEL = PANEL_ROWS * NUMBERS, SPAN = 256 };
 enum { VECTORS = COLUMNS / LANES }; /* of a block */
-
-#if LANES > 1
-typedef float Vector __attribute__((vector_size(4 * LANES)));
-typedef uint32_t Bits __attribute__((vector_size(4 * LANES)));
-#define SELECT(mask, a, b) ((Vector)(((Bits)(mask) & (Bits)(a)) | (~(Bits)(mask) & (Bits)(b))))
-#else
-typedef float Vector;
-typedef uint32_t Bits;
-#define SELECT(condition, a, b) ((condition) ? (a) : (b))
-#endif
 
 static void plan(Job *job) {
     job->packing = job->parts = 1;
@@ -46,20 +31,12 @@ static void plan(Job *job) {
     job->fetches = PANEL_ROWS / ROWS * blocks_of(job->width, NUMBERS);
 }
 
-INLINE Vector load(const float *from) {
-    Vector vector;
-    memcpy(&vector, from, sizeof vector);
-    return vector;
-}
-
 #ifdef __GNUC__
 #define STEP_FLOATS(sum, a, b) ((sum) + (a) * (b))
 PEAK(peak, TARGET, Vector, Vector, STEP_FLOATS, LANES)
 #else
 #define peak NULL
 #endif
-
-INLINE Vector all(float number) { return (Vector){0} + number; }
 
 INLINE float *packed_place(const Job *job, char *packed, int64_t column, int64_t start) {
     return (float *)packed + column * blocks_of(job->width, NUMBERS) * NUMBERS + start * COLUMNS;
@@ -236,6 +213,22 @@ INLINE void multiply_rows(const float *w, const float *x, int64_t depth, float *
     }
 }
 
+/* The rows of a panel, whole ROWS of them, times up to BLOCKS blocks. */
+INLINE void multiply_blocks(const float *w, const float *x, int64_t depth, float *sums,
+                            int64_t rows, int64_t blocks, Ahead *ahead) {
+    for (int64_t r = 0; r < rows; r += ROWS) {
+        switch (BLOCKS - blocks) {
+#if BLOCKS > 2
+        case 2: multiply_rows(w + r * NUMBERS, x, depth, sums + r * COLUMNS, BLOCKS - 2, ahead); break;
+#endif
+#if BLOCKS > 1
+        case 1: multiply_rows(w + r * NUMBERS, x, depth, sums + r * COLUMNS, BLOCKS - 1, ahead); break;
+#endif
+        default: multiply_rows(w + r * NUMBERS, x, depth, sums + r * COLUMNS, BLOCKS, ahead);
+        }
+    }
+}
+
 TARGET static void multiply(const Job *job, const Step *step) {
     union {
         float sums[BLOCKS * PANEL_ROWS * COLUMNS];
@@ -247,17 +240,7 @@ TARGET static void multiply(const Job *job, const Step *step) {
     const int64_t rows = at_most(PANEL_ROWS, job->rows - step->row);
     const float *w = (const float *)(const void *)step->panel;
     const float *x = (const float *)(const void *)step->packed + step->column * depth * NUMBERS;
-    for (int64_t r = 0; r < rows; r += ROWS) {
-        switch (BLOCKS - blocks) {
-#if BLOCKS > 2
-        case 2: multiply_rows(w + r * NUMBERS, x, depth, sums + r * COLUMNS, BLOCKS - 2, step->ahead); break;
-#endif
-#if BLOCKS > 1
-        case 1: multiply_rows(w + r * NUMBERS, x, depth, sums + r * COLUMNS, BLOCKS - 1, step->ahead); break;
-#endif
-        default: multiply_rows(w + r * NUMBERS, x, depth, sums + r * COLUMNS, BLOCKS, step->ahead);
-        }
-    }
+    multiply_blocks(w, x, depth, sums, rows, blocks, step->ahead);
     for (int64_t b = 0; b < blocks; b++) {
         const int64_t column = step->column + b * COLUMNS;
         PUT(job, step->bias, sums + b * PANEL_ROWS * COLUMNS, step->y + column * job->rows,

@@ -111,6 +111,7 @@ const Kernel avx512_vnni = {
     .plan = int8_plan,
     .pack = int8_pack,
     .few = avx512_vnni_few,
+    .attend_next = 1,
     .peak = peak,
 };
 

@@ -122,6 +122,14 @@ struct Kernel {
     void (*few)(const Job *job, const Step *step, int64_t rows);
     /* Attention of one head or of four. NULL where another kernel of the table has it. */
     void (*attend)(const Attention *job, const AttentionOf *of, int64_t heads);
+    /* Attention of many queries: panels of `attend_panel` of them, those of one head after those of
+     * another, and the bytes of the room that a thread has for it. NULL where products and a softmax
+     * in between do it, or with `attend_next` the next kernel that is available. */
+    void (*attend_many)(const Attention *job, const AttentionOf *all, char *room, int64_t first,
+                        int64_t end);
+    int64_t (*attend_room)(const Attention *job);
+    int64_t attend_panel;
+    int attend_next;
     /* Makes products of what is in registers, over and over; returns how many. Or NULL. */
     int64_t (*peak)(int64_t rounds);
     /* Around a thread's work, or NULL. */
@@ -129,21 +137,26 @@ struct Kernel {
     void (*end)(const Saved *saved);
 };
 
-/* Attention of few queries; the same structure in ../products.py. Steps are of bytes. */
+/* Attention; the same structure in ../kernels.py. Steps are of bytes. */
 struct Attention {
     int64_t data_offset, source_offset; /* as in a job */
     int64_t head_dim, queries, heads, group, keys; /* `group` heads share one of keys and values */
     int64_t type;                       /* of keys and values, F16 or F32 */
     int64_t q_row, q_head, k_row, k_head, v_row, v_head;
-    int64_t masked;                     /* whether there is a mask: F16, of each query all keys */
-    int64_t score_stride;               /* keys, rounded up; scores lie behind the result */
+    int64_t masked; /* whether there is a mask: F16, of each query all keys; 2 for one of each batch */
+    int64_t score_stride;               /* of few: keys, rounded up; scores lie behind the result */
+    /* Of many. */
+    int64_t batches, q_batch, k_batch, v_batch;
+    int64_t distances;                  /* rows that are scored by distance, or 0 */
+    int64_t threads;                    /* the most that will work */
+    int64_t room_bytes;                 /* planned: of a thread, behind the result */
     double scale;
     const Kernel *kernel;
 };
 
-/* A query's heads, next to one another, that share keys. */
+/* A query's heads, next to one another, that share keys; or where all queries and heads begin. */
 struct AttentionOf {
-    const char *q, *keys, *values;
+    const char *q, *keys, *values, *distances;
     const uint16_t *mask; /* 0 where a key is seen; or NULL */
     float *y, *scores;
 };

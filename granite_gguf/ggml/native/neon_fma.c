@@ -14,6 +14,9 @@
 
 #include "attention.h"
 
+#define NUMBER_BYTES 4
+#include "attention_many.h"
+
 static int available(void) { return 1; }
 
 static int takes(int64_t type, int64_t exact, int64_t columns) {
@@ -23,7 +26,7 @@ static int takes(int64_t type, int64_t exact, int64_t columns) {
 
 const Kernel neon_fma = {
     .name = "neon-fma", .words = "float32 products of NEON", .available = available,
-    .takes = takes, .plan = plan, .pack = PACK, .decode = decode, .multiply = multiply, .attend = attend, .peak = peak,
+    .takes = takes, .plan = plan, .pack = PACK, .decode = decode, .multiply = multiply, .attend = attend, ATTEND_MANY, .peak = peak,
 };
 
 #else

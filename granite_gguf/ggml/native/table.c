@@ -43,7 +43,7 @@ enum {
     ALIGNMENT = 64
 };
 
-int64_t kernels_job_bytes(void) { return sizeof(Job); }
+int64_t kernels_job_bytes(void) { return sizeof(Job) + sizeof(Attention); }
 
 int64_t kernels_count(void) { return sizeof table / sizeof *table; }
 
@@ -201,6 +201,53 @@ const Kernel *kernels_attention(int64_t from) {
         }
     }
     return NULL;
+}
+
+/* Plans attention of many queries by a kernel of the table, or the next one to which it leaves that;
+ * returns whether there is one. */
+int kernels_attention_many(int64_t from, Attention *job) {
+    for (int64_t n = from; n < kernels_count(); n++) {
+        const Kernel *kernel = table[n];
+        if (!kernel->available()) {
+            continue;
+        }
+        if (kernel->attend_many) {
+            job->kernel = kernel;
+            job->room_bytes = blocks_of(kernel->attend_room(job), ALIGNMENT) * ALIGNMENT;
+            return 1;
+        }
+        if (!kernel->attend_next) {
+            break;
+        }
+    }
+    return 0;
+}
+
+/* Panels of queries are dealt out, those of a head to one thread as far as may be. */
+void kernels_attend_many(void *result, int thread, int threads, const Attention *job) {
+    const int64_t working = at_most(threads, job->threads);
+    if (thread >= working) {
+        return;
+    }
+    AttentionOf all = {
+        .q = data_of(job->data_offset, source_of(job->source_offset, result, 0)),
+        .keys = data_of(job->data_offset, source_of(job->source_offset, result, 1)),
+        .values = data_of(job->data_offset, source_of(job->source_offset, result, 2)),
+        .y = (float *)(void *)data_of(job->data_offset, result),
+    };
+    int next = 3;
+    if (job->distances) {
+        all.distances = data_of(job->data_offset, source_of(job->source_offset, result, next++));
+    }
+    if (job->masked) {
+        all.mask = (const uint16_t *)(const void *)data_of(
+            job->data_offset, source_of(job->source_offset, result, next));
+    }
+    const int64_t heads = job->batches * job->heads;
+    const int64_t panels = heads * blocks_of(job->queries, job->kernel->attend_panel);
+    char *room = (char *)aligned(all.y + job->head_dim * heads * job->queries);
+    job->kernel->attend_many(job, &all, room + thread * job->room_bytes, panels * thread / working,
+                             panels * (thread + 1) / working);
 }
 
 /* Queries are dealt out, the heads that share keys together. */

@@ -1,0 +1,179 @@
+"""The kernels of ``native/``: their table, what they are told, and nodes that call them.
+
+They are compiled when the package is installed, and left out where there is no C compiler.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import Any
+
+import ggml as c
+
+from granite_gguf.ggml.tensor import Tensor
+from granite_gguf.ggml.types import GGMLType
+
+GENERIC = "generic"
+
+
+class Job(ctypes.Structure):
+    """``Job`` of ``native/job.h``."""
+
+    _fields_ = (
+        *(
+            (name, ctypes.c_int64)
+            for name in (
+                *("data_offset", "source_offset", "width", "rows", "columns"),
+                *("batches", "inner", "group", "x_stride", "x_step", "x_outer_step"),
+                *("weight_type", "weight_step", "weight_outer_step", "row_bytes"),
+                *("block_numbers", "block_bytes", "threads"),
+                *("biased", "activation", "active_from", "exact"),
+            )
+        ),
+        ("to_float", ctypes.c_void_p),
+        *(
+            (name, ctypes.c_int64)
+            for name in (
+                *("packing", "pack_columns", "pack_numbers", "packed_bytes", "parts"),
+                *("panel_rows", "panel_bytes", "step_columns", "fetches", "direct", "beside"),
+                *("panels_together", "all_packed_bytes", "room_bytes"),
+            )
+        ),
+        ("kernel", ctypes.c_void_p),
+    )
+
+
+class Attention(ctypes.Structure):
+    """``Attention`` of ``native/job.h``."""
+
+    _fields_ = (
+        *(
+            (name, ctypes.c_int64)
+            for name in (
+                *("data_offset", "source_offset"),
+                *("head_dim", "queries", "heads", "group", "keys", "type"),
+                *("q_row", "q_head", "k_row", "k_head", "v_row", "v_head"),
+                *("masked", "score_stride"),
+                *("batches", "q_batch", "k_batch", "v_batch", "distances", "threads", "room_bytes"),
+            )
+        ),
+        ("scale", ctypes.c_double),
+        ("kernel", ctypes.c_void_p),
+    )
+
+
+@cache
+def library() -> Any:
+    """The kernels, or None."""
+    for suffix in EXTENSION_SUFFIXES:
+        path = Path(__file__).parent / "native" / f"kernels{suffix}"
+        if path.exists():
+            found = ctypes.CDLL(str(path))
+            number = ctypes.c_int64
+            found.kernels_count.restype = found.kernels_job_bytes.restype = number
+            found.kernels_name.restype = found.kernels_words.restype = ctypes.c_char_p
+            for of_one in (found.kernels_name, found.kernels_words, found.kernels_available):
+                of_one.argtypes = [number]
+            found.kernels_takes.argtypes = [number, number, number, number]
+            found.kernels_peak.restype = number
+            found.kernels_peak.argtypes = [number, number]
+            found.kernels_read.argtypes = [ctypes.c_void_p, number]
+            found.kernels_attention.restype = ctypes.c_void_p
+            found.kernels_attention.argtypes = [number]
+            found.kernels_attention_many.argtypes = [number, ctypes.POINTER(Attention)]
+            found.kernels_plan.argtypes = [number, ctypes.POINTER(Job)]
+            if found.kernels_job_bytes() != ctypes.sizeof(Job) + ctypes.sizeof(Attention):
+                raise ImportError(
+                    f"{path}: was compiled from other sources than this package's; install "
+                    "granite-gguf again"
+                )
+            return found
+    return None
+
+
+@dataclass(frozen=True)
+class KernelInfo:
+    """A kernel of the table.
+
+    Attributes:
+        name: as it is asked for.
+        words: what it multiplies with.
+        available: whether this processor has it.
+    """
+
+    name: str
+    words: str
+    available: bool
+
+
+def list_kernels() -> list[KernelInfo]:
+    """All kernels of the table, the best first; none where they were not compiled."""
+    if (found := library()) is None:
+        return []
+    return [
+        KernelInfo(
+            found.kernels_name(n).decode(),
+            found.kernels_words(n).decode(),
+            bool(found.kernels_available(n)),
+        )
+        for n in range(found.kernels_count())
+    ]
+
+
+@cache
+def table() -> dict[str, int]:
+    """Places in the table of what this processor has, by name, the best first."""
+    return {info.name: n for n, info in enumerate(list_kernels()) if info.available}
+
+
+def kernels_compiled() -> bool:
+    """Whether the kernels were compiled with the package."""
+    return library() is not None
+
+
+def available_kernels() -> list[str]:
+    """The kernels that this processor has, the best first; none where they were not compiled."""
+    return list(table())
+
+
+def make_products(kernel: str, rounds: int) -> int:
+    """Have a kernel's instructions multiply what is in registers; how many products that makes.
+
+    0 where a kernel cannot tell.
+    """
+    return int(library().kernels_peak(table()[kernel], rounds))
+
+
+def read_memory(address: int, size: int) -> None:
+    """Read so many bytes, whole lines of 64."""
+    library().kernels_read(address, size)
+
+
+def offsets() -> dict[str, int]:
+    """Where a tensor's structure has its data and its sources, in bytes."""
+    fields: Any = c.ggml_tensor
+    return {"data_offset": fields.data.offset, "source_offset": fields.src.offset}
+
+
+def custom(
+    beside: Tensor,
+    kind: GGMLType,
+    size: int,
+    sources: list[Tensor],
+    function: str,
+    job: Job | Attention,
+) -> Tensor:
+    """A node of ``size`` elements that a function of the library computes."""
+    operation = ctypes.cast(getattr(library(), function), c.ggml_custom_op_t)
+    handles = (ctypes.POINTER(c.ggml_tensor) * len(sources))(*(s.handle for s in sources))
+    context = beside.context
+    context.keep(job)
+    handle: Any = c.ggml_custom_4d(
+        context.take(), int(kind), size, 1, 1, 1, handles, len(sources), operation,
+        c.GGML_N_TASKS_MAX, ctypes.addressof(job),
+    )  # fmt: skip
+    return Tensor(context, handle)
