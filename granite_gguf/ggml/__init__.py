@@ -12,6 +12,7 @@ from granite_gguf.ggml.graph import Graph
 from granite_gguf.ggml.kernels import available_kernels
 from granite_gguf.ggml.observe import Observed, ProductShape, observe_inputs, observe_products
 from granite_gguf.ggml.operations import (
+    added_product,
     argmax,
     concat,
     depthwise_conv,
@@ -19,13 +20,15 @@ from granite_gguf.ggml.operations import (
     gated_linear,
     linear,
     mul_mat,
+    normed_swiglu,
     numbers_at,
+    products_together,
     rows_at,
     swiglu,
     swiglu_halves,
 )
 from granite_gguf.ggml.peak import measure_bandwidth, measure_peak
-from granite_gguf.ggml.products import Products
+from granite_gguf.ggml.products import MOST_COLUMNS, Norm, Products, Then
 from granite_gguf.ggml.runtime import KeptGraph, Reader, Runtime
 from granite_gguf.ggml.state import State
 from granite_gguf.ggml.tensor import Activation, ShapeError, Tensor
@@ -38,11 +41,13 @@ __all__ = [
     "F16",
     "F32",
     "I32",
+    "MOST_COLUMNS",
     "Activation",
     "DeviceInfo",
     "GGMLType",
     "Graph",
     "KeptGraph",
+    "Norm",
     "Observed",
     "Packings",
     "ProductShape",
@@ -52,8 +57,10 @@ __all__ = [
     "ShapeError",
     "State",
     "Tensor",
+    "Then",
     "Turns",
     "WeightBuffer",
+    "added_product",
     "argmax",
     "attend_few",
     "attends",
@@ -68,9 +75,11 @@ __all__ = [
     "measure_bandwidth",
     "measure_peak",
     "mul_mat",
+    "normed_swiglu",
     "numbers_at",
     "observe_inputs",
     "observe_products",
+    "products_together",
     "row_bytes",
     "rows_at",
     "swiglu",

@@ -7,7 +7,7 @@ from typing import Any
 
 from granite_gguf.ggml.kernels import Attention, custom, kernels_compiled, library, offsets, table
 from granite_gguf.ggml.tensor import Tensor, check, fits_as_mask
-from granite_gguf.ggml.types import F16, F32
+from granite_gguf.ggml.types import F16, F32, I32
 
 _VECTOR = 16  # the longest vectors of the kernels
 _ALIGNMENT = 64  # of a thread's room
@@ -25,12 +25,16 @@ def attend_few(
     scale: float,
     mask: Tensor | None,
     kernel: str | None = None,
+    new: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> Tensor:
     """As :func:`granite_gguf.ggml.flash_attention` without batches, each query by itself: its
     numbers do not depend on other queries, nor on keys that it does not see. Sums are in float32.
 
     Args:
         kernel: whose attention, or that of the next one that has any; by default the best.
+        new: keys and values of the queries' own positions, F32 ``[head_dim, queries, kv_heads]``,
+            and these positions, I32 ``[queries]`` that are known to be ``below`` the keys: they are
+            written into ``k`` and ``v`` before, where later graphs find them.
 
     Returns:
         ``[head_dim, heads, queries]``.
@@ -47,7 +51,8 @@ def attend_few(
         and q.ne[2] % k.ne[2] == 0
         and q.rows_contiguous
         and k.rows_contiguous
-        and v.rows_contiguous,
+        and v.rows_contiguous
+        and (new is None or (mask is not None and _fits_as_new(*new, q, k))),
         "attend_few",
         q,
         k,
@@ -60,9 +65,14 @@ def attend_few(
         **_heads(q, k, v, scale),
         masked=mask is not None,
         score_stride=stride,
+        keeps=new is not None,
         kernel=library().kernels_attention(table()[kernel] if kernel else 0),
     )
     sources = [q, k, v] if mask is None else [q, k, v, mask]
+    if new is not None:
+        job.new_k_row, job.new_k_head = new[0].nb[1:3]
+        job.new_v_row, job.new_v_head = new[1].nb[1:3]
+        sources += new
     size = (head_dim + stride) * heads * queries  # the scores lie behind the result
     whole = custom(q, F32, size, sources, "kernels_attend", job)
     return whole.view([head_dim, heads, queries], [4 * head_dim, 4 * head_dim * heads])
@@ -144,6 +154,18 @@ def attend_many(
     row = 4 * head_dim
     strides = [row, row * heads, row * heads * queries]
     return whole.view([head_dim, heads, queries, batch], strides)
+
+
+def _fits_as_new(k: Tensor, v: Tensor, at: Tensor, q: Tensor, kept: Tensor) -> bool:
+    return (
+        k.type == v.type == F32
+        and k.ne == v.ne == (q.ne[0], q.ne[1], kept.ne[2], 1)
+        and k.rows_contiguous
+        and v.rows_contiguous
+        and at.type == I32
+        and at.ne == (q.ne[1], 1, 1, 1)
+        and at.below is not None
+    )
 
 
 def _heads(q: Tensor, k: Tensor, v: Tensor, scale: float) -> dict[str, Any]:

@@ -25,6 +25,7 @@ class Graph(Closing):
         purpose: what it computes, for messages.
         remedy: what to do where that has no room.
         nodes: the most operations and inputs that it will have.
+        watched: whether what flows between its operations will be looked at.
 
     Raises:
         OutOfMemoryError: there is no room to describe it.
@@ -37,11 +38,13 @@ class Graph(Closing):
         purpose: str = "This computation",
         remedy: str = memory.FREE_SOME,
         nodes: int = MAX_NODES,
+        watched: bool = False,
     ) -> None:
         self.purpose, self.remedy, self.nodes = purpose, remedy, nodes
         memory.require(0, "Computing", memory.FREE_SOME, unfilled=Context.size(nodes, nodes))
         self._stack = ExitStack()
         self._context = Context(nodes, nodes)
+        self._context.watched = watched
         self._stack.callback(self._context.close)
         self.handle: Any = c.ggml_new_graph_custom(self._context.handle, nodes, False)
         self.taps = taps

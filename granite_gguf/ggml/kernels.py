@@ -18,6 +18,7 @@ from granite_gguf.ggml.tensor import Tensor
 from granite_gguf.ggml.types import GGMLType
 
 GENERIC = "generic"
+MOST_TOGETHER = 3  # weights, as in job.h
 
 
 class Job(ctypes.Structure):
@@ -58,11 +59,31 @@ class Attention(ctypes.Structure):
                 *("head_dim", "queries", "heads", "group", "keys", "type"),
                 *("q_row", "q_head", "k_row", "k_head", "v_row", "v_head"),
                 *("masked", "score_stride"),
+                *("keeps", "new_k_row", "new_k_head", "new_v_row", "new_v_head"),
                 *("batches", "q_batch", "k_batch", "v_batch", "distances", "threads", "room_bytes"),
             )
         ),
         ("scale", ctypes.c_double),
         ("kernel", ctypes.c_void_p),
+    )
+
+
+class Together(ctypes.Structure):
+    """``Together`` of ``native/job.h``."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("data_offset", "source_offset", "weights")),
+        ("rows", ctypes.c_int64 * MOST_TOGETHER),
+        *(
+            (name, ctypes.c_int64)
+            for name in (
+                *("all_rows", "width", "columns", "x_stride", "normed", "then", "to_stride"),
+                *("threads", "piece_rows", "few_bytes", "thread_bytes"),
+            )
+        ),
+        *((name, ctypes.c_double) for name in ("eps", "scale")),
+        ("jobs", ctypes.c_void_p * MOST_TOGETHER),
+        ("shares", ctypes.c_void_p),
     )
 
 
@@ -86,7 +107,8 @@ def library() -> Any:
             found.kernels_attention.argtypes = [number]
             found.kernels_attention_many.argtypes = [number, ctypes.POINTER(Attention)]
             found.kernels_plan.argtypes = [number, ctypes.POINTER(Job)]
-            if found.kernels_job_bytes() != ctypes.sizeof(Job) + ctypes.sizeof(Attention):
+            told = sum(map(ctypes.sizeof, (Job, Attention, Together)))
+            if found.kernels_job_bytes() != told:
                 raise ImportError(
                     f"{path}: was compiled from other sources than this package's; install "
                     "granite-gguf again"
@@ -165,7 +187,7 @@ def custom(
     size: int,
     sources: list[Tensor],
     function: str,
-    job: Job | Attention,
+    job: Job | Attention | Together,
 ) -> Tensor:
     """A node of ``size`` elements that a function of the library computes."""
     operation = ctypes.cast(getattr(library(), function), c.ggml_custom_op_t)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import ggml as c
 
+from granite_gguf.ggml.products import Norm, Then
 from granite_gguf.ggml.tensor import Activation, Tensor, check, fits_as_mask
 from granite_gguf.ggml.types import F16, F32, I32
 
@@ -52,6 +53,37 @@ def gated_linear(weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
     y = linear(weight, x, bias)
     # Not every device's sigmoid reads rows that lie apart.
     return y.columns(0, half) * y.columns(half, half).contiguous_copy().sigmoid()
+
+
+def products_together(
+    weights: Sequence[Tensor],
+    x: Tensor,
+    norm: Norm | None = None,
+    then: Then = Then.NOTHING,
+    to: Tensor | None = None,
+    scale: float = 1.0,
+) -> Tensor | None:
+    """As :meth:`Products.together`, or None where that is not to be had."""
+    multipliers = [weight.multiplier for weight in weights]
+    if multipliers[0] is None or None in multipliers or x.context.watched:
+        return None
+    return multipliers[0].together(weights, x, norm, then, to, scale)
+
+
+def normed_swiglu(gate: Tensor, up: Tensor, x: Tensor, norm: Norm) -> Tensor:
+    """``silu(gate n) * up n`` of the normed columns n of ``x [in, T]``."""
+    if (whole := products_together([up, gate], x, norm, Then.GATED)) is not None:
+        return whole
+    x = x.rms_norm(norm.eps) * norm.weight
+    if gate.multiplier is None:
+        return swiglu(linear(gate, x, None), linear(up, x, None))
+    return linear(up, x, None) * linear(gate, x, None, Activation.SILU)
+
+
+def added_product(weight: Tensor, x: Tensor, scale: float, to: Tensor) -> Tensor:
+    """``scale * (weight x) + to``."""
+    whole = products_together([weight], x, None, Then.ADDED, to, scale)
+    return to + linear(weight, x, None) * scale if whole is None else whole
 
 
 def flash_attention(

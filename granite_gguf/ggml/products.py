@@ -7,14 +7,19 @@ multiplied.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
 
 import ggml as c
 
 from granite_gguf.ggml.attention import attend_many
 from granite_gguf.ggml.kernels import (
     GENERIC,
+    MOST_TOGETHER,
     Job,
+    Together,
     available_kernels,
     custom,
     library,
@@ -27,6 +32,27 @@ from granite_gguf.ggml.types import BLOCK_SIZES, F32, GGMLType
 _ACTIVATIONS = {Activation.NONE: 0, Activation.GATE: 1, Activation.SILU: 2}  # as in job.h
 
 _MANY = 1 << 20  # columns
+_LINE = 64  # bytes of a cache's line, at whose multiples kernels have their room
+_PANEL = 32  # rows that some kernels multiply at once
+_PIECE = 64  # rows that a thread takes at a time
+MOST_COLUMNS = 4  # that are multiplied together with several weights: each thread packs them
+
+
+class Norm(NamedTuple):
+    """A norm of columns: they are divided by their root mean square, and multiplied by a weight."""
+
+    weight: Tensor
+    eps: float
+
+
+class Then(Enum):
+    """What becomes of the results of products that are computed together; numbers as in job.h."""
+
+    NOTHING = 0
+    GATED = 1
+    """The first half of each column times the SiLU of the second."""
+    ADDED = 2
+    """They are scaled, and added to something."""
 
 
 class Products:
@@ -84,16 +110,17 @@ class Products:
             x,
             bias,
         )
-        width, rows = weight.ne[:2]
+        rows = weight.ne[1]
         # One weight multiplies all of x at once where its rows are evenly spaced. Where a matrix is
         # a single row, ggml calls it contiguous whatever the stride of its rows.
         even = x.ne[2] * x.ne[3] == 1 or (x.contiguous and x.nb[1] == x.nb[0] * x.ne[0])
         batched = weight.ne[2] * weight.ne[3] > 1 or not even
         shape = _Shape.of(x, batched=batched)
-        block = BLOCK_SIZES[weight.type]
-        job = Job(
-            **offsets(),
-            width=width,
+        kernel = self.kernel(weight.type, shape.columns)
+        check(kernel is not None, "multiply by no kernel", weight)
+        job = self._planned(
+            weight,
+            str(kernel),
             rows=rows,
             columns=shape.columns,
             batches=shape.batches,
@@ -102,23 +129,12 @@ class Products:
             x_stride=x.nb[1],
             x_step=x.nb[2],
             x_outer_step=x.nb[3],
-            weight_type=int(weight.type),
             weight_step=weight.nb[2],
             weight_outer_step=weight.nb[3] if weight.ne[3] > 1 else 0,
-            row_bytes=weight.nb[1],
-            block_numbers=block.elements,
-            block_bytes=block.bytes,
-            threads=self._threads,
             biased=bias is not None,
             activation=_ACTIVATIONS[activation],
             active_from=rows // 2 if activation is Activation.GATE else 0,
-            exact=self._exact,
         )
-        traits = c.ggml_get_type_traits(int(weight.type)).contents
-        job.to_float = ctypes.cast(traits.to_float, ctypes.c_void_p)
-        kernel = self.kernel(weight.type, shape.columns)
-        check(kernel is not None, "multiply by no kernel", weight)
-        library().kernels_plan(table()[str(kernel)], ctypes.byref(job))
         packed = _pack(x, shape, str(kernel), job)
         # Threads decode weights behind the result: its memory is theirs, and is there in time.
         size = shape.batches * rows * shape.columns
@@ -127,6 +143,123 @@ class Products:
         whole = custom(x, F32, size + room, sources, "kernels_multiply", job)
         strides = [4 * rows, 4 * rows * x.ne[1], 4 * rows * x.ne[1] * x.ne[2]]
         return whole.view([rows, *x.ne[1:]], strides)
+
+    def _planned(self, weight: Tensor, kernel: str, **told: int) -> Job:
+        """What a kernel is told, and what it plans."""
+        block = BLOCK_SIZES[weight.type]
+        traits = c.ggml_get_type_traits(int(weight.type)).contents
+        job = Job(
+            **offsets(),
+            width=weight.ne[0],
+            weight_type=int(weight.type),
+            row_bytes=weight.nb[1],
+            block_numbers=block.elements,
+            block_bytes=block.bytes,
+            threads=self._threads,
+            exact=self._exact,
+            **told,
+        )
+        job.to_float = ctypes.cast(traits.to_float, ctypes.c_void_p)
+        library().kernels_plan(table()[kernel], ctypes.byref(job))
+        return job
+
+    def together(
+        self,
+        weights: Sequence[Tensor],
+        x: Tensor,
+        norm: Norm | None = None,
+        then: Then = Then.NOTHING,
+        to: Tensor | None = None,
+        scale: float = 1.0,
+    ) -> Tensor | None:
+        """Several weights times the same few columns, with what stands beside that, at once.
+
+        The numbers are those that the operations have one by one.
+
+        Args:
+            weights: matrices with as many columns, at most three.
+            x: ``[width, columns]``.
+            norm: of x, before it is multiplied.
+            then: what becomes of the results.
+            to: what they are added to, as large.
+            scale: of the results before that.
+
+        Returns:
+            The rows of all results one after another, ``[rows, columns]``; of ``Then.GATED``, those
+            of the first weight times the SiLU of the second. None where no kernel does so: there
+            are more columns, or the weights differ too much.
+        """
+        columns = x.ne[1]
+        names = {self.kernel(weight.type, columns) for weight in weights}
+        rows = [weight.ne[1] for weight in weights]
+        if (
+            columns > MOST_COLUMNS
+            or columns != x.element_count // x.ne[0]
+            or len(names) > 1
+            or any(n % _PANEL for n in rows[:-1])
+        ):
+            return None
+        check(
+            1 <= len(weights) <= MOST_TOGETHER
+            and all(w.ne == (x.ne[0], w.ne[1], 1, 1) and w.contiguous for w in weights)
+            and x.type == F32
+            and x.rows_contiguous
+            and (norm is None or (norm.weight.ne == (x.ne[0], 1, 1, 1) and norm.weight.type == F32))
+            and (then is not Then.GATED or (len(rows) == 2 and rows[0] == rows[1]))
+            and ((then is Then.ADDED) == (to is not None))
+            and (to is None or (to.ne == (sum(rows), columns, 1, 1) and to.type == F32))
+            and (to is None or to.rows_contiguous),
+            "together",
+            *weights,
+            x,
+            to,
+        )
+        gated, kernel = then is Then.GATED, str(names.pop())
+        jobs = [
+            self._planned(
+                weight,
+                kernel,
+                rows=sum(rows),
+                columns=columns,
+                batches=1,
+                inner=1,
+                group=1,
+                x_stride=x.nb[1] if norm is None else 4 * x.ne[0],
+                activation=_ACTIVATIONS[Activation.SILU if gated and n else Activation.NONE],
+            )
+            for n, weight in enumerate(weights)
+        ]
+        if not all(job.direct for job in jobs) or len({job.packing for job in jobs}) > 1:
+            return None
+        few = max(job.panel_bytes for job in jobs)
+        each = few + jobs[0].packed_bytes + _lines(4 * x.ne[0] * columns)
+        shares = ctypes.create_string_buffer(_LINE * (self._threads + 1))
+        whole = Together(
+            **offsets(),
+            weights=len(weights),
+            rows=(ctypes.c_int64 * MOST_TOGETHER)(*rows),
+            all_rows=sum(rows),
+            width=x.ne[0],
+            columns=columns,
+            x_stride=x.nb[1],
+            normed=norm is not None,
+            then=then.value,
+            to_stride=0 if to is None else to.nb[1],
+            threads=self._threads,
+            piece_rows=_PIECE,
+            few_bytes=few,
+            thread_bytes=each,
+            eps=0.0 if norm is None else norm.eps,
+            scale=scale,
+            shares=_lines(ctypes.addressof(shares)),
+        )
+        for n, job in enumerate(jobs):
+            whole.jobs[n] = ctypes.addressof(job)
+        x.context.keep((jobs, shares))
+        sources = [*weights, x, *([norm.weight] if norm else []), *([to] if to else [])]
+        room = (_LINE + self._threads * each) // 4
+        y = custom(x, F32, sum(rows) * columns + room, sources, "kernels_together", whole)
+        return y.view([rows[0] if gated else sum(rows), columns], [4 * sum(rows)])
 
     def attend(
         self,
@@ -144,6 +277,11 @@ class Products:
         if kernel is None:
             return None
         return attend_many(q, k, v, scale, mask, distances, kernel=kernel, threads=self._threads)
+
+
+def _lines(size: int) -> int:
+    """The next multiple of a line."""
+    return -(-size // _LINE) * _LINE
 
 
 @dataclass(frozen=True)

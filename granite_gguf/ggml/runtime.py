@@ -167,6 +167,11 @@ class Runtime(Closing):
         return self.device.kind != "cpu"
 
     @property
+    def watched(self) -> bool:
+        """Whether somebody looks at what operations read and write."""
+        return self.watcher is not UNWATCHED
+
+    @property
     def maps_host_memory(self) -> bool:
         """Whether weights can be read where the file is mapped, without a copy."""
         return not self.apart

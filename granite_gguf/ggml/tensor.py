@@ -61,6 +61,9 @@ class Multiplier(Protocol):
     ) -> Tensor | None:
         """As :func:`granite_gguf.ggml.attention.attend_many`; None where products do it."""
 
+    def together(self, *several: Any, **beside: Any) -> Tensor | None:
+        """As :meth:`granite_gguf.ggml.Products.together`."""
+
 
 class Context:
     """Room for the descriptions of a number of tensors, and for a graph over them.
@@ -72,6 +75,7 @@ class Context:
     """
 
     def __init__(self, tensors: int, graph_nodes: int = 0) -> None:
+        self.watched = False  # whether what flows between operations is looked at
         size = self.size(tensors, graph_nodes)
         self.handle: Any = c.ggml_init(c.ggml_init_params(mem_size=size, no_alloc=True))
         if not self.handle:

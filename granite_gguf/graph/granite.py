@@ -17,12 +17,18 @@ import numpy as np
 import numpy.typing as npt
 
 from granite_gguf.ggml import (
+    MOST_COLUMNS,
+    Norm,
     ShapeError,
     Tensor,
+    added_product,
+    attend_few,
+    attends,
     concat,
     flash_attention,
     mul_mat,
-    swiglu,
+    normed_swiglu,
+    products_together,
     swiglu_halves,
 )
 from granite_gguf.graph.layers import Weights, attend, linear, rms_norm
@@ -68,6 +74,22 @@ class Cache:
         seen = mask.ne[0]
         return _remembered(self.keys, k, at, seen), _remembered(self.values, v, at, seen)
 
+    def attend(
+        self, g: Granite, q: Tensor, k: Tensor, v: Tensor, at: Tensor, mask: Tensor
+    ) -> Tensor:
+        """Write few heads at the positions of as many queries, and attend, in one operation.
+
+        Returns:
+            ``[head_dim * heads, queries]``.
+        """
+        if at.below is None or at.below > self.keys.ne[1]:
+            raise ShapeError(f"positions below {at.below} in a cache of {self.keys.ne[1]}")
+        kept = (_heads(t.beside(q), g.head_dim, mask.ne[0]) for t in (self.keys, self.values))
+        asking, keys, values, *new = (t.permute(0, 2, 1, 3) for t in (q, *kept, k, v))
+        scale = g.attention_multiplier
+        attended = attend_few(asking, keys, values, scale, mask, new=(new[0], new[1], at))
+        return attended.reshape(g.head_dim * g.n_heads, q.ne[2])
+
 
 def granite_layer(
     w: Weights,
@@ -104,8 +126,10 @@ def granite_layer(
 def _after_attention(
     w: Weights, names: GraniteNames, p: str, g: Granite, x: Tensor, attended: Tensor
 ) -> Tensor:
-    h = x + linear(w, f"{p}{names.attention_out}", attended) * g.residual_multiplier
-    return h + feed_forward(w, p, g, h) * g.residual_multiplier
+    out = w[f"{p}{names.attention_out}.weight"]
+    h = added_product(out, attended, g.residual_multiplier, x)
+    down = w[f"{p}ffn_down.weight"]
+    return added_product(down, gated(w, p, g, h), g.residual_multiplier, h)
 
 
 @dataclass(frozen=True)
@@ -207,6 +231,11 @@ def _projected(
     def heads(name: str, x: Tensor, n_heads: int) -> Tensor:
         return linear(w, f"{p}{name}", x).reshape(g.head_dim, n_heads, x.ne[1])
 
+    if asked is x:
+        norm = Norm(w[f"{p}attn_norm.weight"], g.rms_norm_eps)
+        weights = [w[name] for part in "qkv" if (name := f"{p}attn_{part}.weight") in w]
+        if weights and (few := products_together(weights, x.x, norm)) is not None:
+            return _turned(g, few, x.positions)
     seen = rms_norm(w, f"{p}attn_norm", x.x, g.rms_norm_eps)
     if asked is x and f"{p}attn_qkv.weight" in w:
         together = linear(w, f"{p}attn_qkv", seen)
@@ -231,6 +260,17 @@ def _projected(
     )
 
 
+def _turned(g: Granite, together: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As :func:`_projected`, from queries, keys and values in the same columns."""
+    (size, row), rows, turning = together.nb[:2], together.ne[1], g.n_heads + g.n_kv_heads
+    strides, head = [size * g.head_dim, row], size * g.head_dim
+    turned = together.view([g.head_dim, turning, rows], strides).rope_neox(positions, g.rope_theta)
+    v = together.view([g.head_dim, g.n_kv_heads, rows], strides, turning * head)
+    q = turned.view([g.head_dim, g.n_heads, rows], turned.nb[1:3])
+    k = turned.view([g.head_dim, g.n_kv_heads, rows], turned.nb[1:3], g.n_heads * head)
+    return q, k, v
+
+
 def _attend(
     g: Granite,
     multiplying: Tensor,
@@ -242,6 +282,9 @@ def _attend(
     cache: Cache | None,
 ) -> Tensor:
     """Of one recording, from heads ``[head_dim, heads, rows]`` to ``[head_dim * heads, rows]``."""
+    few = q.ne[2] == k.ne[2] <= MOST_COLUMNS and multiplying.multiplier is not None and attends(q)
+    if few and cache is not None and mask is not None:
+        return cache.attend(g, q, k, v, at, mask)
     if cache is not None:
         k, v = cache.add(k, v, at, mask)
     q, k, v = (heads.permute(0, 2, 1, 3) for heads in (q, k, v))
@@ -260,19 +303,23 @@ def _by_recording(x: Tensor, counts: Sequence[int]) -> Iterator[Tensor]:
 def _remembered(kept: Tensor, x: Tensor, at: Tensor, length: int) -> Tensor:
     """Heads ``[head_dim, heads, length]`` of the first positions, those of ``x`` among them."""
     head_dim, heads, rows, _ = x.ne
-    kept = kept.with_rows(x.reshape(head_dim * heads, rows), at)
+    kept = kept.with_rows(x.view([head_dim * heads, rows], [x.nb[2]]), at)
+    return _heads(kept, head_dim, length)
+
+
+def _heads(kept: Tensor, head_dim: int, length: int) -> Tensor:
+    """Those of the first positions, ``[head_dim, heads, length]``."""
     size, row = kept.nb[:2]
-    return kept.view([head_dim, heads, length], [head_dim * size, row])
+    return kept.view([head_dim, kept.ne[0] // head_dim, length], [head_dim * size, row])
 
 
-def feed_forward(w: Weights, p: str, g: Granite, x: Tensor) -> Tensor:
-    """``down(silu(gate x) * up x)`` of the normed rows."""
-    x = rms_norm(w, f"{p}ffn_norm", x, g.rms_norm_eps)
+def gated(w: Weights, p: str, g: Granite, x: Tensor) -> Tensor:
+    """``silu(gate x) * up x`` of the normed rows."""
     if f"{p}ffn_gate_up.weight" in w:
-        gated = swiglu_halves(linear(w, f"{p}ffn_gate_up", x))
-    else:
-        gated = swiglu(linear(w, f"{p}ffn_gate", x), linear(w, f"{p}ffn_up", x))
-    return linear(w, f"{p}ffn_down", gated)
+        x = rms_norm(w, f"{p}ffn_norm", x, g.rms_norm_eps)
+        return swiglu_halves(linear(w, f"{p}ffn_gate_up", x))
+    norm = Norm(w[f"{p}ffn_norm.weight"], g.rms_norm_eps)
+    return normed_swiglu(w[f"{p}ffn_gate.weight"], w[f"{p}ffn_up.weight"], x, norm)
 
 
 def granite_head(w: Weights, names: GraniteNames, x: Tensor) -> Tensor:
@@ -280,7 +327,18 @@ def granite_head(w: Weights, names: GraniteNames, x: Tensor) -> Tensor:
 
     A model without a head of its own has its embedding for it.
     """
-    return mul_mat(w[names.head if names.head in w else names.embedding], x)
+    return mul_mat(_head(w, names), x)
+
+
+def normed_head(w: Weights, names: GraniteNames, g: Granite, x: Tensor) -> Tensor:
+    """As :func:`granite_head`, of rows that are normed before."""
+    norm = Norm(w[f"{names.norm}.weight"], g.rms_norm_eps)
+    few = products_together([_head(w, names)], x, norm)
+    return granite_head(w, names, rms_norm(w, names.norm, x, norm.eps)) if few is None else few
+
+
+def _head(w: Weights, names: GraniteNames) -> Tensor:
+    return w[names.head if names.head in w else names.embedding]
 
 
 def causal_mask(positions: npt.NDArray[np.integer], keys: int) -> npt.NDArray[np.float16]:

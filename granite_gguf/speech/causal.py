@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from granite_gguf.ggml import F16, I32, Graph, Tensor, concat
-from granite_gguf.graph.granite import Cache, Stream, granite_head, granite_layer
-from granite_gguf.graph.layers import Weights, rms_norm
+from granite_gguf.graph.granite import Cache, Stream, granite_layer, normed_head
+from granite_gguf.graph.layers import Weights
 from granite_gguf.spec.hparams import Granite
 from granite_gguf.spec.tensors import LLAMA_NAMES
 
@@ -40,7 +40,7 @@ def build_causal(graph: Graph, w: Weights, g: Granite, recordings: Sequence[Cont
 
     Inputs: ``rows`` ``[d_model, N]``, embeddings and audio rows before their multiplier, one
     recording after another; ``positions`` I32 ``[N]``; ``asked_positions``, those of the asked rows
-    alone; of recording K, ``mask_K`` F16 ``[keys, rows]``. Output: ``logits``
+    alone, unless all are; of recording K, ``mask_K`` F16 ``[keys, rows]``. Output: ``logits``
     ``[vocabulary, asked]``, not divided by ``logits_scaling``.
     """
     counts = [r.rows for r in recordings]
@@ -49,10 +49,12 @@ def build_causal(graph: Graph, w: Weights, g: Granite, recordings: Sequence[Cont
     positions = graph.input("positions", [sum(counts)], I32, below=capacity)
     x = Stream(rows, positions, counts)
     masks = [graph.input(f"mask_{k}", [r.keys, r.rows], F16) for k, r in enumerate(recordings)]
-    of_asked = graph.input("asked_positions", [sum(r.asked for r in recordings)], I32)
+    of_asked = x.positions
+    if not all_asked(recordings):
+        of_asked = graph.input("asked_positions", [sum(r.asked for r in recordings)], I32)
     for n in range(g.n_layers):
         asked = x
-        if n == g.n_layers - 1:
+        if n == g.n_layers - 1 and not all_asked(recordings):
             asked = Stream(_last_rows(x, recordings), of_asked, [r.asked for r in recordings])
             masks = [
                 mask.rows(r.rows - r.asked, r.asked)
@@ -60,9 +62,12 @@ def build_causal(graph: Graph, w: Weights, g: Granite, recordings: Sequence[Cont
             ]
         cache = [r.cache[n] for r in recordings]
         x = replace(asked, x=granite_layer(w, LLAMA_NAMES, n, g, x, asked, masks, cache))
-    graph.output(
-        "logits", granite_head(w, LLAMA_NAMES, rms_norm(w, LLAMA_NAMES.norm, x.x, g.rms_norm_eps))
-    )
+    graph.output("logits", normed_head(w, LLAMA_NAMES, g, x.x))
+
+
+def all_asked(recordings: Sequence[Continued]) -> bool:
+    """Whether the logits of every row are wanted."""
+    return all(r.asked == r.rows for r in recordings)
 
 
 def _last_rows(x: Stream, recordings: Sequence[Continued]) -> Tensor:

@@ -24,7 +24,7 @@ from granite_gguf.graph.layers import PART_NODES, Weights, queries_together
 from granite_gguf.spec.hparams import Granite
 from granite_gguf.spec.tables import granite_tensors
 from granite_gguf.spec.tensors import LLAMA_NAMES, Stage
-from granite_gguf.speech.causal import Continued, build_causal
+from granite_gguf.speech.causal import Continued, all_asked, build_causal
 from granite_gguf.speech.drafts import STEP_ROWS, Draft
 from granite_gguf.speech.greedy import (
     ALIKE,
@@ -48,11 +48,14 @@ _REMEDY = "Transcribe fewer recordings together, or in shorter pieces, or free s
 
 
 class _Kind(NamedTuple):
-    """Steps that one graph serves: of which recordings, how many rows each, and keys seen."""
+    """Steps that one graph serves: of which recordings, how many rows each, and keys seen; and
+    whether what flows in it is looked at.
+    """
 
     recordings: tuple[int, ...]
     rows: int
     keys: int
+    watched: bool
 
     @property
     def all_rows(self) -> int:
@@ -198,7 +201,7 @@ class Language(Closing):
             self._embed(np.array(step.tokens + step.tokens[-1:] * (rows - len(step.tokens))))
             for step in wanted.values()
         ]
-        kept = self._keep(_Kind(tuple(wanted), rows, keys), recordings)
+        kept = self._keep(_Kind(tuple(wanted), rows, keys, self._runtime.watched), recordings)
         logits = self._logits(kept.run(_inputs(recordings, list(starts.values()), filled)))
         return {
             n: logits[at * rows : at * rows + len(step.tokens)]
@@ -267,7 +270,8 @@ class Language(Closing):
             together = queries_together(r.rows, r.keys, self._numbers.n_heads)
             each += PART_NODES * (r.rows // together)
         nodes = (self._numbers.n_layers + 1) * each
-        return Graph(purpose=_PURPOSE, remedy=_REMEDY, nodes=nodes)
+        watched = self._runtime.watched
+        return Graph(purpose=_PURPOSE, remedy=_REMEDY, nodes=nodes, watched=watched)
 
     def _drop(self) -> None:
         for graph, plan in self._kept.values():
@@ -324,12 +328,14 @@ def _inputs(
         f"mask_{k}": causal_mask(of, r.keys)
         for k, (of, r) in enumerate(zip(positions, recordings, strict=True))
     }
-    return {
+    found: dict[str, AnyArray] = {
         "rows": np.concatenate(rows),
         "positions": np.concatenate(positions),
-        "asked_positions": np.concatenate(asked),
         **masks,
     }
+    if not all_asked(recordings):
+        found["asked_positions"] = np.concatenate(asked)
+    return found
 
 
 def _choice(row: FloatArray, scale: float) -> Choice:

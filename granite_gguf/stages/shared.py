@@ -292,7 +292,11 @@ class SharedStages(ABC, Generic[H]):
     @contextmanager
     def _graph(self, taps: frozenset[str]) -> Iterator[Graph]:
         """A graph to build."""
-        with self._computing(), Graph(taps, purpose=_PURPOSE, remedy=_SHORTER) as graph:
+        watched = self._runtime.watched
+        with (
+            self._computing(),
+            Graph(taps, purpose=_PURPOSE, remedy=_SHORTER, watched=watched) as graph,
+        ):
             yield graph
 
     @contextmanager

@@ -86,6 +86,8 @@ INLINE void take(const int type, const char *from, const int64_t *offsets, __m25
 FEW_FLOATS
 
 #define WIDEN(from) (Vector)_mm256_cvtph_ps(_mm_loadu_si128((const void *)(from)))
+#define NARROW(to, vector) \
+    _mm_storeu_si128((void *)(to), _mm256_cvtps_ph((__m256)(vector), _MM_FROUND_TO_NEAREST_INT))
 #include "attention.h"
 
 #define NUMBER_BYTES 4
@@ -101,7 +103,7 @@ static int takes(int64_t type, int64_t exact, int64_t columns) {
 const Kernel avx2_fma = {
     .name = "avx2-fma", .words = "float32 products of AVX2", .available = available,
     .takes = takes, .plan = plan_few, .pack = PACK, .decode = decode, .multiply = multiply,
-    .few = few, .attend = attend, ATTEND_MANY, .peak = peak,
+    .few = few, .attend = attend, .keep = keep, ATTEND_MANY, .peak = peak,
 };
 
 #else

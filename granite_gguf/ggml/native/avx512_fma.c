@@ -86,6 +86,8 @@ AVX512_INLINE void take(const int type, const char *from, const int64_t *offsets
 FEW_FLOATS
 
 #define WIDEN(from) (Vector)_mm512_cvtph_ps(_mm256_loadu_si256((const void *)(from)))
+#define NARROW(to, vector) \
+    _mm256_storeu_si256((void *)(to), _mm512_cvtps_ph((__m512)(vector), _MM_FROUND_TO_NEAREST_INT))
 #define SUM_OF(vector) _mm512_reduce_add_ps((__m512)(vector))
 #include "attention.h"
 
@@ -102,7 +104,7 @@ static int takes(int64_t type, int64_t exact, int64_t columns) {
 const Kernel avx512_fma = {
     .name = "avx512-fma", .words = "float32 products of AVX-512", .available = available,
     .takes = takes, .plan = plan_few, .pack = PACK, .decode = decode, .multiply = multiply,
-    .few = few, .attend = attend, ATTEND_MANY, .peak = peak,
+    .few = few, .attend = attend, .keep = keep, ATTEND_MANY, .peak = peak,
 };
 
 #else

@@ -26,5 +26,5 @@ static int takes(int64_t type, int64_t exact, int64_t columns) {
 
 const Kernel generic = {
     .name = "generic", .words = "float32 products in plain C", .available = available,
-    .takes = takes, .plan = plan, .pack = PACK, .decode = decode, .multiply = multiply, .attend = attend, ATTEND_MANY, .peak = peak,
+    .takes = takes, .plan = plan, .pack = PACK, .decode = decode, .multiply = multiply, .attend = attend, .keep = keep, ATTEND_MANY, .peak = peak,
 };

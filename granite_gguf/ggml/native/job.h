@@ -122,6 +122,8 @@ struct Kernel {
     void (*few)(const Job *job, const Step *step, int64_t rows);
     /* Attention of one head or of four. NULL where another kernel of the table has it. */
     void (*attend)(const Attention *job, const AttentionOf *of, int64_t heads);
+    /* Stores numbers as keys and values are; where there is `attend`. */
+    void (*keep)(const float *from, int64_t count, int64_t type, char *to);
     /* Attention of many queries: panels of `attend_panel` of them, those of one head after those of
      * another, and the bytes of the room that a thread has for it. NULL where products and a softmax
      * in between do it, or with `attend_next` the next kernel that is available. */
@@ -145,6 +147,8 @@ struct Attention {
     int64_t q_row, q_head, k_row, k_head, v_row, v_head;
     int64_t masked; /* whether there is a mask: F16, of each query all keys; 2 for one of each batch */
     int64_t score_stride;               /* of few: keys, rounded up; scores lie behind the result */
+    int64_t keeps;                      /* whether new keys and values are put among them before */
+    int64_t new_k_row, new_k_head, new_v_row, new_v_head;
     /* Of many. */
     int64_t batches, q_batch, k_batch, v_batch;
     int64_t distances;                  /* rows that are scored by distance, or 0 */
@@ -153,6 +157,29 @@ struct Attention {
     double scale;
     const Kernel *kernel;
 };
+
+/* A few columns times several weights; the same structure in ../kernels.py. All jobs are direct, have
+ * the same kernel and the same x; of y they have rows one after another, in columns of all rows. */
+enum { MOST_TOGETHER = 3 };
+enum { NOTHING = 0, GATED = 1, ADDED = 2 };
+
+typedef struct {
+    int64_t data_offset, source_offset; /* as in a job */
+    int64_t weights;                    /* the first sources; x is the next one */
+    int64_t rows[MOST_TOGETHER];        /* of each, multiples of 32 but for the last */
+    int64_t all_rows;
+    int64_t width, columns, x_stride;
+    int64_t normed;       /* whether x is normed, with another source for its weight */
+    int64_t then;         /* GATED: the first half of y times the second; ADDED: to a last source */
+    int64_t to_stride;    /* bytes from a column of that to the next */
+    int64_t threads;      /* the most that will work */
+    int64_t piece_rows;   /* a multiple of 32 */
+    int64_t few_bytes;    /* of room for a kernel; packed and normed x follow */
+    int64_t thread_bytes; /* of all of these, for each thread */
+    double eps, scale;
+    const Job *jobs[MOST_TOGETHER];
+    char *shares; /* of each thread a line of 64 bytes: its share's next piece, 0 between runs */
+} Together;
 
 /* A query's heads, next to one another, that share keys; or where all queries and heads begin. */
 struct AttentionOf {

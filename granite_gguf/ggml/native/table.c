@@ -1,7 +1,7 @@
 /* The kernels, and how a product is divided among threads and caches: the entry points. */
 
 #include "arm.h"
-#include "job.h"
+#include "operands.h"
 #include "x86.h"
 
 extern const Kernel generic;
@@ -39,11 +39,10 @@ static const Kernel *const table[] = {
 
 enum {
     CACHED_BYTES = 1 << 20,   /* of packed x, that stay in a core's second cache */
-    PANELS_BYTES = 512 << 10, /* of decoded panels that share it where it does not */
-    ALIGNMENT = 64
+    PANELS_BYTES = 512 << 10  /* of decoded panels that share it where it does not */
 };
 
-int64_t kernels_job_bytes(void) { return sizeof(Job) + sizeof(Attention); }
+int64_t kernels_job_bytes(void) { return sizeof(Job) + sizeof(Attention) + sizeof(Together); }
 
 int64_t kernels_count(void) { return sizeof table / sizeof *table; }
 
@@ -85,18 +84,6 @@ void kernels_plan(int64_t index, Job *job) {
         job->panels_together = at_least(1, at_most(share, PANELS_BYTES / job->panel_bytes));
     }
     job->room_bytes = ALIGNMENT + job->threads * job->panels_together * job->panel_bytes;
-}
-
-static char *data_of(int64_t offset, const void *tensor) {
-    return *(char *const *)((const char *)tensor + offset);
-}
-
-static const void *source_of(int64_t offset, const void *tensor, int index) {
-    return ((const void *const *)((const char *)tensor + offset))[index];
-}
-
-static void *aligned(void *place) {
-    return (void *)(((uintptr_t)place + ALIGNMENT - 1) & ~(uintptr_t)(ALIGNMENT - 1));
 }
 
 void kernels_pack(void *result, int thread, int threads, const Job *job) {
@@ -250,30 +237,57 @@ void kernels_attend_many(void *result, int thread, int threads, const Attention 
                              panels * (thread + 1) / working);
 }
 
-/* Queries are dealt out, the heads that share keys together. */
+/* The heads of one query that share keys. */
+static void attend_shared(const Attention *job, const char *const from[], float *y, int64_t query,
+                          int64_t shared) {
+    float *scores = y + job->head_dim * job->heads * job->queries;
+    const int64_t first = shared * job->group, together = job->group % 4 == 0 ? 4 : 1;
+    for (int64_t head = first; head < first + job->group; head += together) {
+        const AttentionOf of = {
+            .q = from[0] + query * job->q_row + head * job->q_head,
+            .keys = from[1] + shared * job->k_head,
+            .values = from[2] + shared * job->v_head,
+            .mask = job->masked ? (const uint16_t *)(const void *)from[3] + query * job->keys : NULL,
+            .y = y + (query * job->heads + head) * job->head_dim,
+            .scores = scores + (query * job->heads + head) * job->score_stride,
+        };
+        job->kernel->attend(job, &of, together);
+    }
+}
+
+/* New keys and values of one head go to the positions of their queries. */
+static void keep_shared(const Attention *job, char *const from[], int64_t shared) {
+    const int32_t *at = (const int32_t *)(const void *)from[6];
+    for (int64_t n = 0; n < job->queries; n++) {
+        job->kernel->keep(
+            (const float *)(const void *)(from[4] + n * job->new_k_row + shared * job->new_k_head),
+            job->head_dim, job->type, from[1] + at[n] * job->k_row + shared * job->k_head);
+        job->kernel->keep(
+            (const float *)(const void *)(from[5] + n * job->new_v_row + shared * job->new_v_head),
+            job->head_dim, job->type, from[2] + at[n] * job->v_row + shared * job->v_head);
+    }
+}
+
+/* Queries are dealt out, the heads that share keys together; where some of these are new, all queries
+ * of such heads, so that nobody waits for keys. */
 void kernels_attend(void *result, int thread, int threads, const Attention *job) {
-    const char *from[4];
-    for (int i = 0; i < 3 + (job->masked != 0); i++) {
+    char *from[7];
+    for (int i = 0; i < (job->keeps ? 7 : 3 + (job->masked != 0)); i++) {
         from[i] = data_of(job->data_offset, source_of(job->source_offset, result, i));
     }
     float *y = (float *)(void *)data_of(job->data_offset, result);
-    float *scores = y + job->head_dim * job->heads * job->queries;
-    const int64_t shared = job->heads / job->group, all = job->queries * shared;
-    const int64_t together = job->group % 4 == 0 ? 4 : 1, end = all * (thread + 1) / threads;
-    for (int64_t n = all * thread / threads; n < end; n++) {
-        const int64_t query = n / shared, first = n % shared * job->group;
-        for (int64_t head = first; head < first + job->group; head += together) {
-            const AttentionOf of = {
-                .q = from[0] + query * job->q_row + head * job->q_head,
-                .keys = from[1] + n % shared * job->k_head,
-                .values = from[2] + n % shared * job->v_head,
-                .mask = job->masked
-                            ? (const uint16_t *)(const void *)from[3] + query * job->keys
-                            : NULL,
-                .y = y + (query * job->heads + head) * job->head_dim,
-                .scores = scores + (query * job->heads + head) * job->score_stride,
-            };
-            job->kernel->attend(job, &of, together);
+    const int64_t shared = job->heads / job->group;
+    if (job->keeps) {
+        for (int64_t n = shared * thread / threads; n < shared * (thread + 1) / threads; n++) {
+            keep_shared(job, from, n);
+            for (int64_t query = 0; query < job->queries; query++) {
+                attend_shared(job, (const char *const *)from, y, query, n);
+            }
         }
+        return;
+    }
+    const int64_t all = job->queries * shared, end = all * (thread + 1) / threads;
+    for (int64_t n = all * thread / threads; n < end; n++) {
+        attend_shared(job, (const char *const *)from, y, n / shared, n % shared);
     }
 }
