@@ -287,6 +287,30 @@ def test_bias_activation_and_batch(
 
 
 @kernels
+@pytest.mark.parametrize("columns", [3, 20])
+def test_one_x_of_weights_that_want_it_packed_in_other_ways(
+    runtime: Runtime, kernel: str, columns: int
+) -> None:
+    kinds = ("Q8_0", "Q4_K", "IQ4_NL", "Q6_K")
+    stored = {kind: stored_weight(kind, 40, 512) for kind in kinds}
+    x = np.random.default_rng(0).standard_normal((columns, 512), dtype=np.float32)
+    buffer = WeightBuffer(runtime, len(kinds))
+    weights = {kind: buffer.add(kind, [512, 40], GGMLType[kind]) for kind in kinds}
+    products = Products(runtime.threads, kernel, exact=True)
+    buffer.allocate()
+    for kind in kinds:
+        buffer.fill(kind, stored[kind])
+    with Graph() as graph:
+        given = graph.input("x", [512, columns])
+        for kind in kinds:
+            graph.output(kind, products.multiply(weights[kind], given))
+        found = runtime.compute(graph, {"x": x})
+    buffer.close()
+    for kind in kinds:
+        check(found[kind].reshape(columns, 40), decoded(kind, stored[kind]), x)
+
+
+@kernels
 def test_any_number_of_threads_gives_the_same_bits(kernel: str) -> None:
     stored = stored_weight("Q4_K", 200, 1024)
     x = np.random.default_rng(0).standard_normal((700, 1024), dtype=np.float32)

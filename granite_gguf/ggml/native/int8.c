@@ -16,10 +16,10 @@ static int factors_of(int64_t type) {
     }
 }
 
-int64_t int8_group_bytes(int64_t type) {
-    const int factors = factors_of(type);
+int64_t int8_group_bytes(const Job *job) {
+    const int factors = factors_of(job->weight_type);
     const int lines = (factors & HALVES ? 2 : 1) * (factors & MINIMA ? 2 : 1);
-    return INT8_ROWS * (INT8_GROUP + 4 * lines);
+    return INT8_ROWS * (INT8_GROUP * job->parts + 4 * lines);
 }
 
 int int8_takes(int64_t type, int64_t exact, int64_t columns) {
@@ -30,6 +30,11 @@ int int8_takes(int64_t type, int64_t exact, int64_t columns) {
     case Q4_1: case Q4_0: case IQ4_NL: case IQ4_XS: return 1;
     default: return 0;
     }
+}
+
+int int8_fewest(const Job *job) {
+    return job->columns <= INT8_FEWEST && job->weight_type != F32 && job->weight_type != F16 &&
+           job->weight_type != BF16;
 }
 
 void int8_plan(Job *job) {
@@ -48,14 +53,16 @@ void int8_plan(Job *job) {
 Int8Activations *int8_place(const Job *job, char *packed, int64_t column, int64_t start) {
     const int64_t blocks = blocks_of(job->columns, INT8_COLUMNS);
     const int64_t groups = blocks_of(at_most(INT8_SPAN, job->width - start), INT8_GROUP);
-    return (Int8Activations *)(void *)packed + start / INT8_GROUP * blocks +
-           column / INT8_COLUMNS * groups;
+    return (Int8Activations *)(void *)packed +
+           job->parts * (start / INT8_GROUP * blocks + column / INT8_COLUMNS * groups);
 }
 
-void int8_leave_out(Int8Activations *to, int64_t column) {
-    memset(to->numbers[column], 0, sizeof to->numbers[column]);
-    to->sums[column][0] = to->sums[column][1] = 0;
-    to->scales[column] = to->offsets[column] = 0;
+void int8_leave_out(const Job *job, Int8Activations *to, int64_t column) {
+    for (const Int8Activations *end = to + job->parts; to < end; to++) {
+        memset(to->numbers[column], 0, sizeof to->numbers[column]);
+        to->sums[column][0] = to->sums[column][1] = 0;
+        to->scales[column] = to->offsets[column] = 0;
+    }
 }
 
 #ifdef HAS_X86
@@ -91,8 +98,14 @@ AVX2_INLINE __m256i round_group(const float *x, float *scale) {
     return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
 
-AVX2_INLINE void pack_group(const float *x, Int8Activations *to, int64_t column) {
+AVX2_INLINE void pack_group(const float *x, int64_t parts, Int8Activations *to, int64_t column) {
     const __m256i bytes = round_group(x, &to->scales[column]);
+    if (parts == 2) {
+        const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8);
+        _mm256_storeu_si256((void *)to[0].numbers[column], even);
+        _mm256_storeu_si256((void *)to[1].numbers[column], _mm256_srai_epi16(bytes, 8));
+        return;
+    }
     _mm256_storeu_si256((void *)to->numbers[column], bytes);
     /* Sums of eight bytes that have no sign. */
     const __m256i sums = _mm256_sad_epu8(_mm256_xor_si256(bytes, _mm256_set1_epi8(-128)),
@@ -110,15 +123,15 @@ AVX2 void int8_pack(const Job *job, const char *x, int64_t column, int64_t start
         Int8Activations *to = int8_place(job, packed, column, start);
         const int there = column + c < job->columns;
         const float *row = (const float *)(const void *)(x + (column + c) * job->x_stride);
-        for (int64_t k = start; k < end; k += INT8_GROUP, to++) {
+        for (int64_t k = start; k < end; k += INT8_GROUP, to += job->parts) {
             if (!there) {
-                int8_leave_out(to, c);
+                int8_leave_out(job, to, c);
             } else if (end - k >= INT8_GROUP) {
-                pack_group(row + k, to, c);
+                pack_group(row + k, job->parts, to, c);
             } else {
                 float padded[INT8_GROUP] = {0};
                 memcpy(padded, row + k, (size_t)(end - k) * sizeof *padded);
-                pack_group(padded, to, c);
+                pack_group(padded, job->parts, to, c);
             }
         }
     }

@@ -13,6 +13,10 @@
  *   x      [width / 256][columns / 6][groups] of Int8Activations
  *
  * where the groups are those of a span of 256 numbers, or of what is left of a row.
+ *
+ * A job of two parts has numbers of 16 bits, those of the weight with a sign: a group of x is two
+ * structures, even numbers and odd ones, and in a panel numbers [8][32 rows][2] of either. Sums and
+ * offsets are left out.
  */
 
 #ifndef GRANITE_GGUF_INT8_H
@@ -40,17 +44,21 @@ enum { INT8_LINES = 6 };
     _mm_setr_epi8(1, 24, 45, 63, 79, 93, 106, 118, (char)129, (char)141, (char)153, (char)166,    \
                   (char)181, (char)197, (char)217, (char)241)
 
-int64_t int8_group_bytes(int64_t type);
+int64_t int8_group_bytes(const Job *job);
 
 /* Whether a type is decoded here; floats are rounded, which `exact` forbids. */
 int int8_takes(int64_t type, int64_t exact, int64_t columns);
 void int8_plan(Job *job);
+
+/* Whether rows may be multiplied while they are decoded. */
+int int8_fewest(const Job *job);
+
 void int8_pack(const Job *job, const char *x, int64_t column, int64_t start, char *packed);
 
 /* Where x is packed, from a column and a number on that begin a block and a span. */
 Int8Activations *int8_place(const Job *job, char *packed, int64_t column, int64_t start);
 
 /* A column that x has not: zeros. */
-void int8_leave_out(Int8Activations *to, int64_t column);
+void int8_leave_out(const Job *job, Int8Activations *to, int64_t column);
 
 #endif

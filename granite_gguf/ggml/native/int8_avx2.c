@@ -45,30 +45,11 @@ AVX2_INLINE __m256i look_up(__m256i bytes) {
 #define LOOK_UP(words) look_up((__m256i)(words))
 #define GREATEST(a, b) (avx2_int8_integers) _mm256_max_epi32((__m256i)(a), (__m256i)(b))
 #define ROUND(floats) _mm256_cvtps_epi32((__m256)(floats))
-
-#include "int8_decode.h"
-
-#undef NAME
-#undef TARGET
-
-#define FLOATS __m256
-#define INTEGERS __m256i
-#define ZERO _mm256_setzero_ps
-#define ZERO_INTEGERS _mm256_setzero_si256
+#define MOST_PARTS 2
 #define SPREAD _mm256_set1_ps
 #define SPREAD_WORD(from) _mm256_set1_epi32(word_at(from))
 #define SPREAD_PAIR(first, second) \
     _mm256_set1_epi32((int)((uint32_t)(uint16_t)(first) | (uint32_t)(uint16_t)(second) << 16))
-#define ADD_PAIRS _mm256_madd_epi16
-#define LOAD _mm256_load_ps
-#define STORE _mm256_store_ps
-#define DECODE avx2_int8_decode_span
-#define PUT_ROWS put_rows_256
-#define TO_FLOATS _mm256_cvtepi32_ps
-#define MULTIPLY _mm256_mul_ps
-#define ADD_PRODUCT _mm256_fmadd_ps
-#define SUBTRACT_PRODUCT _mm256_fnmadd_ps
-#define HOLDS_SUMS 0
 
 static inline int32_t word_at(const void *from) {
     int32_t word;
@@ -76,10 +57,48 @@ static inline int32_t word_at(const void *from) {
     return word;
 }
 
+/* Of numbers with eight bits the offset is taken off here, and the sign given to x, as sums of two
+ * products have 16 bits. */
+AVX2_INLINE __m256i dot(__m256i sums, __m256i numbers, __m256i x, int offset) {
+    if (offset == 128) {
+        const __m256i signs = _mm256_xor_si256(numbers, _mm256_set1_epi8(-128));
+        numbers = _mm256_abs_epi8(signs);
+        x = _mm256_sign_epi8(x, signs);
+    }
+    const __m256i pairs = _mm256_maddubs_epi16(numbers, x);
+    return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+
+#define DOT dot
+#define NATIVE(integers) (__m256i)(integers)
+#define EIGHT_BITS_OFFSET 0
+#define ZERO _mm256_setzero_ps
+#define ZERO_INTEGERS _mm256_setzero_si256
+#define ADD_PAIRS _mm256_madd_epi16
+#define TO_FLOATS _mm256_cvtepi32_ps
+#define MULTIPLY _mm256_mul_ps
+#define ADD_PRODUCT _mm256_fmadd_ps
+#define SUBTRACT_PRODUCT _mm256_fnmadd_ps
+
+#include "int8_decode.h"
+
+#undef NAME
+#undef TARGET
+#undef EIGHT_BITS_OFFSET
+
+#define FLOATS __m256
+#define INTEGERS __m256i
+#define LOAD _mm256_load_ps
+#define STORE _mm256_store_ps
+#define DECODE avx2_int8_decode_span
+#define PUT_ROWS put_rows_256
+#define HOLDS_SUMS 0
+
 #define NAME avx_vnni
 #define TARGET __attribute__((target("avx2,fma,f16c,avxvnni")))
 #define MOST_COLUMNS 3
 #define EIGHT_BITS_OFFSET 128
+#define EIGHT_BITS_PARTS 1
 
 TARGET static inline __attribute__((always_inline)) void avx_vnni_products(
     const char *w, const int8_t *x, int count, int columns, int bits, __m256i s[MOST_COLUMNS][2]) {
@@ -103,48 +122,63 @@ TARGET static inline __attribute__((always_inline)) void avx_vnni_products(
 #undef TARGET
 #undef MOST_COLUMNS
 #undef EIGHT_BITS_OFFSET
+#undef EIGHT_BITS_PARTS
 #define NAME avx2_int8
 #define TARGET __attribute__((target("avx2,fma,f16c")))
 #define MOST_COLUMNS 3
 #define EIGHT_BITS_OFFSET 0
+#define EIGHT_BITS_PARTS 2
+#define SUMS avx2_int8_sums
 
 /* A multiply-add makes two products one sum of 16 bits, which must not saturate. The numbers of x
  * are at most 127. Those of w are less than 2 ** bits, so that as many of its results can be added
  * up as 2 * (2 ** bits - 1) * 127 goes into 32767: eight of four bits (30480), four of five
- * (31496), two of six (32004). Of eight bits the offset is taken off, which leaves at most 128, and
- * the sign given to x: 2 * 128 * 127 is 32512. The loops stay loops: of what is unrolled a compiler
- * has more on its way than there are registers. */
-AVX2_INLINE __m256i pairs_of(__m256i numbers, __m256i signs, __m256i x, int bits) {
-    return _mm256_maddubs_epi16(numbers, bits == 8 ? _mm256_sign_epi8(x, signs) : x);
-}
+ * (31496), two of six (32004). Of eight bits a single one would not, hence they have 16. The loops
+ * stay loops: of what is unrolled a compiler has more on its way than there are registers. */
 
-/* Six and eight bits: sums of 16 bits are those of one or two steps. */
-AVX2_INLINE void add_soon(const char *w, const int8_t *x, int count, int columns, int bits,
-                          __m256i s[MOST_COLUMNS][2]) {
-    const __m256i ones = _mm256_set1_epi16(1), middle = _mm256_set1_epi8(-128);
-    const int together = bits == 8 ? 1 : 2;
+/* Even numbers and odd ones. */
+AVX2_INLINE void add_words(const char *w, const int8_t *x, int columns, __m256i s[MOST_COLUMNS][2]) {
 #pragma GCC unroll 1
-    for (int first = 0; first < count; first += together, x += 4 * together) {
-        __m256i numbers[2][2], signs[2][2];
-#pragma GCC unroll 2
-        for (int i = 0; i < together; i++, w += 4 * INT8_ROWS) {
+    for (int n = 0; n < INT8_GROUP; n += 4, w += 4 * INT8_ROWS) {
+        __m256i numbers[2][2];
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) {
+            numbers[i / 2][i % 2] = _mm256_load_si256(
+                (const void *)(w + i / 2 * INT8_GROUP * INT8_ROWS + i % 2 * 32));
+        }
+#pragma GCC unroll 4
+        for (int c = 0; c < columns; c++) {
+            const int8_t *from = x + c * INT8_GROUP + n;
+            const __m256i even = SPREAD_WORD(from), odd = SPREAD_WORD(from + sizeof(Int8Activations));
 #pragma GCC unroll 2
             for (int r = 0; r < 2; r++) {
-                const __m256i loaded = _mm256_load_si256((const void *)(w + 32 * r));
-                signs[i][r] = _mm256_xor_si256(loaded, middle);
-                numbers[i][r] = bits == 8 ? _mm256_abs_epi8(signs[i][r]) : loaded;
+                s[c][r] = _mm256_add_epi32(s[c][r], _mm256_madd_epi16(numbers[0][r], even));
+                s[c][r] = _mm256_add_epi32(s[c][r], _mm256_madd_epi16(numbers[1][r], odd));
             }
+        }
+    }
+}
+
+/* Six bits: of two steps. */
+AVX2_INLINE void add_soon(const char *w, const int8_t *x, int count, int columns,
+                          __m256i s[MOST_COLUMNS][2]) {
+    const __m256i ones = _mm256_set1_epi16(1);
+#pragma GCC unroll 1
+    for (int first = 0; first < count; first += 2, w += 8 * INT8_ROWS, x += 8) {
+        __m256i numbers[2][2];
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) {
+            numbers[i / 2][i % 2] =
+                _mm256_load_si256((const void *)(w + i / 2 * 4 * INT8_ROWS + i % 2 * 32));
         }
 #pragma GCC unroll 4
         for (int c = 0; c < columns; c++) {
             const __m256i v = SPREAD_WORD(x + c * INT8_GROUP);
-            const __m256i next = SPREAD_WORD(x + c * INT8_GROUP + 4 * (together - 1));
+            const __m256i next = SPREAD_WORD(x + c * INT8_GROUP + 4);
 #pragma GCC unroll 2
             for (int r = 0; r < 2; r++) {
-                __m256i pairs = pairs_of(numbers[0][r], signs[0][r], v, bits);
-                if (together == 2) {
-                    pairs = _mm256_add_epi16(pairs, pairs_of(numbers[1][r], signs[1][r], next, bits));
-                }
+                const __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(numbers[0][r], v),
+                                                       _mm256_maddubs_epi16(numbers[1][r], next));
                 s[c][r] = _mm256_add_epi32(s[c][r], _mm256_madd_epi16(pairs, ones));
             }
         }
@@ -184,8 +218,10 @@ AVX2_INLINE void add_late(const char *w, const int8_t *x, int count, int columns
 
 AVX2_INLINE void avx2_int8_products(const char *w, const int8_t *x, int count, int columns, int bits,
                                     __m256i s[MOST_COLUMNS][2]) {
-    if (bits >= 6) {
-        add_soon(w, x, count, columns, bits, s);
+    if (bits == 8) {
+        add_words(w, x, columns, s);
+    } else if (bits == 6) {
+        add_soon(w, x, count, columns, s);
     } else {
         add_late(w, x, count, columns, bits, s);
     }
@@ -197,6 +233,15 @@ AVX2_INLINE void avx2_int8_products(const char *w, const int8_t *x, int count, i
 #define STEP_BYTES(sum, a, b) _mm256_add_epi16(sum, _mm256_maddubs_epi16(a, b))
 PEAK(avx_vnni_peak, VNNI, __m256i, __m256i, _mm256_dpbusd_avx_epi32, 32)
 PEAK(avx2_int8_peak, AVX2, __m256i, __m256i, STEP_BYTES, 32)
+
+static void plan_words(Job *job) {
+    int8_plan(job);
+    if (avx2_int8_kind_of(job->weight_type) == avx2_int8_q8 && !int8_fewest(job)) {
+        job->packing = 1;
+        job->parts = EIGHT_BITS_PARTS;
+        job->packed_bytes *= job->parts;
+    }
+}
 
 static int avx_vnni_available(void) { return x86_has(X86_AVX2 | X86_AVX_VNNI); }
 static int avx2_available(void) { return x86_has(X86_AVX2); }
@@ -217,7 +262,7 @@ const Kernel avx2_int8 = {
     .words = "int8 by AVX2",
     .available = avx2_available,
     .takes = int8_takes,
-    .plan = int8_plan,
+    .plan = plan_words,
     .pack = int8_pack,
     .few = avx2_int8_few,
     .peak = avx2_int8_peak,

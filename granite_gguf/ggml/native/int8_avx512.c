@@ -40,46 +40,39 @@ static inline int32_t word_at(const void *from) {
     return word;
 }
 
-#define EIGHT_BITS_OFFSET 128
-#define SPREAD _mm512_set1_ps
-#define SPREAD_WORD(from) _mm512_set1_epi32(word_at(from))
-#define SPREAD_PAIR(first, second) \
-    _mm512_set1_epi32((int)((uint32_t)(uint16_t)(first) | (uint32_t)(uint16_t)(second) << 16))
 #define TAKE take
 #define HALVES(words) _mm512_cvtph_ps(_mm512_cvtepi32_epi16((__m512i)(words)))
 #define LOOK_UP(words) look_up((__m512i)(words))
 #define GREATEST(a, b) (avx512_vnni_integers) _mm512_max_epi32((__m512i)(a), (__m512i)(b))
 #define ROUND(floats) _mm512_cvtps_epi32((__m512)(floats))
-#define DOT(sums, words, x)                                                                       \
-    (avx512_vnni_integers)_mm512_dpbusd_epi32((__m512i)(sums), (__m512i)(words), SPREAD_WORD(x))
-#define FIRST_SUMS(x, half, halves, offset)                                                       \
-    (avx512_vnni_integers)(offset ? _mm512_madd_epi16(SPREAD_WORD(x),                             \
-                                                      SPREAD_PAIR(half ? 0 : -(offset),           \
-                                                                  half || (halves) == 1 ? -(offset) : 0)) \
-                                  : _mm512_setzero_si512())
-#define ADD_GROUP(sum, scale, x, y)                                                               \
-    (avx512_vnni_floats)_mm512_fmadd_ps(_mm512_cvtepi32_ps((__m512i)(sum)),                       \
-                                        _mm512_mul_ps((__m512)(scale), SPREAD(x)), (__m512)(y))
-#define SUBTRACT_MINIMUM(minimum, x, y)                                                           \
-    (avx512_vnni_floats)_mm512_fnmadd_ps((__m512)(minimum), SPREAD(x), (__m512)(y))
-
-#include "int8_decode.h"
-#define FLOATS __m512
-#define INTEGERS __m512i
-#define MOST_COLUMNS 6
+#define MOST_PARTS 1
+#define DOT(sums, words, x, offset) _mm512_dpbusd_epi32(sums, words, x)
+#define NATIVE(integers) (__m512i)(integers)
+#define EIGHT_BITS_OFFSET 128
+#define EIGHT_BITS_PARTS 1
 #define ZERO _mm512_setzero_ps
 #define ZERO_INTEGERS _mm512_setzero_si512
+#define SPREAD _mm512_set1_ps
+#define SPREAD_WORD(from) _mm512_set1_epi32(word_at(from))
+#define SPREAD_PAIR(first, second) \
+    _mm512_set1_epi32((int)((uint32_t)(uint16_t)(first) | (uint32_t)(uint16_t)(second) << 16))
 #define ADD_PAIRS _mm512_madd_epi16
-#define LOAD _mm512_load_ps
-#define STORE _mm512_store_ps
-#define DECODE avx512_vnni_decode_span
-#define SUMS avx512_vnni_sums
-#define PUT_ROWS put_rows_512
 #define TO_FLOATS _mm512_cvtepi32_ps
 #define MULTIPLY _mm512_mul_ps
 #define ADD_PRODUCT _mm512_fmadd_ps
 #define SUBTRACT_PRODUCT _mm512_fnmadd_ps
+
+#include "int8_decode.h"
+
+#define FLOATS __m512
+#define INTEGERS __m512i
+#define MOST_COLUMNS 6
 #define HOLDS_SUMS 1
+#define LOAD _mm512_load_ps
+#define STORE _mm512_store_ps
+#define PUT_ROWS put_rows_512
+#define DECODE avx512_vnni_decode_span
+#define SUMS avx512_vnni_sums
 
 TARGET static inline __attribute__((always_inline)) void avx512_vnni_products(
     const char *w, const int8_t *x, int count, int columns, int bits, __m512i s[MOST_COLUMNS][2]) {

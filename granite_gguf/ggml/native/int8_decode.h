@@ -9,13 +9,16 @@
  *   LOOK_UP(words)              the numbers of IQ4 for bytes below 16, with an offset of 128
  *   GREATEST(a, b)              of integers with sign
  *   ROUND(floats)               to the nearest integers, ties to even
+ *   MOST_PARTS                  that a group of numbers with eight bits may have, see int8.h: 1 or 2
  *
  * What is decoded goes into a panel or, where DOT is defined, is multiplied with up to INT8_FEWEST
  * columns of x at once, with the sums that a panel would give:
  *
- *   DOT(sums, words, x)         four products of numbers added to each sum; x is four of its numbers
- *   FIRST_SUMS(x, half, halves, offset)  what takes the offset off the sums of a group, or of half
- *   ADD_GROUP(sum, scale, x, y) and SUBTRACT_MINIMUM(minimum, x, y)
+ *   DOT(sums, words, x, offset) four products of numbers added to each sum; x is four of its numbers
+ *   EIGHT_BITS_OFFSET           what DOT leaves of the offset of numbers with eight bits
+ *   NATIVE(integers)            as the instructions below take them, which int8_multiply.h has, too:
+ *                               SPREAD, SPREAD_WORD, SPREAD_PAIR, ADD_PAIRS, ZERO_INTEGERS, TO_FLOATS,
+ *                               MULTIPLY, ADD_PRODUCT, SUBTRACT_PRODUCT
  */
 
 #define JOIN(a, b) a##b
@@ -25,14 +28,16 @@
 
 typedef uint32_t OF(_words) __attribute__((vector_size(4 * LANES), may_alias));
 typedef int32_t OF(_integers) __attribute__((vector_size(4 * LANES), may_alias));
+typedef int16_t OF(_shorts) __attribute__((vector_size(4 * LANES), may_alias));
 typedef float OF(_floats) __attribute__((vector_size(4 * LANES), may_alias));
 #define WORDS OF(_words)
 #define INTEGERS OF(_integers)
+#define SHORTS OF(_shorts)
 #define FLOATS OF(_floats)
 
-enum { OF(_line) = 4 * INT8_ROWS, OF(_factors) = INT8_ROWS * INT8_GROUP };
+enum { OF(_line) = 4 * INT8_ROWS, OF(_numbers) = INT8_ROWS * INT8_GROUP };
 #define LINE OF(_line)
-#define FACTORS OF(_factors)
+#define NUMBERS OF(_numbers)
 
 /* Where what is decoded goes: groups of a panel, `step` apart, or y, a sum of each row for `columns`
  * of x. */
@@ -40,6 +45,7 @@ typedef struct {
     int columns; /* 0: into the panel */
     char *to;
     int64_t step;
+    int parts; /* of a group */
     const Int8Activations *x;
     int halves, minima, offset; /* of the type */
     OF(_integers) sums[8][2][INT8_FEWEST];
@@ -60,21 +66,33 @@ INLINE void OF(_take)(OF(_sink) *sink, const char *from, const int64_t *offsets,
 
 /* The numbers 4 n to 4 n + 3 of a group. */
 INLINE void OF(_put)(OF(_sink) *sink, int group, int n, WORDS numbers) {
+    char *to = sink->to + group * sink->step + n * LINE;
+    if (!sink->columns && sink->parts == 1) {
+        *(WORDS *)(void *)to = numbers;
+        return;
+    }
     if (!sink->columns) {
-        *(WORDS *)(void *)(sink->to + group * sink->step + n * LINE) = numbers;
+        const SHORTS both = (SHORTS)(numbers ^ 0x80808080);
+        *(SHORTS *)(void *)to = both << 8 >> 8;
+        *(SHORTS *)(void *)(to + NUMBERS) = both >> 8;
         return;
     }
 #ifdef DOT
     const int half = sink->halves == 2 ? n / 4 : 0;
     const int first = sink->halves == 2 ? n % 4 == 0 : n == 0;
+    const int offset = sink->offset == 128 ? EIGHT_BITS_OFFSET : sink->offset;
 #pragma GCC unroll 4
     for (int c = 0; c < sink->columns; c++) {
         const Int8Activations *x = sink->x + group;
         INTEGERS sums = sink->sums[group][half][c];
-        if (first) {
-            sums = FIRST_SUMS(x->sums[c], half, sink->halves, sink->offset);
+        if (first) { /* times the sums of both halves of x: -offset times the sum of this part */
+            sums = (INTEGERS)(offset ? ADD_PAIRS(SPREAD_WORD(x->sums[c]),
+                                                 SPREAD_PAIR(half ? 0 : -offset,
+                                                             half || sink->halves == 1 ? -offset : 0))
+                                     : ZERO_INTEGERS());
         }
-        sink->sums[group][half][c] = DOT(sums, numbers, x->numbers[c] + 4 * n);
+        sink->sums[group][half][c] = (INTEGERS)DOT(
+            NATIVE(sums), NATIVE(numbers), SPREAD_WORD(x->numbers[c] + 4 * n), sink->offset);
     }
 #endif
 }
@@ -84,8 +102,8 @@ INLINE void OF(_put_factors)(OF(_sink) *sink, int group, const FLOATS *factors) 
     if (!sink->columns) {
 #pragma GCC unroll 4
         for (int line = 0; line < sink->halves * (1 + sink->minima); line++) {
-            *(FLOATS *)(void *)(sink->to + group * sink->step + FACTORS + line * LINE) =
-                factors[line];
+            *(FLOATS *)(void *)(sink->to + group * sink->step + sink->parts * NUMBERS +
+                                line * LINE) = factors[line];
         }
         return;
     }
@@ -95,11 +113,12 @@ INLINE void OF(_put_factors)(OF(_sink) *sink, int group, const FLOATS *factors) 
     for (int half = 0; half < sink->halves; half++) {
 #pragma GCC unroll 4
         for (int c = 0; c < sink->columns; c++) {
-            FLOATS y = ADD_GROUP(sink->sums[group][half][c], factors[half], x->scales[c], sink->y[c]);
+            FLOATS y = ADD_PRODUCT(TO_FLOATS(NATIVE(sink->sums[group][half][c])),
+                                   MULTIPLY(factors[half], SPREAD(x->scales[c])), sink->y[c]);
             if (sink->minima) {
                 const float sum = sink->halves == 1 ? x->offsets[c]
                                                     : x->scales[c] * (float)x->sums[c][half];
-                y = SUBTRACT_MINIMUM(factors[sink->halves + half], sum, y);
+                y = SUBTRACT_PRODUCT(factors[sink->halves + half], SPREAD(sum), y);
             }
             sink->y[c] = y;
         }
@@ -112,33 +131,35 @@ INLINE void OF(_put_factors)(OF(_sink) *sink, int group, const FLOATS *factors) 
 /* 32 or 256 numbers of as many rows as there are lanes: the type, its scales of a group, whether it
  * has minima, the offset of its numbers, and how it is decoded. */
 #define QUANTIZED(ROW)                                                                            \
-    ROW(q8_0, 1, 0, EIGHT_BITS_OFFSET, OF(_q8_0)(from, offsets, &sink))                           \
+    ROW(q8_0, 1, 0, 128, OF(_q8_0)(from, offsets, &sink))                                         \
     ROW(q5_1, 1, 1, 0, OF(_q45)(from, offsets, &sink, 1, 0))                                      \
     ROW(q5_0, 1, 0, 16, OF(_q45)(from, offsets, &sink, 1, 0))                                     \
     ROW(q4_1, 1, 1, 0, OF(_q45)(from, offsets, &sink, 0, 0))                                      \
     ROW(q4_0, 1, 0, 8, OF(_q45)(from, offsets, &sink, 0, 0))                                      \
-    ROW(iq4_nl, 1, 0, EIGHT_BITS_OFFSET, OF(_q45)(from, offsets, &sink, 0, 1))                    \
-    ROW(iq4_xs, 1, 0, EIGHT_BITS_OFFSET, OF(_iq4_xs)(from, offsets, &sink))                       \
+    ROW(iq4_nl, 1, 0, 128, OF(_q45)(from, offsets, &sink, 0, 1))                                  \
+    ROW(iq4_xs, 1, 0, 128, OF(_iq4_xs)(from, offsets, &sink))                                     \
     ROW(q6_k, 2, 0, 32, OF(_q6_k)(from, offsets, &sink))                                          \
     ROW(q5_k, 1, 1, 0, OF(_q45_k)(from, offsets, &sink, 1))                                       \
     ROW(q4_k, 1, 1, 0, OF(_q45_k)(from, offsets, &sink, 0))                                       \
     ROW(q3_k, 2, 0, 4, OF(_q3_k)(from, offsets, &sink))                                           \
     ROW(q2_k, 2, 1, 0, OF(_q2_k)(from, offsets, &sink))
 #define FLOATING(ROW)                                                                             \
-    ROW(f32, 1, 0, EIGHT_BITS_OFFSET, OF(_f32)(from, offsets, &sink))                             \
-    ROW(f16, 1, 0, EIGHT_BITS_OFFSET, OF(_f16)(from, offsets, &sink, 0))                          \
-    ROW(bf16, 1, 0, EIGHT_BITS_OFFSET, OF(_f16)(from, offsets, &sink, 1))
+    ROW(f32, 1, 0, 128, OF(_f32)(from, offsets, &sink))                                           \
+    ROW(f16, 1, 0, 128, OF(_f16)(from, offsets, &sink, 0))                                        \
+    ROW(bf16, 1, 0, 128, OF(_f16)(from, offsets, &sink, 1))
 
 #define TO_PANEL(name, scales, has_minima, taken_off, call)                                       \
     TARGET static void OF(_block_##name)(const char *from, const int64_t *offsets, char *to,      \
-                                         int64_t step) {                                          \
-        OF(_sink) sink = {.to = to, .step = step, .halves = scales, .minima = has_minima};        \
+                                         int64_t step, int parts) {                               \
+        OF(_sink) sink = {.to = to, .step = step, .halves = scales, .minima = has_minima,         \
+                          .parts = MOST_PARTS == 2 && taken_off == 128 ? parts : 1};              \
+        (void)parts;                                                                              \
         call;                                                                                     \
     }
 QUANTIZED(TO_PANEL)
 FLOATING(TO_PANEL)
 
-typedef void (*OF(_block))(const char *, const int64_t *, char *, int64_t);
+typedef void (*OF(_block))(const char *, const int64_t *, char *, int64_t, int);
 
 static OF(_block) OF(_block_of)(int64_t type) {
     switch (type) {
@@ -167,7 +188,7 @@ TARGET static void OF(_decode_span)(const Job *job, const char *rows, int64_t co
     const int64_t numbers = at_least(job->block_numbers, INT8_GROUP);
     const int64_t bytes = numbers / job->block_numbers * job->block_bytes;
     const int64_t span = INT8_SPAN / job->block_numbers * job->block_bytes;
-    const int64_t step = int8_group_bytes(job->weight_type), whole = end / numbers * numbers;
+    const int64_t step = int8_group_bytes(job), whole = end / numbers * numbers;
     for (int64_t first = 0; first < INT8_ROWS && first < count; first += LANES) {
         /* Where there are no more rows, the last one stands in for them. */
         int64_t offsets[LANES], padded[LANES];
@@ -178,7 +199,7 @@ TARGET static void OF(_decode_span)(const Job *job, const char *rows, int64_t co
         const char *from = rows + start / INT8_SPAN * span;
         char *to = panel + 4 * first;
         for (int64_t k = start; k < whole; k += numbers, from += bytes) {
-            block(from, offsets, to, step);
+            block(from, offsets, to, step, (int)job->parts);
             to += numbers / INT8_GROUP * step;
         }
         if (whole < end) {
@@ -187,7 +208,7 @@ TARGET static void OF(_decode_span)(const Job *job, const char *rows, int64_t co
                 memcpy(tail + padded[i], from + offsets[i],
                        (size_t)((end - whole) * job->block_bytes));
             }
-            block(tail, padded, to, step);
+            block(tail, padded, to, step, (int)job->parts);
         }
     }
 }
@@ -200,7 +221,7 @@ TARGET static void OF(_decode_span)(const Job *job, const char *rows, int64_t co
         const int64_t numbers = at_least(job->block_numbers, INT8_GROUP);                         \
         const int64_t bytes = numbers / job->block_numbers * job->block_bytes;                    \
         OF(_sink) sink = {.columns = columns, .halves = scales, .minima = has_minima,             \
-                          .offset = taken_off, .x = x, .lines = INT8_LINES};                      \
+                          .offset = taken_off, .x = x, .lines = INT8_LINES * LANES / 16};         \
         const char *from = rows;                                                                  \
         for (int64_t k = 0; k < job->width; k += numbers, from += bytes) {                        \
             sink.next = rows + LANES * (job->row_bytes + (from - rows));                          \
@@ -213,12 +234,11 @@ TARGET static void OF(_decode_span)(const Job *job, const char *rows, int64_t co
     }                                                                                             \
     TARGET static void OF(_few_##name)(const Job *job, const char *rows, const int64_t *offsets,  \
                                        const Int8Activations *x, FLOATS *y) {                     \
-        if (job->columns == 1) {                                                                  \
-            OF(_sums_##name)(job, rows, offsets, x, y, 1);                                        \
-        } else if (job->columns == 2) {                                                           \
-            OF(_sums_##name)(job, rows, offsets, x, y, 2);                                        \
-        } else {                                                                                  \
-            OF(_sums_##name)(job, rows, offsets, x, y, INT8_FEWEST);                              \
+        switch (job->columns) {                                                                   \
+        case 1: OF(_sums_##name)(job, rows, offsets, x, y, 1); break;                             \
+        case 2: OF(_sums_##name)(job, rows, offsets, x, y, 2); break;                             \
+        case 3: OF(_sums_##name)(job, rows, offsets, x, y, 3); break;                             \
+        default: OF(_sums_##name)(job, rows, offsets, x, y, INT8_FEWEST);                         \
         }                                                                                         \
     }
 QUANTIZED(TO_SUMS)
@@ -260,7 +280,8 @@ static void OF(_sums)(const Job *job, const char *rows, int64_t count, const cha
 #undef QUANTIZED
 #undef FLOATING
 #undef LINE
-#undef FACTORS
+#undef NUMBERS
+#undef SHORTS
 #undef WORDS
 #undef INTEGERS
 #undef FLOATS

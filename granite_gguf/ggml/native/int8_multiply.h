@@ -3,9 +3,9 @@
  * What includes this defines NAME and TARGET; the vectors FLOATS and INTEGERS, LANES of 4 bytes, and
  * what is done to them; MOST_COLUMNS that the registers have room for, and HOLDS_SUMS, whether for
  * their float sums beside those of a group as well; EIGHT_BITS_OFFSET, what is left of the offset of
- * numbers with eight bits; PUT_ROWS, which stores results; DECODE, of
- * int8_decode.h; and NAME_products, which adds `count` times four products of numbers to the sums of
- * two vectors of rows.
+ * numbers with eight bits, and EIGHT_BITS_PARTS, those that a group of them has; PUT_ROWS, which
+ * stores results; DECODE, of int8_decode.h; and NAME_products, which adds `count` times four products
+ * of numbers to the sums of two vectors of rows.
  */
 
 #define JOIN(a, b) a##b
@@ -38,7 +38,8 @@ INLINE void OF(_put_down)(float *sums, FLOATS y[MOST_COLUMNS][2], const int colu
 
 INLINE void OF(_part)(GROUPS, const int columns, const int halves, const int has_minima,
                       const int offset, const int bits) {
-    const int64_t group_bytes = INT8_ROWS * (INT8_GROUP + 4 * halves * (1 + has_minima));
+    const int parts = bits == 8 ? EIGHT_BITS_PARTS : 1;
+    const int64_t group_bytes = INT8_ROWS * (parts * INT8_GROUP + 4 * halves * (1 + has_minima));
     FLOATS y[MOST_COLUMNS][2];
     sums += first * INT8_ROWS;
     if (begins) {
@@ -52,8 +53,8 @@ INLINE void OF(_part)(GROUPS, const int columns, const int halves, const int has
     } else if (HOLDS_SUMS) {
         OF(_take_up)(sums, y, columns);
     }
-    for (int64_t g = 0; g < groups; g++, w += group_bytes, x++) {
-        const float *scales = (const float *)(w + INT8_ROWS * INT8_GROUP);
+    for (int64_t g = 0; g < groups; g++, w += group_bytes, x += parts) {
+        const float *scales = (const float *)(w + parts * INT8_ROWS * INT8_GROUP);
         const float *minima = scales + halves * INT8_ROWS;
 #pragma GCC unroll 1
         for (int half = 0; half < halves; half++, scales += INT8_ROWS, minima += INT8_ROWS) {
@@ -69,6 +70,7 @@ INLINE void OF(_part)(GROUPS, const int columns, const int halves, const int has
             OF(_products)(w + half * 16 * INT8_ROWS, x->numbers[first] + half * 16, 8 / halves,
                           columns, bits, s);
             if (!HOLDS_SUMS) {
+                __asm__ volatile("" ::: "memory"); /* or a compiler would hold some all along */
                 OF(_take_up)(sums, y, columns);
             }
             const FLOATS scale_a = LOAD(scales), scale_b = LOAD(scales + LANES);
@@ -169,13 +171,12 @@ TARGET static void OF(_put_sums)(const Job *job, const Step *step, int64_t row) 
  * first cache. */
 static void OF(_few)(const Job *job, const Step *step, int64_t rows) {
 #ifdef SUMS
-    if (job->columns <= INT8_FEWEST && job->weight_type != F32 && job->weight_type != F16 &&
-        job->weight_type != BF16) {
+    if (int8_fewest(job)) {
         OF(_fewest)(job, step, rows);
         return;
     }
 #endif
-    char span[INT8_SPAN * INT8_ROWS * 3 / 2] __attribute__((aligned(64)));
+    char span[INT8_SPAN * INT8_ROWS * 5 / 2] __attribute__((aligned(64)));
     const int64_t blocks = blocks_of(job->columns, INT8_COLUMNS);
     const OF(_Kind) multiply = OF(_kind_of)(job->weight_type);
     for (int64_t row = 0; row < rows; row += INT8_ROWS) {
@@ -189,7 +190,7 @@ static void OF(_few)(const Job *job, const Step *step, int64_t rows) {
             ahead.lines = blocks_of(blocks_of(ahead.end - ahead.from, 64), blocks);
             const int64_t groups = blocks_of(end - start, INT8_GROUP);
             const Int8Activations *x =
-                (const Int8Activations *)step->packed + start / INT8_GROUP * blocks;
+                (const Int8Activations *)step->packed + job->parts * (start / INT8_GROUP * blocks);
             float *sums = (float *)(void *)step->room;
             for (int64_t column = 0; column < job->columns; column += INT8_COLUMNS) {
                 const int left = (int)at_most(INT8_COLUMNS, job->columns - column);
@@ -200,7 +201,7 @@ static void OF(_few)(const Job *job, const Step *step, int64_t rows) {
                         multiply(span + 4 * n, x, groups, sums + n, start == 0, first, some);
                     }
                 }
-                x += groups;
+                x += job->parts * groups;
                 sums += INT8_COLUMNS * INT8_ROWS;
             }
         }

@@ -45,6 +45,7 @@ NEON_INLINE uint8x16_t look_up(uint8x16_t bytes) {
 #define LOOK_UP(words) look_up((uint8x16_t)(words))
 #define GREATEST(a, b) (neon_int8_integers) vmaxq_s32((int32x4_t)(a), (int32x4_t)(b))
 #define ROUND(floats) vcvtnq_s32_f32((float32x4_t)(floats))
+#define MOST_PARTS 1
 
 #include "int8_decode.h"
 
@@ -90,7 +91,7 @@ static void pack(const Job *job, const char *x, int64_t column, int64_t start, c
         const float *row = (const float *)(const void *)(x + (column + c) * job->x_stride);
         for (int64_t k = start; k < end; k += INT8_GROUP, to++) {
             if (!there) {
-                int8_leave_out(to, c);
+                int8_leave_out(job, to, c);
                 continue;
             }
             float numbers[INT8_GROUP] = {0};
@@ -134,6 +135,7 @@ NEON_INLINE int32x4_t spread_word(const void *from) {
 #define NAME neon_dotprod
 #define TARGET __attribute__((target("arch=armv8.2-a+dotprod")))
 #define EIGHT_BITS_OFFSET 0
+#define EIGHT_BITS_PARTS 1
 
 /* Numbers of less than eight bits have no sign to be mistaken; of eight, the offset is taken off. */
 TARGET NEON_INLINE void neon_dotprod_products(const char *w, const int8_t *x, int count,
