@@ -2,9 +2,10 @@
 
 python -m benchmarks.against_pytorch CHECKPOINT AUDIO MODEL.gguf... [--dtype bf16] [--repeats 5]
 
-First each one runs alone in a process of its own, for its memory. Then all are loaded side by side
-and take turns; PyTorch runs the package's own definition of the model. ONEDNN_MAX_CPU_ISA limits
-what PyTorch's products may use: AVX512_CORE_BF16 leaves out the matrix unit. Prints Markdown.
+First each one runs alone in a process of its own, for its memory, unless --no-memory leaves that
+out. Then all are loaded side by side and take turns; PyTorch runs the package's own definition of
+the model. ONEDNN_MAX_CPU_ISA limits what PyTorch's products may use: AVX512_CORE_BF16 leaves out
+the matrix unit. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--low-memory", action="store_true")
+    parser.add_argument("--no-memory", action="store_true", help="leave out the runs for memory")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     with ExitStack() as stack:
@@ -76,7 +78,7 @@ def main() -> None:
             print(peak_resident() / 1e9)
             return
         names = [*args.models, PYTORCH]
-        memory = {name: alone(name, args) for name in names}
+        memory = {} if args.no_memory else {name: alone(name, args) for name in names}
         runs = {name: runner(name, args, stack) for name in names}
         seconds: dict[str, list[float]] = {name: [] for name in names}
         for repeat in range(args.repeats + 1):
@@ -89,12 +91,15 @@ def main() -> None:
     duration = len(read_audio(args.audio, 16_000)) / 16_000
     print(f"{duration:.1f} s of audio, {args.threads} threads, precision {args.precision}, "
           f"PyTorch {version('torch')} {args.dtype}, median of {args.repeats}\n")  # fmt: skip
-    print("| | seconds | ratio to PyTorch | peak GB | ratio |\n|---|---:|---:|---:|---:|")
+    of_memory = ("", "") if args.no_memory else (" peak GB | ratio |", "---:|---:|")
+    print(f"| | seconds | ratio to PyTorch |{of_memory[0]}\n|---|---:|---:|{of_memory[1]}")
     for name in names:
-        spent, peak = median(seconds[name]), memory[name]
+        spent = median(seconds[name])
         label = name if name == PYTORCH else Path(name).name
-        print(f"| {label} | {spent:.2f} | {spent / base:.2f} | {peak:.2f} "
-              f"| {peak / memory[PYTORCH]:.2f} |")  # fmt: skip
+        row = f"| {label} | {spent:.2f} | {spent / base:.2f} |"
+        if memory:
+            row += f" {memory[name]:.2f} | {memory[name] / memory[PYTORCH]:.2f} |"
+        print(row)
 
 
 if __name__ == "__main__":

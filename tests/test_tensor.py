@@ -103,6 +103,9 @@ class ByProducts:
     def attend(self, *_: object) -> None:
         return None
 
+    def convolve(self, *_: object) -> None:
+        return None
+
 
 @pytest.mark.parametrize("halves", [False, True], ids=["F32", "F16"])
 @pytest.mark.parametrize("multiplied", [False, True], ids=["fused", "by products"])

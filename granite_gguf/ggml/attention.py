@@ -5,17 +5,24 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-from granite_gguf.ggml.kernels import Attention, custom, kernels_compiled, library, offsets, table
+from granite_gguf.ggml.kernels import (
+    VECTOR,
+    Attention,
+    custom,
+    kernels_compiled,
+    library,
+    offsets,
+    table,
+)
 from granite_gguf.ggml.tensor import Tensor, check, fits_as_mask
 from granite_gguf.ggml.types import F16, F32, I32
 
-_VECTOR = 16  # the longest vectors of the kernels
 _ALIGNMENT = 64  # of a thread's room
 
 
 def attends(q: Tensor) -> bool:
     """Whether :func:`attend_few` takes queries of such heads."""
-    return kernels_compiled() and q.ne[0] % _VECTOR == 0 and q.ne[3] == 1
+    return kernels_compiled() and q.ne[0] % VECTOR == 0 and q.ne[3] == 1
 
 
 def attend_few(
@@ -60,7 +67,7 @@ def attend_few(
         mask,
     )
     head_dim, queries, heads = q.ne[:3]
-    stride = -(-k.ne[1] // _VECTOR) * _VECTOR
+    stride = -(-k.ne[1] // VECTOR) * VECTOR
     job = Attention(
         **_heads(q, k, v, scale),
         masked=mask is not None,
@@ -133,7 +140,7 @@ def attend_many(
         mask,
         distances,
     )
-    if head_dim % _VECTOR:
+    if head_dim % VECTOR:
         return None
     job = Attention(
         **_heads(q, k, v, scale),

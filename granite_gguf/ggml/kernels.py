@@ -19,6 +19,7 @@ from granite_gguf.ggml.types import GGMLType
 
 GENERIC = "generic"
 MOST_TOGETHER = 3  # weights, as in job.h
+VECTOR = 16  # the longest vectors of the kernels
 
 
 class Job(ctypes.Structure):
@@ -87,6 +88,21 @@ class Together(ctypes.Structure):
     )
 
 
+class Convolution(ctypes.Structure):
+    """``Convolution`` of ``native/job.h``."""
+
+    _fields_ = (
+        *(
+            (name, ctypes.c_int64)
+            for name in (
+                *("data_offset", "source_offset"),
+                *("channels", "frames", "batches", "taps", "threads"),
+            )
+        ),
+        ("kernel", ctypes.c_void_p),
+    )
+
+
 @cache
 def library() -> Any:
     """The kernels, or None."""
@@ -95,7 +111,14 @@ def library() -> Any:
         if path.exists():
             found = ctypes.CDLL(str(path))
             number = ctypes.c_int64
-            found.kernels_count.restype = found.kernels_job_bytes.restype = number
+            found.kernels_job_bytes.restype = number
+            told = sum(map(ctypes.sizeof, (Job, Attention, Together, Convolution)))
+            if found.kernels_job_bytes() != told:
+                raise ImportError(
+                    f"{path}: was compiled from other sources than this package's; install "
+                    "granite-gguf again"
+                )
+            found.kernels_count.restype = number
             found.kernels_name.restype = found.kernels_words.restype = ctypes.c_char_p
             for of_one in (found.kernels_name, found.kernels_words, found.kernels_available):
                 of_one.argtypes = [number]
@@ -107,12 +130,7 @@ def library() -> Any:
             found.kernels_attention.argtypes = [number]
             found.kernels_attention_many.argtypes = [number, ctypes.POINTER(Attention)]
             found.kernels_plan.argtypes = [number, ctypes.POINTER(Job)]
-            told = sum(map(ctypes.sizeof, (Job, Attention, Together)))
-            if found.kernels_job_bytes() != told:
-                raise ImportError(
-                    f"{path}: was compiled from other sources than this package's; install "
-                    "granite-gguf again"
-                )
+            found.kernels_convolution.argtypes = [number, ctypes.POINTER(Convolution)]
             return found
     return None
 
@@ -187,7 +205,7 @@ def custom(
     size: int,
     sources: list[Tensor],
     function: str,
-    job: Job | Attention | Together,
+    job: Job | Attention | Together | Convolution,
 ) -> Tensor:
     """A node of ``size`` elements that a function of the library computes."""
     operation = ctypes.cast(getattr(library(), function), c.ggml_custom_op_t)

@@ -132,8 +132,10 @@ def observe_products(runtime: Runtime, weights: Collection[str]) -> Iterator[Cou
 
 def _count(counted: Counter[ProductShape], node: Any, names: Collection[bytes]) -> None:
     custom = node.op == c.GGML_OP_CUSTOM and bool(node.src[1])
-    # What is packed for a product is bytes; attention of ours has keys there.
+    # What is packed for a product is bytes; attention of ours has keys there and values like them,
+    # a convolution its taps and a shift.
     packed = custom and node.src[1].contents.type == c.GGML_TYPE_I8
+    attends = custom and not packed and _alike(node.src[1], node.src[2])
     if packed:
         matrix, ne = node.src[0].contents, node.src[1].contents.src[0].contents.ne
         kind = GGMLType(matrix.type)
@@ -146,11 +148,15 @@ def _count(counted: Counter[ProductShape], node: Any, names: Collection[bytes]) 
         kind = GGMLType(matrix.type)
         shape = ProductShape(weight, kind, matrix.ne[0], ne[0], ne[1])
         counted[shape] += ne[2] * ne[3]
-    elif custom or node.op == c.GGML_OP_FLASH_ATTN_EXT:
+    elif attends or node.op == c.GGML_OP_FLASH_ATTN_EXT:
         query, key = node.src[0].contents, node.src[1].contents
         head_dim, queries, heads, batch = list(query.ne)
         counted[ProductShape(False, F32, head_dim, key.ne[1], queries)] += 2 * heads * batch
         further = node.src[3].contents if node.src[3] else None
-        if custom and further and further.type == c.GGML_TYPE_F32:  # a mask is F16
+        if attends and further and further.type == c.GGML_TYPE_F32:  # a mask is F16
             shape = ProductShape(False, F32, head_dim, further.ne[1], queries)  # with distances
             counted[shape] += heads * batch
+
+
+def _alike(a: Any, b: Any) -> bool:
+    return bool(b) and bool(c.ggml_are_same_shape(a, b))

@@ -249,3 +249,12 @@ def depthwise_conv(kernel: Tensor, x: Tensor) -> Tensor:
         result.ne == (channels, frames, 1, batch) and result.contiguous, "depthwise_conv", result, x
     )
     return result.reshape(channels, frames, batch)
+
+
+def depthwise_conv_silu(kernel: Tensor, x: Tensor, shift: Tensor) -> Tensor:
+    """``silu`` of :func:`depthwise_conv` and a ``shift [channels]``."""
+    if kernel.multiplier is not None:
+        convolved = kernel.multiplier.convolve(kernel, x, shift)
+        if convolved is not None:
+            return convolved
+    return (depthwise_conv(kernel, x) + shift).silu()

@@ -18,6 +18,8 @@ from granite_gguf.ggml.attention import attend_many
 from granite_gguf.ggml.kernels import (
     GENERIC,
     MOST_TOGETHER,
+    VECTOR,
+    Convolution,
     Job,
     Together,
     available_kernels,
@@ -32,6 +34,7 @@ from granite_gguf.ggml.types import BLOCK_SIZES, F32, GGMLType
 _ACTIVATIONS = {Activation.NONE: 0, Activation.GATE: 1, Activation.SILU: 2}  # as in job.h
 
 _MANY = 1 << 20  # columns
+_MOST_TAPS = 31  # as in convolution.h
 _LINE = 64  # bytes of a cache's line, at whose multiples kernels have their room
 _PANEL = 32  # rows that some kernels multiply at once
 _PIECE = 64  # rows that a thread takes at a time
@@ -262,21 +265,53 @@ class Products:
         return y.view([rows[0] if gated else sum(rows), columns], [4 * sum(rows)])
 
     def attend(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        scale: float,
-        mask: Tensor | None = None,
-        distances: Tensor | None = None,
+        self, q: Tensor, k: Tensor, v: Tensor, scale: float, *others: Tensor | None
     ) -> Tensor | None:
         """Attention of many queries, see :func:`attend_many`, in numbers that are rounded no
         further than F32 weights are; None where products and softmax are to do it.
+
+        Args:
+            q: the queries.
+            k: the keys.
+            v: the values.
+            scale: of the scores.
+            others: a mask and distances, or None.
         """
         kernel = self.kernel(F32)
         if kernel is None:
             return None
-        return attend_many(q, k, v, scale, mask, distances, kernel=kernel, threads=self._threads)
+        return attend_many(q, k, v, scale, *others, kernel=kernel, threads=self._threads)
+
+    def convolve(self, taps: Tensor, x: Tensor, shift: Tensor) -> Tensor | None:
+        """As :func:`granite_gguf.ggml.depthwise_conv_silu`, in float32; None where ggml does it."""
+        channels, frames, batch = x.ne[:3]
+        check(
+            taps.type == x.type == shift.type == F32
+            and taps.contiguous
+            and x.contiguous
+            and x.ne == (channels, frames, batch, 1)
+            and taps.ne == (channels, taps.ne[1], 1, 1)
+            and taps.ne[1] % 2 == 1
+            and shift.ne == (channels, 1, 1, 1),
+            "convolve",
+            taps,
+            x,
+            shift,
+        )
+        if channels % VECTOR or taps.ne[1] > _MOST_TAPS:
+            return None
+        job = Convolution(
+            **offsets(),
+            channels=channels,
+            frames=frames,
+            batches=batch,
+            taps=taps.ne[1],
+            threads=self._threads,
+        )
+        library().kernels_convolution(table()[self._names[0]], ctypes.byref(job))
+        size = channels * frames * batch
+        whole = custom(x, F32, size, [x, taps, shift], "kernels_convolve", job)
+        return whole.reshape(channels, frames, batch)
 
 
 def _lines(size: int) -> int:

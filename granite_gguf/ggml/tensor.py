@@ -51,18 +51,17 @@ class Multiplier(Protocol):
         """As :func:`granite_gguf.ggml.linear`."""
 
     def attend(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        scale: float,
-        mask: Tensor | None,
-        distances: Tensor | None,
+        self, q: Tensor, k: Tensor, v: Tensor, scale: float, *others: Tensor | None
     ) -> Tensor | None:
-        """As :func:`granite_gguf.ggml.attention.attend_many`; None where products do it."""
+        """As :func:`granite_gguf.ggml.attention.attend_many`, the others a mask and distances; None
+        where products do it.
+        """
 
     def together(self, *several: Any, **beside: Any) -> Tensor | None:
         """As :meth:`granite_gguf.ggml.Products.together`."""
+
+    def convolve(self, taps: Tensor, x: Tensor, shift: Tensor) -> Tensor | None:
+        """As :func:`granite_gguf.ggml.depthwise_conv_silu`; None where ggml does it."""
 
 
 class Context:

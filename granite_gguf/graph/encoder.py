@@ -58,6 +58,7 @@ def _derive_block(e: Encoder, p: str, read: ReadWeight, derived: DerivedWeights)
     shift = read(f"{p}conv_bn.bias") - read(f"{p}conv_bn.running_mean") * scale
     taps = read(f"{p}conv_dw.weight").reshape(e.conv_dim, e.conv_kernel)
     derived.arrays[f"{p}conv_taps"] = (taps * scale[:, None]).T.astype(np.float32)
+    derived.factors.append(f"{p}conv_taps")
     derived.arrays[f"{p}conv_shift"] = shift.astype(np.float32)
 
 
@@ -145,8 +146,8 @@ def convolution(w: Weights, p: str, x: Tensor, frames: Layout) -> Tensor:
     """Norm, gated pointwise, depthwise with BatchNorm and SiLU, pointwise."""
     x = layer_norm(w, f"{p}conv_norm", x, LAYER_NORM_EPS)
     x = gated_linear(w, f"{p}conv_up", x)  # [conv_dim, T]
-    x = frames.convolve(w[f"{p}conv_taps"], x) + w[f"{p}conv_shift"]
-    return linear(w, f"{p}conv_down", x.silu())
+    x = frames.convolve(w[f"{p}conv_taps"], x, w[f"{p}conv_shift"])
+    return linear(w, f"{p}conv_down", x)
 
 
 def block_attention(w: Weights, p: str, e: Encoder, x: Tensor, frames: Layout) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from granite_gguf.arrays import AnyArray
-from granite_gguf.ggml import F16, F32, GGMLType, Graph, Tensor, concat, depthwise_conv
+from granite_gguf.ggml import F16, F32, GGMLType, Graph, Tensor, concat, depthwise_conv_silu
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Layout(Protocol):
     def join(self, parts: Sequence[Tensor]) -> Tensor:
         """The matrix again, from one of each of :meth:`blocks`."""
 
-    def convolve(self, taps: Tensor, x: Tensor) -> Tensor:
-        """Each channel of each recording by itself, as :func:`granite_gguf.ggml.depthwise_conv`."""
+    def convolve(self, taps: Tensor, x: Tensor, shift: Tensor) -> Tensor:
+        """Each recording by itself, as :func:`granite_gguf.ggml.depthwise_conv_silu`."""
 
     def in_whole(self, size: int, x: Tensor) -> Tensor:
         """``[width, rows]`` with zeros behind each recording, up to a multiple of ``size``."""
@@ -83,8 +83,8 @@ class Ragged:
     def join(self, parts: Sequence[Tensor]) -> Tensor:
         return concat(parts, 1)
 
-    def convolve(self, taps: Tensor, x: Tensor) -> Tensor:
-        parts = [depthwise_conv(taps, part) for part in x.divided(self.lengths)]
+    def convolve(self, taps: Tensor, x: Tensor, shift: Tensor) -> Tensor:
+        parts = [depthwise_conv_silu(taps, part, shift) for part in x.divided(self.lengths)]
         return concat([part.reshape(*part.ne[:2]) for part in parts], 1)
 
     def in_whole(self, size: int, x: Tensor) -> Tensor:
@@ -145,8 +145,8 @@ class Padded:
         found = [part.reshape(width, part.ne[1] // self.count, self.count) for part in parts]
         return concat(found, 1).reshape(width, self.rows)
 
-    def convolve(self, taps: Tensor, x: Tensor) -> Tensor:
-        return depthwise_conv(taps, self._framed(x)).reshape(x.ne[0], self.rows)
+    def convolve(self, taps: Tensor, x: Tensor, shift: Tensor) -> Tensor:
+        return depthwise_conv_silu(taps, self._framed(x), shift).reshape(x.ne[0], self.rows)
 
     def in_whole(self, size: int, x: Tensor) -> Tensor:
         filled = self._framed(x).pad_rows(-self.length % size)

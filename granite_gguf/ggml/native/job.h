@@ -32,6 +32,8 @@ typedef void (*to_float_fn)(const void *, float *, int64_t);
 typedef struct Kernel Kernel;
 typedef struct Attention Attention;
 typedef struct AttentionOf AttentionOf;
+typedef struct Convolution Convolution;
+typedef struct ConvolutionOf ConvolutionOf;
 
 /* One product, or a batch of them; the same structure in ../products.py. */
 typedef struct {
@@ -132,6 +134,10 @@ struct Kernel {
     int64_t (*attend_room)(const Attention *job);
     int64_t attend_panel;
     int attend_next;
+    /* Convolves `convolve_frames` frames of `convolve_channels` channels, again and again. NULL where
+     * another kernel of the table does. */
+    void (*convolve)(const Convolution *job, const ConvolutionOf *all, int64_t first, int64_t end);
+    int64_t convolve_frames, convolve_channels;
     /* Makes products of what is in registers, over and over; returns how many. Or NULL. */
     int64_t (*peak)(int64_t rounds);
     /* Around a thread's work, or NULL. */
@@ -186,6 +192,19 @@ struct AttentionOf {
     const char *q, *keys, *values, *distances;
     const uint16_t *mask; /* 0 where a key is seen; or NULL */
     float *y, *scores;
+};
+
+/* The same structure in ../kernels.py. x and y are [batches][frames][channels], taps [taps][channels]. */
+struct Convolution {
+    int64_t data_offset, source_offset; /* as in a job */
+    int64_t channels, frames, batches, taps;
+    int64_t threads; /* the most that will work */
+    const Kernel *kernel;
+};
+
+struct ConvolutionOf {
+    const float *x, *taps, *shift;
+    float *y;
 };
 
 static inline int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }

@@ -42,7 +42,9 @@ enum {
     PANELS_BYTES = 512 << 10  /* of decoded panels that share it where it does not */
 };
 
-int64_t kernels_job_bytes(void) { return sizeof(Job) + sizeof(Attention) + sizeof(Together); }
+int64_t kernels_job_bytes(void) {
+    return sizeof(Job) + sizeof(Attention) + sizeof(Together) + sizeof(Convolution);
+}
 
 int64_t kernels_count(void) { return sizeof table / sizeof *table; }
 
@@ -290,4 +292,30 @@ void kernels_attend(void *result, int thread, int threads, const Attention *job)
     for (int64_t n = all * thread / threads; n < end; n++) {
         attend_shared(job, (const char *const *)from, y, n / shared, n % shared);
     }
+}
+
+/* Plans a convolution by the best kernel from one of the table on that has it. */
+void kernels_convolution(int64_t from, Convolution *job) {
+    while (!(table[from]->convolve && table[from]->available())) {
+        from++; /* the last one has it */
+    }
+    job->kernel = table[from];
+}
+
+/* Stretches of frames are dealt out, of all channels. */
+void kernels_convolve(void *result, int thread, int threads, const Convolution *job) {
+    const int64_t working = at_most(threads, job->threads);
+    if (thread >= working) {
+        return;
+    }
+    const ConvolutionOf all = {
+        .x = (const float *)(const void *)data_of(job->data_offset, source_of(job->source_offset, result, 0)),
+        .taps = (const float *)(const void *)data_of(job->data_offset, source_of(job->source_offset, result, 1)),
+        .shift = (const float *)(const void *)data_of(job->data_offset, source_of(job->source_offset, result, 2)),
+        .y = (float *)(void *)data_of(job->data_offset, result),
+    };
+    const int64_t stretches = job->batches * blocks_of(job->frames, job->kernel->convolve_frames) *
+                              blocks_of(job->channels, job->kernel->convolve_channels);
+    job->kernel->convolve(job, &all, stretches * thread / working,
+                          stretches * (thread + 1) / working);
 }
