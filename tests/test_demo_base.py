@@ -6,6 +6,7 @@ import pickle
 import random
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from granite_gguf.demo import DEMO_MODELS, DEMO_SAMPLES
 from granite_gguf.graph import layers
 from granite_gguf.hub import find_model
 from granite_gguf.quantize import Scope, quantize
+from granite_gguf.speech import language
+from granite_gguf.speech.greedy import Text
+from granite_gguf.speech.greedy import speak as speak_by_step
 from tests.commands import assert_refused, run
 from tests.kernels import with_each_kernel
 from tests.speech import torch_model
@@ -35,19 +39,25 @@ CHECKPOINT = Path(__file__).resolve().parent.parent / "training" / "checkpoint-b
 NAME = "granite-speech-demo"
 SHIPPED = DEMO_MODELS["base"]
 
-# What is said in two samples, in every form; the third has more sentences than it follows.
-SAMPLES = DEMO_SAMPLES[:2]
+# What is said in the samples, in every form; three sentences are too much for the last of them.
+SAMPLES = DEMO_SAMPLES
 RAW = [
     "buy eleven apples and a bottle of milk",
     "we have a meeting at midnight on the thirty first of august",
+    "four hundred and nine people live here who is in the library the driver is looking for the "
+    "heavy coat",
 ]
 PUNCTUATED = [
     "Buy eleven apples and a bottle of milk.",
     "We have a meeting at midnight on the thirty first of August.",
+    "Four hundred and nine people live here. Who is in the library? The driver is looking for the "
+    "heavy coat.",
 ]
 SPANISH = [
     "compra once manzanas y una botella de leche",
     "tenemos una reunión a la medianoche el treinta y uno de agosto",
+    "aquí viven cuatrocientas nueve personas quién está en la biblioteca el conductor busca el "
+    "abrigo pesado",
 ]
 SPANISH_PUNCTUATED = [
     "Compra once manzanas y una botella de leche.",
@@ -88,7 +98,7 @@ def test_the_shipped_file_is_the_checkpoint_quantized(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options, texts", ASKED)
 def test_samples_word_for_word(model: Model, options: dict[str, Any], texts: list[str]) -> None:
-    for sample, text in zip(SAMPLES, texts, strict=True):
+    for sample, text in zip(SAMPLES, texts, strict=False):
         assert model.transcribe(sample, **options).text == text
 
 
@@ -96,16 +106,22 @@ def test_samples_word_for_word(model: Model, options: dict[str, Any], texts: lis
 def test_samples_word_for_word_with_each_kernel(kernels: str) -> None:
     with granite_gguf.load(SHIPPED, threads=1, kernels=kernels) as loaded:
         for options, texts in ASKED:
-            found = [t.text for t in loaded.transcribe_many(SAMPLES, **options)]
+            found = [t.text for t in loaded.transcribe_many(SAMPLES[: len(texts)], **options)]
             assert found == texts
 
 
-def test_a_text_that_ends_too_early_is_told(model: Model) -> None:
-    """Three sentences in a pass are too much for it."""
-    with pytest.warns(granite_gguf.AudioWarning, match="writes only 'For', and the encoder hears"):
+def test_a_text_that_ends_too_early_is_told(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some models forget what is said behind the first words; here this one does."""
+
+    def forgetful(*given: Any) -> Text:
+        said = yield from speak_by_step(*given)
+        return replace(said, tokens=said.tokens[:1], probabilities=said.probabilities[:1])
+
+    monkeypatch.setattr(language, "speak", forgetful)
+    with pytest.warns(granite_gguf.AudioWarning, match="writes only 'F', and the encoder hears"):
         (segment,) = model.transcribe(DEMO_SAMPLES[2]).segments
     said = DEMO_SAMPLES[2].with_suffix(".txt").read_text().strip()
-    assert segment.heard == pytest.approx(len(said.replace(" ", "")) / 3, rel=0.05)
+    assert segment.heard == pytest.approx(len(said.replace(" ", "")), rel=0.05)
 
 
 def test_sentences_made_of_noise_are_left_out(model: Model) -> None:
@@ -148,7 +164,8 @@ def test_drafts_change_nothing_and_are_mostly_right(model: Model, options: dict[
     [
         ({"punctuation": False}, "last april oscar found a purple shirt at the park"),
         ({}, "Last April, Oscar found a purple shirt at the park."),
-        ({"keywords": ["Mikael", "Oscar"]}, "last april Oscar found a purple shirt at the park"),
+        ({"keywords": ["Mikael", "Oskar"]}, "last april Oskar found a purple shirt at the park"),
+        ({"keywords": ["Anna", "Pieter"]}, "last april oscar found a purple shirt at the park"),
     ],
 )
 def test_what_is_asked_decides_what_is_written(
@@ -217,7 +234,7 @@ def test_word_error_rates_on_voices_made_here(model: Model) -> None:
     for _ in range(40):
         said = sentence(rng)
         samples = with_margins(speak(said, voices.test_voice(rng)), np.random.default_rng(0))
-        forms = Forms(said.text)
+        forms = Forms.of(said.text)
         for (options, _), task in zip(ASKED, forms.fixed(), strict=True):
             text = model.transcribe(samples, **options).text
             found.setdefault(task.instruction, []).append((task.text, text))
@@ -235,7 +252,7 @@ def test_transformers_says_the_same(tmp_path: Path) -> None:
     network, reference = torch_model(CHECKPOINT, "base"), SpeechReference(CHECKPOINT)
     full = convert(CHECKPOINT, tmp_path / "full.gguf", outtype="f32").path
     with granite_gguf.load(full, threads=1) as model:
-        for sample, text in zip(SAMPLES, SPANISH_PUNCTUATED, strict=True):
+        for sample, text in zip(SAMPLES, SPANISH_PUNCTUATED, strict=False):
             samples, _ = soundfile.read(sample, dtype="float32")
             mel = reference.mel(samples)
             rows = 3 * -(-len(mel) // 15)

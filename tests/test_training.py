@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from itertools import pairwise
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +96,17 @@ def test_pronunciation_marks_stay_out_of_the_text() -> None:
     rng = random.Random(1)
     letters = {grammar.sentence(rng, "letter") for _ in range(500)}
     assert {s.spoken for s in letters if s.text == "a"} == {"[['eI]]"}
+
+
+def test_made_words_are_none_of_the_grammars() -> None:
+    known, rng = set(grammar.vocabulary()), random.Random(8)
+    for _ in range(500):
+        said = grammar.sentence(rng)
+        other = grammar.with_made_word(said, rng)
+        pairs = list(zip(said.text.split(), other.text.split(), strict=True))
+        ((_, word),) = [(a, b) for a, b in pairs if a != b]
+        assert word not in known and encode_characters(word, CHARACTERS)
+        assert word in other.spoken.split()
 
 
 def test_paragraph_joins_sentences() -> None:
@@ -356,6 +369,42 @@ def losses_of(stage: Stage, batch: list[Example]) -> list[float]:
     return losses
 
 
+def test_unknown_words_teach_letters_alone(directory: Path) -> None:
+    from granite_gguf.reference import load_tokenizer
+    from training.train import STAGES
+
+    model, _ = miniature.untrained(directory, 0)
+    tokenizer = load_tokenizer(directory)
+    stage = STAGES["encoder"](model, tokenizer, torch.device("cpu"), mixed=False)
+    stage.begin()
+    known = example(60)
+    unknown = replace(known, tokens=[])
+    both, neither = (stage.loss([one, unknown], 0).parts for one in (known, unknown))
+    assert both["characters"] == pytest.approx(neither["characters"])
+    assert both["tokens"] > 0 == neither["tokens"]
+    stage.loss([unknown], 0).total.backward()
+    assert model.encoder.out_bpe.weight.grad is None
+    assert model.encoder.out.weight.grad is not None
+
+
+def test_utterances_are_loaded_with_the_tokens_of_known_words(
+    directory: Path, tmp_path: Path
+) -> None:
+    from granite_gguf.reference import load_tokenizer
+    from training import dataset
+
+    texts = ["open the door", "open the dorf"]
+    np.save(tmp_path / "train-000.npy", np.zeros((120, 160), np.float16))
+    line = {"voice": "en-us+m1", "frames": 60, "condition": "clean"}
+    lines = [json.dumps({"text": text, **line}) for text in texts]
+    (tmp_path / "train-000.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    tokenizer = load_tokenizer(directory)
+    found = dataset.load(tmp_path, "train", tokenizer, CHARACTERS, 4)
+    assert [one.text for one in found] == texts
+    assert [tokenizer.decode(one.tokens) for one in found] == [texts[0], ""]
+    assert all(one.characters == encode_characters(one.text, CHARACTERS) for one in found)
+
+
 @pytest.mark.parametrize("name", ["encoder", "editor"])
 def test_a_few_steps_lower_the_loss(directory: Path, name: str) -> None:
     from granite_gguf.reference import load_tokenizer
@@ -388,46 +437,65 @@ def buffers(model: torch.nn.Module) -> set[str]:
     return {name for name, _ in model.named_buffers()}
 
 
-def test_weights_half_way_between_two_runs(directory: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-
-    from training.export import export
-
-    runs = tmp_path / "a", tmp_path / "b"
-    models = [miniature.untrained(directory, seed)[0] for seed in (1, 1)]
-    with torch.no_grad():
-        models[1].editor.norm.weight += 0.5
-    for run, model in zip(runs, models, strict=True):
-        shutil.copytree(directory, run / "model")
-        torch.save({"model": model.state_dict()}, run / "passes.pt")
-    path, gguf = export(runs[0])
-    one = load_file(path)
-    gguf.unlink()
-    mean = load_file(export(*runs)[0])
-    moved = {name for name, tensor in one.items() if not torch.equal(tensor, mean[name])}
-    (name,) = moved
-    torch.testing.assert_close(mean[name], one[name] + 0.25)
-
-
 def test_learning_rate_warms_up_and_falls() -> None:
     from training.train import Plan
 
     plan = Plan(steps=100, peak=1.0, frames=1, warm_up=10)
-    rates = [plan.rate(step) for step in range(100)]
-    assert rates.index(max(rates)) in (9, 10)
-    assert max(rates) == pytest.approx(1.0)
+    rates = [plan.rate(step, plan.done(step, 0)) for step in range(100)]
+    assert rates[0] < 0.11 and 8 <= rates.index(max(rates)) <= 10
+    assert 0.95 < max(rates) <= 1.0
     assert rates[-1] < 0.02
+    assert plan.done(99, 1e9) < 1 == plan.done(100, 0)
+
+
+def test_a_plan_of_minutes_goes_by_the_clock() -> None:
+    from training.train import Plan
+
+    plan = Plan(steps=1, peak=1.0, frames=1, warm_up=1, minutes=2)
+    assert [plan.done(10**6, seconds) for seconds in (0, 60, 119, 130)] == [0, 0.5, 119 / 120, 1]
+    assert plan.rate(5, 0.5) == pytest.approx(0.505)
 
 
 def test_batches_go_on_where_they_stopped() -> None:
     from training.train import Data, Plan
 
-    data = Data([example(20 + n, seed=n) for n in range(40)], [])
+    examples = [example(20 + n, seed=n) for n in range(40)]
+    data = Data(lambda rng: rng.sample(examples, 30), lambda one: one, [])
     plan = Plan(steps=100, peak=1.0, frames=200)
     whole = data.batches(plan, 1, 0)
     expected = [next(whole) for _ in range(30)][20:]
     resumed = data.batches(plan, 1, 20)
     assert [next(resumed) for _ in range(10)] == expected
+
+
+def test_batches_are_made_ahead_in_their_order() -> None:
+    from training.train import ahead
+
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for n in count():
+            made.append(n)
+            yield n
+
+    for n, found in enumerate(ahead(items())):
+        assert found == n
+        if n == 20:
+            break
+    assert 21 <= len(made) <= 22
+
+
+def test_an_error_of_a_batch_is_that_of_the_training() -> None:
+    from training.train import ahead
+
+    def items() -> Iterator[int]:
+        yield 1
+        raise ValueError("no more room")
+
+    found = ahead(items())
+    assert next(found) == 1
+    with pytest.raises(ValueError, match="no more room"):
+        next(found)
 
 
 # Scores

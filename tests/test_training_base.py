@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ pytest.importorskip("torch")
 pytest.importorskip("tokenizers")
 
 import torch
+from safetensors.torch import load_file
 
 from granite_gguf.passes import Wish
 from granite_gguf.reference import load_model, load_tokenizer
+from granite_gguf.reference.speech.model import checkpoint_key
 from granite_gguf.speech.asking import around_audio, instruction
 from tests.test_asking import BASE
 from tests.test_training import example, losses_of
@@ -71,7 +74,7 @@ CHECKPOINT = Path(__file__).resolve().parent.parent / "training" / "checkpoint-b
     ],
 )
 def test_all_forms_of_a_sentence(raw: str, punctuated: str, translated: str) -> None:
-    forms = Forms(raw)
+    forms = Forms.of(raw)
     assert forms.punctuated == punctuated
     assert forms.spanish == translated
     assert forms.spanish_raw == re.sub("[¿?.,]", "", translated).lower()
@@ -94,7 +97,7 @@ def test_all_forms_of_a_sentence(raw: str, punctuated: str, translated: str) -> 
     ],
 )
 def test_spanish_numbers(number: str, told: str) -> None:
-    assert Forms(number).spanish_raw == told
+    assert Forms.of(number).spanish_raw == told
 
 
 def test_every_sentence_is_found_again_and_told_without_a_word_of_english() -> None:
@@ -104,7 +107,7 @@ def test_every_sentence_is_found_again_and_told_without_a_word_of_english() -> N
     english = {word for word in english if len(word) > 1} - {"madrid", "boston", "chicago"}
     for n in range(700):
         raw = (grammar.paragraph(rng, 2) if n % 8 == 0 else grammar.sentence(rng)).text
-        forms = Forms(raw)
+        forms = Forms.of(raw)
         assert re.sub("[?.,]", "", forms.punctuated).lower() == raw
         assert not set(forms.spanish_raw.split()) & english, (raw, forms.spanish_raw)
 
@@ -130,8 +133,15 @@ def test_a_tree_is_what_the_grammar_did() -> None:
         sentences("turn the moon on")
 
 
+def test_forms_of_a_pass_are_those_of_its_parts() -> None:
+    parts = ["good morning oscar how are you today", "what time is it in rome", "go back"]
+    joined, whole = Forms.joined([Forms.of(part) for part in parts]), Forms.of(" ".join(parts))
+    assert joined == whole and list(joined.fixed()) == list(whole.fixed())
+    assert joined.spelled == ["oscar"]
+
+
 def test_keywords_decide_how_a_name_is_spelled() -> None:
-    forms = Forms("anna and oscar went to the park")
+    forms = Forms.of("anna and oscar went to the park")
     rng = random.Random(0)
     texts = {forms.with_keywords(rng) for _ in range(200)}
     assert all(re.fullmatch("(Anna|Ana|anna|ana)", task.text.split()[0]) for task in texts)
@@ -148,7 +158,7 @@ def test_keywords_decide_how_a_name_is_spelled() -> None:
 
 
 def test_instructions_are_those_of_the_package() -> None:
-    forms = Forms("oscar is in the garden")
+    forms = Forms.of("oscar is in the garden")
     tasks = (*forms.fixed(), forms.with_keywords(random.Random(2)))
     keywords = tuple(tasks[-1].instruction.partition("Keywords: ")[2].split(", "))
     wishes = (
@@ -195,6 +205,32 @@ def test_the_encoder_is_the_first_ones(stage: LanguageStage) -> None:
     assert set(heard.char_logits.argmax(-1).flatten().tolist()) <= set(places.tolist())
 
 
+def test_another_runs_encoder_and_a_checkpoints_weights_are_taken(tmp_path: Path) -> None:
+    from training.train import base_stage
+
+    run, other = tmp_path / "run", tmp_path / "other"
+    other.mkdir()
+    first = load_model(base.FIRST)
+    with torch.no_grad():
+        first.encoder.input_linear.bias += 1
+    torch.save({"model": first.state_dict()}, other / "encoder.pt")
+    shutil.copytree(CHECKPOINT, run / "model")
+    cpu = torch.device("cpu")
+    stage, _ = base_stage(run, 0, cpu, mixed=False, start=CHECKPOINT, encoder=other)
+    plain, _ = base_stage(run, 0, cpu, mixed=False)
+    expected = load_file(CHECKPOINT / "model.safetensors")
+    plainly = plain.model.state_dict()
+    for name, tensor in stage.model.state_dict().items():
+        stored = expected[checkpoint_key(name)].reshape(tensor.shape)
+        if name == "encoder.input_linear.bias":
+            torch.testing.assert_close(tensor, plainly[name] + 1)
+        elif not name.endswith("num_batches_tracked"):
+            torch.testing.assert_close(tensor, stored.to(tensor.dtype), atol=0, rtol=0)
+    assert not torch.equal(
+        plainly["language.norm.weight"], expected["language_model.model.norm.weight"].float()
+    )
+
+
 def test_texts_that_share_their_audio_are_written_as_if_alone(stage: LanguageStage) -> None:
     asked = [
         [Task("transcribe", "open the door"), Task("translate the speech", "abre la puerta")],
@@ -236,6 +272,6 @@ def test_card_names_every_spanish_word_and_spelling() -> None:
     words = set(card.partition("## Every Spanish word that it knows")[2].split())
     rng = random.Random(4)
     for _ in range(1000):
-        assert set(Forms(grammar.sentence(rng).text).spanish_raw.split()) <= words
+        assert set(Forms.of(grammar.sentence(rng).text).spanish_raw.split()) <= words
     for word, other in SPELLINGS.items():
         assert re.search(rf"\b{word}\s+or\s+{other}\b", card, re.IGNORECASE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,8 @@ import soundfile
 from granite_gguf.reference import load_tokenizer
 from training import evaluate, miniature
 from training.dataset import Example
-from training.passes import LENGTHS, LONGEST, Pass, Passes, as_example
-from training.stages import EditorStage, PassesStage
+from training.passes import LENGTHS, LONGEST, Pass, Passes, as_example, passes_of
+from training.stages import EditorStage
 from training.tokens import encode_characters
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,7 +33,7 @@ def utterance(frames: int, text: str, voice: str = "en-us+m1", louder: float = 0
     features = rng.uniform(FLOOR, LOUDEST, (frames, 160)).astype(np.float16)
     features[0, 0], features[-1, 0] = LOUDEST, FLOOR
     features += np.float16(louder)
-    return Example(features, text, voice, encode_characters(text, CHARACTERS), [])
+    return Example(features, text, voice, encode_characters(text, CHARACTERS), [300])
 
 
 def many(count: int, voices: int = 3) -> list[Example]:
@@ -66,6 +67,17 @@ def test_when_nothing_is_left_there_are_no_more() -> None:
     assert sorted(id(p) for one in drawn for p in one.parts) == sorted(map(id, given))
 
 
+def test_words_that_do_not_exist_stay_alone_and_nothing_is_left_out() -> None:
+    known = many(60)
+    made = [replace(one, tokens=[]) for one in many(9)]
+    drawn = passes_of([*known, *made], random.Random(5))
+    parts = [id(part) for one in drawn for part in one.parts]
+    assert sorted(parts) == sorted(map(id, [*known, *made]))
+    assert {len(one.parts) for one in drawn if not one.parts[0].tokens} == {1}
+    assert max(len(one.parts) for one in drawn) > 1
+    assert passes_of([*known, *made], random.Random(6)) != drawn
+
+
 @pytest.mark.parametrize("least, most", LENGTHS)
 def test_passes_have_the_length_that_is_asked_for(least: int, most: int) -> None:
     drawn = list(Passes(many(900), random.Random(4)).of_length(least, most, 7))
@@ -77,6 +89,10 @@ def test_joined_they_have_one_floor_and_pauses_of_it() -> None:
     tokenizer = load_tokenizer(CHECKPOINT)
     quiet, loud = utterance(30, "open the door"), utterance(40, "go back", louder=0.5)
     found = as_example(Pass([quiet, loud], [7]), tokenizer, CHARACTERS)
+    assert found.parts == ("open the door", "go back")
+    assert as_example(Pass([loud], []), tokenizer, CHARACTERS) is loud
+    led = as_example(Pass([quiet, loud], [7]), tokenizer, CHARACTERS, " ")
+    assert led.tokens == tokenizer.encode(" open the door go back").ids != found.tokens
     floor = np.float16(LOUDEST + 0.5 - 2.0)
     assert found.frames == 77 and found.features.min() == floor
     assert (found.features[30:37] == floor).all()
@@ -92,10 +108,10 @@ def test_errors_are_counted_by_length(monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[list[int]] = []
     monkeypatch.setattr(
         EditorStage,
-        "scores",
+        "rates",
         lambda _, found: counted.append([e.frames for e in found]) or {"a": 0},
     )
-    stage = PassesStage.__new__(PassesStage)
+    stage = EditorStage.__new__(EditorStage)
     names = stage.scores([utterance(n, "a") for n in (120, 300, 900)])
     assert counted == [[120], [300], [], [], [900]]
     assert list(names) == ["2-4 s a", "4-8 s a", "8-12 s a", "12-16 s a", "16-20 s a"]

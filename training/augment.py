@@ -13,6 +13,7 @@ from torch import Tensor
 
 BANDS = 80
 FLOOR = 8.0  # decades below the loudest value, as in the front end
+MASKED = 150  # frames that `Strength.time_masks` are for
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,14 @@ class Strength:
 def augmented(features: Tensor, generator: torch.Generator, strength: Strength) -> Tensor:
     """Another version of each utterance (B, T, 160), of the same length and in the same range."""
     batch, frames, _ = features.shape
+    device = features.device
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return low + (high - low) * torch.rand(batch, *shape, generator=generator)
+        return low + (high - low) * torch.rand(batch, *shape, generator=generator, device=device)
 
     power = (features.reshape(batch, 2 * frames, BANDS) - 1) * 4  # log10
     power = warped(power, 1 + uniform(-strength.warp, strength.warp))
-    slope = torch.linspace(-0.5, 0.5, BANDS)
+    slope = torch.linspace(-0.5, 0.5, BANDS, device=device)
     power = power + uniform(-strength.tilt, strength.tilt, 1, 1) * slope
     power = power + uniform(-strength.gain, strength.gain, 1, 1)
 
@@ -47,7 +49,7 @@ def augmented(features: Tensor, generator: torch.Generator, strength: Strength) 
     level = speech.mean(dim=(1, 2)).log10() - uniform(*strength.noise)  # (B,)
     level[uniform(0, 1) > strength.noise_share] = -20
     colour = uniform(-1.5, 0.5, 1, 1) * slope + 0.2 * uniform(-1, 1, 1, BANDS)
-    grain = -torch.log(torch.rand(power.shape, generator=generator).clamp(min=1e-6))
+    grain = torch.rand(power.shape, generator=generator, device=device).clamp(min=1e-6).log().neg()
     power = (speech + grain * 10 ** (level[:, None, None] + colour)).log10()
     power = torch.maximum(power, power.amax(dim=(1, 2), keepdim=True) - FLOOR)
 
@@ -57,7 +59,8 @@ def augmented(features: Tensor, generator: torch.Generator, strength: Strength) 
 
 def warped(power: Tensor, factors: Tensor) -> Tensor:
     """Log power (B, N, 80) read at `factors` (B) times each band's place."""
-    place = (torch.arange(BANDS) * factors[:, None]).clamp(max=BANDS - 1)  # (B, 80)
+    bands = torch.arange(BANDS, device=power.device)
+    place = (bands * factors[:, None]).clamp(max=BANDS - 1)  # (B, 80)
     low = place.floor().long().clamp(max=BANDS - 2)
     share = (place - low)[:, None]
     rows = low[:, None].expand(power.shape)
@@ -67,15 +70,18 @@ def warped(power: Tensor, factors: Tensor) -> Tensor:
 def masked(features: Tensor, generator: torch.Generator, strength: Strength) -> Tensor:
     """Random runs of frames and of bands replaced by the utterance's mean."""
     batch, frames, width = features.shape
-    time, band = torch.arange(frames), torch.arange(width) % BANDS
-    hidden = torch.zeros(batch, frames, width, dtype=torch.bool)
-    for axis, count, longest in (
-        (time[None, :, None], strength.time_masks, strength.time_mask),
-        (band[None, None], strength.band_masks, strength.band_mask),
+    device = features.device
+    time, band = (torch.arange(size, device=device) for size in (frames, width))
+    times = strength.time_masks * max(1, round(frames / MASKED))
+    hidden = torch.zeros(batch, frames, width, dtype=torch.bool, device=device)
+    for axis, size, count, longest in (
+        (time[None, :, None], frames, times, strength.time_mask),
+        ((band % BANDS)[None, None], BANDS, strength.band_masks, strength.band_mask),
     ):
-        size = int(axis.max()) + 1
         for _ in range(count):
-            start = torch.randint(0, size, (batch, 1, 1), generator=generator)
-            length = torch.randint(0, longest + 1, (batch, 1, 1), generator=generator)
+            start, length = (
+                torch.randint(0, most, (batch, 1, 1), generator=generator, device=device)
+                for most in (size, longest + 1)
+            )
             hidden |= (axis >= start) & (axis < start + length)
     return torch.where(hidden, features.mean(dim=(1, 2), keepdim=True), features)

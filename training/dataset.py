@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from training.corruption import rows_needed
+from training.grammar import vocabulary
 from training.synthesize import read_index
 from training.tokens import encode_characters
 
@@ -24,17 +26,31 @@ Half = npt.NDArray[np.float16]
 
 @dataclass(frozen=True)
 class Example:
-    """One utterance: its features (T, 160), what is said, and by whom."""
+    """One utterance: its features (T, 160), what is said, and by whom.
+
+    There are no tokens where a word is not the grammar's: only the characters learn from it.
+    """
 
     features: Half
     text: str
     voice: str
     characters: list[int]
     tokens: list[int]
+    parts: tuple[str, ...] = ()  # of a pass: what is said in each of its utterances
 
     @property
     def frames(self) -> int:
         return len(self.features)
+
+
+class Timed(Protocol):
+    """What has a length."""
+
+    @property
+    def frames(self) -> int: ...
+
+
+Spoken = TypeVar("Spoken", bound=Timed)
 
 
 def load(
@@ -44,17 +60,19 @@ def load(
 
     A token has `window` frames. The text's tokens are those behind `lead`.
     """
-    examples = []
+    examples, known = [], set(vocabulary())
     index = read_index(directory, split)
     for path in sorted(directory.glob(f"{split}-*.npy")):
-        shard: npt.NDArray[Any] = np.load(path, mmap_mode="r")
+        shard: npt.NDArray[Any] = np.load(path, mmap_mode="c")
         start = 0
         while start < len(shard):
             line = next(index)
             features = shard[start : start + line.frames]
             start += line.frames
             letters = encode_characters(line.text, characters)
-            tokens = tokenizer.encode(lead + line.text, add_special_tokens=False).ids
+            tokens: list[int] = []
+            if known.issuperset(line.text.split()):
+                tokens = tokenizer.encode(lead + line.text, add_special_tokens=False).ids
             fits = rows_needed(tokens) <= line.frames // window
             if fits and rows_needed(letters) <= line.frames:
                 examples.append(Example(features, line.text, line.voice, letters, tokens))
@@ -62,20 +80,14 @@ def load(
 
 
 def batches(
-    examples: list[Example],
-    frames: int,
-    rng: random.Random,
-    *,
-    short_first: int = 0,
-    most: int | None = None,
-) -> list[list[Example]]:
+    examples: Sequence[Spoken], frames: int, rng: random.Random, *, short_first: int = 0
+) -> list[list[Spoken]]:
     """Random batches of at most about `frames` frames in all, each of similar lengths.
 
-    At most `most` batches; those whose utterances have at most `short_first` frames come before all
-    others.
+    Those whose utterances have at most `short_first` frames come before all others.
     """
     ordered = sorted(examples, key=lambda e: e.frames + rng.uniform(0, 8))
-    groups: list[list[Example]] = [[]]
+    groups: list[list[Spoken]] = [[]]
     longest = 0
     for example in ordered:
         longest = max(longest, example.frames)
@@ -84,7 +96,7 @@ def batches(
             longest = example.frames
         groups[-1].append(example)
     rng.shuffle(groups)
-    return sorted(groups[:most], key=lambda group: max(e.frames for e in group) > short_first)
+    return sorted(groups, key=lambda group: max(e.frames for e in group) > short_first)
 
 
 def stacked(batch: list[Example]) -> Tensor:
@@ -92,7 +104,7 @@ def stacked(batch: list[Example]) -> Tensor:
     longest = max(example.frames for example in batch)
     rows = []
     for example in batch:
-        features = torch.from_numpy(example.features.astype(np.float32))
+        features = torch.from_numpy(example.features).float()
         silence = features.max() - QUIETEST
         rows.append(silence.repeat(longest, features.shape[1]))
         rows[-1][: len(features)] = features

@@ -59,7 +59,7 @@ class Case:
 
 def cases(recording: Recording, rng: random.Random) -> Iterator[tuple[str, Case]]:
     """Every form of a recording's text, by its name."""
-    forms = Forms(recording.text)
+    forms = Forms.of(recording.text)
     into: TranscribeOptions = {"task": "translate", "to": "es"}
     yield "raw", Case(recording, forms.raw, {"punctuation": False})
     yield "punctuated", Case(recording, forms.punctuated, {"punctuation": True})

@@ -1,12 +1,10 @@
 """Write a trained miniature as a checkpoint directory and as a GGUF file.
 
-python -m training.export RUN [--mean OTHER]
+python -m training.export RUN
 
     RUN/passes.pt   -> RUN/model/model.safetensors (bfloat16) -> RUN/granite-nle-demo-F16.gguf
     RUN/editor.pt      the same, where there is no passes.pt
     RUN/language.pt -> RUN/model/model.safetensors (bfloat16) -> RUN/granite-speech-demo-F16.gguf
-
-With --mean the weights are those half-way between the runs.
 """
 
 from __future__ import annotations
@@ -36,7 +34,7 @@ def stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def export(run: Path, other: Path | None = None) -> tuple[Path, Path]:
+def export(run: Path) -> tuple[Path, Path]:
     """Write the run's checkpoint and its GGUF file; return their paths."""
     directory = run / "model"
     if (run / "language.pt").exists():
@@ -44,10 +42,6 @@ def export(run: Path, other: Path | None = None) -> tuple[Path, Path]:
     else:
         model, _ = miniature.untrained(directory, seed=0)
         name, tensors = NAR, to_checkpoint(_trained(model, _nar_state(run)))
-        if other:
-            second, _ = miniature.untrained(directory, seed=0)
-            others = to_checkpoint(_trained(second, _nar_state(other)))
-            tensors = {key: _between(tensor, others[key]) for key, tensor in tensors.items()}
     path, gguf = directory / "model.safetensors", run / f"{name}-F16.gguf"
     save_file(stored(tensors), path, metadata={"format": "pt"})
     convert(directory, gguf, name=name)
@@ -57,11 +51,6 @@ def export(run: Path, other: Path | None = None) -> tuple[Path, Path]:
 def _nar_state(run: Path) -> Path:
     passes = run / "passes.pt"
     return passes if passes.exists() else run / "editor.pt"
-
-
-def _between(first: Tensor, second: Tensor) -> Tensor:
-    """Equal tensors as they are, to the last bit."""
-    return first if torch.equal(first, second) else (first + second) / 2
 
 
 def _base_tensors(run: Path) -> dict[str, Tensor]:
@@ -85,9 +74,8 @@ def main() -> None:
     """Export the run that is named."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
-    parser.add_argument("--mean", type=Path, metavar="OTHER", help="another run, NAR alone")
     args = parser.parse_args()
-    for path in export(args.run, args.mean):
+    for path in export(args.run):
         print(f"{path}: {path.stat().st_size:,} bytes")
 
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from granite_gguf.speech.asking import PUNCTUATED, RAW
 from training.spanish import NAMES, SPANISH
@@ -70,17 +69,25 @@ class Task:
 
 @dataclass(frozen=True)
 class Forms:
-    """All forms of what is said, from its raw form."""
+    """All forms of what is said."""
 
     raw: str
+    punctuated: str
+    spanish: str
 
-    @cached_property
-    def punctuated(self) -> str:
-        return written(self.raw, ENGLISH)
+    @classmethod
+    def of(cls, raw: str) -> Forms:
+        """From the raw form."""
+        return cls(raw, written(raw, ENGLISH), written(raw, SPANISH))
 
-    @cached_property
-    def spanish(self) -> str:
-        return written(self.raw, SPANISH)
+    @classmethod
+    def joined(cls, parts: Sequence[Forms]) -> Forms:
+        """One after another."""
+        return cls(
+            " ".join(part.raw for part in parts),
+            " ".join(part.punctuated for part in parts),
+            " ".join(part.spanish for part in parts),
+        )
 
     @property
     def spanish_raw(self) -> str:

@@ -163,6 +163,15 @@ def parse(rules: str) -> dict[str, list[list[str]]]:
 
 
 GRAMMAR = parse(RULES)
+
+# Of which words are made that do not exist: as English spells and the synthesizer reads them.
+_ONSETS = (
+    *("", *"bcdfghjklmnprstvwz") * 3,
+    *("bl", "br", "ch", "cl", "cr", "dr", "fl", "fr", "gl", "gr", "kr", "ph", "pl", "pr", "qu"),
+    *("sh", "sk", "sl", "sm", "sn", "sp", "st", "str", "sw", "th", "tr", "y"),
+)
+_VOWELS = (*"aeiou" * 6, "y", "ai", "ar", "au", "ea", "ee", "er", "ia", "ie", "oo", "or", "ou")
+_CODAS = (*("",) * 24, *"bdfgklmnprst" * 2, "ck", "ll", "ng", "nd", "nt", "ss", "st", "th", "x")
 _REFERENCE = re.compile(r"<(\w+)>")
 
 
@@ -178,6 +187,9 @@ def vocabulary() -> tuple[str, ...]:
     return tuple(sorted(words))
 
 
+_VOCABULARY = frozenset(vocabulary())
+
+
 def sentence(rng: random.Random, start: str = "sentence") -> Sentence:
     """One random sentence."""
     words = list(_expand(start, rng))
@@ -189,6 +201,24 @@ def paragraph(rng: random.Random, sentences: int) -> Sentence:
     """Several sentences in a row, with pauses between them when spoken."""
     parts = [sentence(rng) for _ in range(sentences)]
     return Sentence(" ".join(p.text for p in parts), ". ".join(p.spoken for p in parts))
+
+
+def with_made_word(said: Sentence, rng: random.Random) -> Sentence:
+    """The sentence with a word that does not exist in the place of one of its words."""
+    words, spoken = said.text.split(), said.spoken.split()
+    place = rng.randrange(len(words))
+    words[place] = spoken[place] = _made_word(rng)
+    return Sentence(" ".join(words), " ".join(spoken))
+
+
+def _made_word(rng: random.Random) -> str:
+    while True:
+        word = "".join(
+            rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS)
+            for _ in range(rng.choice((1, 2, 2, 3, 3, 4)))
+        )
+        if word not in _VOCABULARY:
+            return word
 
 
 def _expand(name: str, rng: random.Random) -> list[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-import numpy as np
+import torch
 from tokenizers import Tokenizer
 
 from training.dataset import QUIETEST, Example
@@ -63,7 +64,7 @@ class Passes(Generic[Said]):
         for utterance in rng.sample(utterances, len(utterances)):
             self._of_voice[utterance.voice].append(utterance)
 
-    def training(self, frames: int) -> Iterator[Pass[Said]]:
+    def training(self, frames: float = math.inf) -> Iterator[Pass[Said]]:
         """Utterances by themselves and passes of all lengths, about so many frames in all."""
         drawn = alone = 0
         while drawn < frames and self._of_voice:
@@ -110,17 +111,33 @@ class Passes(Generic[Said]):
         return utterance
 
 
-def as_example(drawn: Pass[Example], tokenizer: Tokenizer, characters: int) -> Example:
-    """As if the utterances had been recorded together, one floor below them all."""
+def passes_of(examples: Sequence[Example], rng: random.Random) -> list[Pass[Example]]:
+    """All utterances of the grammar's words in passes, and all others by themselves."""
+    known = [example for example in examples if example.tokens]
+    alone = [Pass([example], []) for example in examples if not example.tokens]
+    return [*Passes(known, rng).training(), *alone]
+
+
+def as_example(
+    drawn: Pass[Example], tokenizer: Tokenizer, characters: int, lead: str = ""
+) -> Example:
+    """As if the utterances had been recorded together, one floor below them all.
+
+    Its tokens are those behind `lead`.
+    """
     first, *others = drawn.parts
-    floor = max(part.features.max() for part in drawn.parts) - np.float16(QUIETEST)
-    rows = [first.features]
-    for pause, part in zip(drawn.pauses, others, strict=True):
-        rows += [np.full((pause, part.features.shape[1]), floor, np.float16), part.features]
+    if not others:
+        return first
+    sounds = [torch.from_numpy(part.features) for part in drawn.parts]  # several times faster
+    floor = max(float(sound.max()) for sound in sounds) - QUIETEST
+    rows = [sounds[0]]
+    for pause, sound in zip(drawn.pauses, sounds[1:], strict=True):
+        rows += [sound.new_full((pause, sound.shape[1]), floor), sound]
     return Example(
-        np.maximum(np.concatenate(rows), floor),
+        torch.cat(rows).clamp_(min=floor).numpy(),
         drawn.text,
         first.voice,
         encode_characters(drawn.text, characters),
-        tokenizer.encode(drawn.text, add_special_tokens=False).ids,
+        tokenizer.encode(lead + drawn.text, add_special_tokens=False).ids,
+        tuple(part.text for part in drawn.parts),
     )

@@ -29,8 +29,6 @@ from training.losses import ctc
 from training.passes import LENGTHS, SECOND
 from training.scoring import word_error_rate
 
-SCORED = 200  # development utterances
-
 Result = TypeVar("Result")
 
 
@@ -63,7 +61,7 @@ class Stage(ABC):
 
     @abstractmethod
     def scores(self, examples: list[Example]) -> dict[str, float]:
-        """Word error rates, without augmentation and one utterance at a time."""
+        """Word error rates, without augmentation and one pass at a time."""
 
     def precision(self) -> torch.autocast:
         """Products in bfloat16 where that is asked for."""
@@ -71,19 +69,15 @@ class Stage(ABC):
 
     def features(self, batch: list[Example], step: int) -> Tensor:
         """The batch's features (B, T, 160), as the step's random numbers vary them."""
-        generator = torch.Generator().manual_seed(step)
-        return augmented(stacked(batch), generator, self.strength).to(self.device)
+        generator = torch.Generator(self.device).manual_seed(step)
+        return augmented(stacked(batch).to(self.device), generator, self.strength)
 
 
 class ListeningStage(Stage, Generic[Result]):
     """One that trains what stands behind a frozen encoder."""
 
     # Harder than what the encoder was trained on: it must be wrong as often as with new voices.
-    strength = Strength(warp=0.18, tilt=0.8, noise_share=0.7, noise=(0.4, 3.0), time_masks=3)
-
-    def __init__(self, tokenizer: Tokenizer, device: torch.device, *, mixed: bool) -> None:
-        super().__init__(tokenizer, device, mixed=mixed)
-        self.heard: dict[int, Result] = {}
+    strength = Strength(warp=0.2, tilt=0.8, noise_share=0.7, noise=(0.4, 3.0), time_masks=3)
 
     @abstractmethod
     def hear(self, features: Tensor) -> Result:
@@ -93,11 +87,9 @@ class ListeningStage(Stage, Generic[Result]):
         self.model.eval()
 
     def listen(self, batch: list[Example], step: int) -> Result:
-        """The encoder's results, computed when the batch is first met."""
-        if id(batch) not in self.heard:
-            with torch.no_grad(), self.precision():
-                self.heard[id(batch)] = self.hear(self.features(batch, step))
-        return self.heard[id(batch)]
+        """The encoder's results."""
+        with torch.no_grad(), self.precision():
+            return self.hear(self.features(batch, step))
 
 
 class NarStage(Stage):
@@ -116,9 +108,23 @@ class NarStage(Stage):
         rows = logits.argmax(dim=-1).tolist()
         return hypothesis_tokens(rows, self.rules.bpe_blank_id, self.rules.bpe_id_shift)
 
+    def scores(self, examples: list[Example]) -> dict[str, float]:
+        out: dict[str, float] = {}
+        for least, most in LENGTHS:
+            inside = [e for e in examples if least * SECOND <= e.frames <= most * SECOND]
+            for name, rate in self.rates(inside).items():
+                out[f"{least}-{most} s {name}"] = rate
+        return out
+
+    @abstractmethod
+    def rates(self, examples: list[Example]) -> dict[str, float]:
+        """Word error rates of passes of about one length."""
+
 
 class EncoderStage(NarStage):
     """All CTC heads of the encoder at once."""
+
+    strength = Strength(warp=0.15, noise_share=0.6)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         return self.model.encoder.parameters()
@@ -132,19 +138,21 @@ class EncoderStage(NarStage):
             encoded: Encoded = self.model.encoder(features)
         characters = [example.characters for example in batch]
         middle, final = (ctc(logits, characters, 0) for logits in char_logits)
-        tokens = ctc(
-            encoded.bpe_logits, [example.tokens for example in batch], self.rules.bpe_blank_id
-        )
+        known = [n for n, example in enumerate(batch) if example.tokens]
+        tokens = final.new_zeros(())
+        if known:
+            targets = [batch[n].tokens for n in known]
+            tokens = ctc(encoded.bpe_logits[known], targets, self.rules.bpe_blank_id)
         return Loss(
-            0.5 * middle + final + tokens,
+            0.5 * middle + final + len(known) / len(batch) * tokens,
             {"middle": middle.item(), "characters": final.item(), "tokens": tokens.item()},
         )
 
     @torch.inference_mode()
-    def scores(self, examples: list[Example]) -> dict[str, float]:
+    def rates(self, examples: list[Example]) -> dict[str, float]:
         self.model.eval()
         pairs = []
-        for example in examples[:SCORED]:
+        for example in examples:
             encoded = self.model.encoder(stacked([example]).to(self.device))
             pairs.append(
                 (example.text, decode(self.tokenizer, self.hypothesis(encoded.bpe_logits[0])))
@@ -217,21 +225,21 @@ class EditorStage(NarStage, ListeningStage[Heard]):
         spoken = [token for target in targets for token in target]
         minimum = self.rules.min_edit_length
         out = []
-        for row, target in zip(logits, targets, strict=True):
+        for row, target in zip(logits.cpu(), targets, strict=True):
             real, kind = self.hypothesis(row), rng.random()
             tokens = real
             if kind < self.doubtful:
                 noise = -torch.log(-torch.log(torch.rand(row.shape, generator=generator)))
-                tokens = self.hypothesis(row + self.hottest * rng.random() * noise.to(row.device))
+                tokens = self.hypothesis(row + self.hottest * rng.random() * noise)
             elif kind < self.doubtful + self.deliberate:
                 tokens = corrupted(real, self.worst.times(rng.random() ** 2), spoken, rng)
             choices = (tokens, real, target)
             out.append(next(c for c in choices if editable(c, target, minimum)))
         return out
 
-    def scores(self, examples: list[Example]) -> dict[str, float]:
-        texts = [self.texts(example) for example in examples[:SCORED]]
-        said = [example.text for example in examples[:SCORED]]
+    def rates(self, examples: list[Example]) -> dict[str, float]:
+        texts = [self.texts(example) for example in examples]
+        said = [example.text for example in examples]
         return {
             name: word_error_rate(zip(said, column, strict=True))
             for name, column in zip(("hypothesis", "edited"), zip(*texts, strict=True), strict=True)
@@ -249,18 +257,6 @@ class EditorStage(NarStage, ListeningStage[Heard]):
         logits = model.editor(audio, torch.tensor([ids], device=self.device))
         edited = collapse(logits[0].argmax(dim=-1).tolist(), rules.slot_id)
         return decode(self.tokenizer, tokens), decode(self.tokenizer, edited)
-
-
-class PassesStage(EditorStage):
-    """The same in passes of many lengths, which is how its errors are counted."""
-
-    def scores(self, examples: list[Example]) -> dict[str, float]:
-        out: dict[str, float] = {}
-        for least, most in LENGTHS:
-            inside = [e for e in examples if least * SECOND <= e.frames <= most * SECOND]
-            for name, rate in super().scores(inside).items():
-                out[f"{least}-{most} s {name}"] = rate
-        return out
 
 
 @contextmanager

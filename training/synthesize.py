@@ -6,6 +6,8 @@ python -m training.synthesize DIR
     DIR/development-000.npy                   DIR/development-000.jsonl
     DIR/test/0000.flac ...                    DIR/test.jsonl
 
+Of the training's utterances some hold a word that does not exist, for the encoder's letters.
+
 Files that are there already are kept, so an interrupted run goes on where it stopped.
 """
 
@@ -26,7 +28,7 @@ import soundfile
 import torch
 
 from granite_gguf.reference import FrontEndConfig, log_mel
-from training.grammar import Sentence, paragraph, sentence
+from training.grammar import Sentence, paragraph, sentence, with_made_word
 from training.speech import (
     SAMPLE_RATE,
     Samples,
@@ -40,6 +42,7 @@ from training.voices import Voice, development_voice, test_voice, training_voice
 
 SHARD = 500  # utterances
 LONG_SHARE = 0.08  # several sentences in a row
+MADE_SHARE = 0.15  # of the training's single sentences have a word that does not exist
 ROOM_SHARE = 0.35
 LONGEST = 10.0  # seconds
 TEST_NOISE = (10.0, 30.0)  # decibels, of every second test recording
@@ -55,17 +58,25 @@ class Utterance:
     condition: str
 
 
+Say = Callable[[random.Random], Sentence]
+Draw = Callable[[random.Random], Voice]
+
+
 def random_sentence(rng: random.Random) -> Sentence:
     """One sentence, now and then several."""
     return paragraph(rng, rng.choice((2, 3))) if rng.random() < LONG_SHARE else sentence(rng)
 
 
-def utterance(
-    rng: random.Random, draw: Callable[[random.Random], Voice], said: Sentence | None = None
-) -> tuple[Sentence, Voice, Samples, str]:
+def training_sentence(rng: random.Random) -> Sentence:
+    """The same, now and then with a word that does not exist."""
+    said = random_sentence(rng)
+    return with_made_word(said, rng) if rng.random() < MADE_SHARE else said
+
+
+def utterance(rng: random.Random, draw: Draw, say: Say) -> tuple[Sentence, Voice, Samples, str]:
     """One clean or reverberated utterance of at most `LONGEST` seconds."""
     while True:
-        what, voice = said or random_sentence(rng), draw(rng)
+        what, voice = say(rng), draw(rng)
         noise = np.random.default_rng(rng.getrandbits(64))
         samples = with_margins(speak(what, voice), noise)
         if len(samples) <= LONGEST * SAMPLE_RATE:
@@ -75,14 +86,14 @@ def utterance(
     return what, voice, samples, "clean"
 
 
-def write_shard(path: Path, seed: str, draw: Callable[[random.Random], Voice], count: int) -> None:
+def write_shard(path: Path, seed: str, draw: Draw, say: Say, count: int) -> None:
     """Features of `count` utterances side by side, and their index."""
     torch.set_num_threads(1)
     rng = random.Random(seed)
     config = FrontEndConfig()
     features, lines = [], []
     for _ in range(count):
-        said, voice, samples, condition = utterance(rng, draw)
+        said, voice, samples, condition = utterance(rng, draw, say)
         mel = log_mel(torch.from_numpy(samples), config)
         features.append(mel.numpy().astype(np.float16))
         lines.append(json.dumps(asdict(Utterance(said.text, voice.name, len(mel), condition))))
@@ -94,12 +105,15 @@ def write_shard(path: Path, seed: str, draw: Callable[[random.Random], Voice], c
 
 def write_test(directory: Path, seed: str, count: int, known: set[str]) -> None:
     """Recordings of sentences and voices that the training never saw."""
+
+    def unknown(rng: random.Random) -> Sentence:
+        return next(s for s in iter(partial(random_sentence, rng), None) if s.text not in known)
+
     rng = random.Random(seed)
     (directory / "test").mkdir(exist_ok=True)
     lines = []
     for number in range(count):
-        said = next(s for s in iter(partial(random_sentence, rng), None) if s.text not in known)
-        said, voice, samples, condition = utterance(rng, test_voice, said)
+        said, voice, samples, condition = utterance(rng, test_voice, unknown)
         if number % 2:
             noise = np.random.default_rng(rng.getrandbits(64))
             samples = with_noise(samples, noise, rng.uniform(*TEST_NOISE))
@@ -122,7 +136,7 @@ def main() -> None:
     """Make what is missing of the data."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("directory", type=Path)
-    parser.add_argument("--utterances", type=int, default=24_000)
+    parser.add_argument("--utterances", type=int, default=48_000)
     parser.add_argument("--test", type=int, default=400)
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
@@ -130,14 +144,18 @@ def main() -> None:
     require_espeak()
     args.directory.mkdir(parents=True, exist_ok=True)
 
-    plan = [("development", 0, development_voice)]
-    plan += [("train", n, training_voice) for n in range(args.utterances // SHARD)]
+    plan: list[tuple[str, int, Draw, Say]] = [
+        ("development", 0, development_voice, random_sentence)
+    ]
+    shards = range(args.utterances // SHARD)
+    plan += [("train", n, training_voice, training_sentence) for n in shards]
     jobs = []
     with ProcessPoolExecutor(args.jobs) as pool:
-        for split, number, draw in plan:
+        for split, number, draw, say in plan:
             path = args.directory / f"{split}-{number:03d}.npy"
             if not path.exists():
-                jobs.append(pool.submit(write_shard, path, f"{args.seed} {path.stem}", draw, SHARD))
+                seed = f"{args.seed} {path.stem}"
+                jobs.append(pool.submit(write_shard, path, seed, draw, say, SHARD))
         for job in jobs:
             job.result()
     if not (args.directory / "test.jsonl").exists():
