@@ -33,7 +33,7 @@ from training.speech import SAMPLE_RATE, limited, speak, with_margins
 from training.voices import test_voice
 
 Samples = npt.NDArray[np.float32]
-LONGEST = 6.0  # seconds, as long as the demonstration model can hold
+LONGEST = 6.0  # seconds
 LEAST = (0.0, None, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
 """Confidences that are asked for; None is what is done where none is."""
 RATIOS = (20, 10, 5, 0)  # decibels of speech to noise
