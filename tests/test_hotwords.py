@@ -122,8 +122,9 @@ def test_the_more_terms_the_less_each_may_cost(demo: Model) -> None:
             hotwords(known, tuple(Hotword(name, weight) for name in names), REPLACING).most[0]
         )
 
-    assert most(1) == most(100) == pytest.approx(4 * 6 - 6)
-    assert most(1000) == pytest.approx((4 - 0.6 * np.log(10)) * 6 - 6)
+    assert most(1) == most(10) == pytest.approx(4 * 6 - 6)
+    assert most(100) == pytest.approx((4 - 0.45 * np.log(10)) * 6 - 6)
+    assert most(1000) == pytest.approx((4 - 0.45 * np.log(100)) * 6 - 6)
     assert most(1, 1.5) == pytest.approx(1.5 * most(1))
     short = hotwords(known, (Hotword("a"),), REPLACING)
     assert short.most.tolist() == [0.0]

@@ -24,7 +24,7 @@ from granite_gguf.words.spotting import Spot
 from granite_gguf.words.terms import Allowance, Hotwords
 
 _SPACE = " "
-REPLACING = Allowance(of_a_letter=4.0, short=6.0, few=100, less=0.6)
+REPLACING = Allowance(of_a_letter=4.0, short=6.0, few=10, less=0.45)
 """What a term may cost that takes the place of other words."""
 _SURE = 0.95  # words no token of which is less probable are probably right
 _OF_SURE = 0.5  # of the cost, where a term stands for such words
