@@ -49,7 +49,7 @@ def noise(seconds: float, level: float) -> np.ndarray:
 
 
 def with_silence(peak: float) -> np.ndarray:
-    return np.concatenate([silence(3), said(0, peak), silence(4), said(1, peak), silence(5)])
+    return np.concatenate([silence(3), said(1, peak), silence(4), said(0, peak), silence(5)])
 
 
 def detector(vad: str) -> Detector:
@@ -94,10 +94,10 @@ def test_quiet_speech_beside_loud(vad: str) -> None:
 
 def test_times_are_those_of_the_recording(model: Model, vad: str) -> None:
     heard = model.transcribe(with_silence(0.3), vad=vad, word_times=True)
-    alone = [model.transcribe(said(n, 0.3), vad="off", word_times=True) for n in (0, 1)]
+    alone = [model.transcribe(said(n, 0.3), vad="off", word_times=True) for n in (1, 0)]
     assert heard.text.split() == [word for part in alone for word in part.text.split()]
     # Where in the silence before it the first word begins, the encoder is not sure of.
-    begins = (3.0, 3.0 + len(said(0, 1)) / RATE + 4.0)
+    begins = (3.0, 3.0 + len(said(1, 1)) / RATE + 4.0)
     expected = [word.later(begin) for begin, part in zip(begins, alone, strict=True)
                 for word in part.words]  # fmt: skip
     assert [w.start for w in heard.words] == pytest.approx([w.start for w in expected], abs=0.3)
