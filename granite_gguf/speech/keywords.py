@@ -1,6 +1,7 @@
 """Which keywords are worth telling: those that the letters come near to that the encoder hears.
 
-A list in a prompt is read with every pass, and few prompts were trained with more than some terms.
+A list in a prompt is read with every pass, few models were trained with more than some terms, and a
+keyword that nobody says may change how other names are written.
 """
 
 from __future__ import annotations
@@ -12,8 +13,6 @@ from granite_gguf.passes import Hotword
 from granite_gguf.stages import characters
 from granite_gguf.words.terms import Allowance, hotwords, spelling, spotted
 
-ALL = 3
-"""So many keywords are told whatever is heard."""
 _MOST = 10
 # More than what takes the place of other words by itself: whether one is said, the model decides.
 _TELLING = Allowance(of_a_letter=6.0, short=9.0)
@@ -22,7 +21,7 @@ _TELLING = Allowance(of_a_letter=6.0, short=9.0)
 def chosen(
     terms: tuple[Hotword, ...], known: Mapping[str, int], logits: FloatArray
 ) -> tuple[str, ...]:
-    """The keywords to be told, as they were typed, in their order; at least one.
+    """The keywords to be told, as they were typed, in their order.
 
     Args:
         terms: all of them, at least one.
@@ -37,4 +36,4 @@ def chosen(
         spots.sort(key=lambda spot: spot.cost - wanted.most[spot.term])
         told += [terms.index(listened[spot.term]) for spot in spots]
     numbers = sorted(list(dict.fromkeys(told))[:_MOST])
-    return tuple(terms[n].text for n in numbers or [0])
+    return tuple(terms[n].text for n in numbers)

@@ -117,7 +117,7 @@ class Manner:
             # What is heard is words alone, without what else can be asked for.
             fast and options.draft and words == RAW and bool(h.draft.bpe_vocab),
             wish.prompt is not None,
-            len(wish.keywords) > keywords.ALL and " " in known,
+            bool(wish.keywords) and " " in known,
         )
 
 
@@ -265,12 +265,18 @@ class _Pass:
         return said | dict(zip(left, found, strict=True)), rows
 
     def _instruction(self, encoded: EncoderResult[Rows], n: int) -> str:
-        """The words for a piece, with the keywords that it is to be told."""
+        """The words for a piece, with the keywords that it is to be told.
+
+        Where there are none, a text in the same form is asked for: raw, where it is no translation.
+        """
         if not self.manner.listened:
             return self.manner.words
         wish, known = self.options.wish, self.model.known_characters
         told = keywords.chosen(wish.hotwords, known, encoded.taps[characters.LOGITS][n])
-        return instruction(self.model.hparams, replace(wish, keywords=told))
+        wish = replace(wish, keywords=told)
+        if not told and wish.translate_to is None:
+            wish = replace(wish, punctuation=False)
+        return instruction(self.model.hparams, wish)
 
     def _around(self, piece: Piece, words: str) -> tuple[str, str]:
         """The prompt's text before the audio and behind it, with what was said before a piece."""
