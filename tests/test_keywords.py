@@ -42,7 +42,7 @@ def test_it_is_told_what_it_may_hear_in_the_order_of_the_list() -> None:
 
 
 def test_a_name_may_be_spelled_unlike_it_is_heard() -> None:
-    """A wrong letter costs 11.5 nats, and 6 for each letter less 9 are allowed."""
+    """A wrong letter costs 11.5 nats, and of four terms each may cost 7.4 for a letter less 9."""
     assert told(["Paris", "Mikhol", "Rome", "Bonn"], heard(" michal ")) == ("Mikhol",)
     assert told(["Paris", "Pera", "Rome", "Bonn"], heard(" peta ")) == ("Pera",)
     assert told(["Paris", "Pora", "Rome", "Bonn"], heard(" peta ")) == ()

@@ -15,7 +15,7 @@ from granite_gguf.words.terms import Allowance, hotwords, spelling, spotted
 
 _MOST = 10
 # More than what takes the place of other words by itself: whether one is said, the model decides.
-_TELLING = Allowance(of_a_letter=6.0, short=9.0)
+_TELLING = Allowance(of_a_letter=8.0, short=9.0, few=1, less=0.45)
 
 
 def chosen(
