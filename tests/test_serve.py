@@ -251,8 +251,8 @@ def test_what_autoregressive_models_are_asked() -> None:
     assert read(Translation, []).options(60)["task"] == "translate"
     assert read(Inference, [("translate", "1")]).options(60)["task"] == "translate"
     assert read(Inference, []).options(60) == {
-        "word_times": False, "rough_times": False, "vad": "energy", "chunk_seconds": None, "language": None,
-        "min_confidence": None, "max_seconds": 60, "task": "transcribe",
+        "word_times": False, "rough_times": False, "vad": "energy", "chunk_seconds": None,
+        "language": None, "min_confidence": None, "max_seconds": 60, "task": "transcribe",
     }  # fmt: skip
 
 
