@@ -6,6 +6,7 @@ They are compiled when the package is installed, and left out where there is no 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -22,28 +23,27 @@ MOST_TOGETHER = 3  # weights, as in job.h
 VECTOR = 16  # the longest vectors of the kernels
 
 
+def _numbers(*names: str) -> Iterator[tuple[str, type[ctypes.c_int64]]]:
+    """Fields of whole numbers."""
+    return ((name, ctypes.c_int64) for name in names)
+
+
 class Job(ctypes.Structure):
     """``Job`` of ``native/job.h``."""
 
     _fields_ = (
-        *(
-            (name, ctypes.c_int64)
-            for name in (
-                *("data_offset", "source_offset", "width", "rows", "columns"),
-                *("batches", "inner", "group", "x_stride", "x_step", "x_outer_step"),
-                *("weight_type", "weight_step", "weight_outer_step", "row_bytes"),
-                *("block_numbers", "block_bytes", "threads"),
-                *("biased", "activation", "active_from", "exact"),
-            )
+        *_numbers(
+            *("data_offset", "source_offset", "width", "rows", "columns"),
+            *("batches", "inner", "group", "x_stride", "x_step", "x_outer_step"),
+            *("weight_type", "weight_step", "weight_outer_step", "row_bytes"),
+            *("block_numbers", "block_bytes", "threads"),
+            *("biased", "activation", "active_from", "exact"),
         ),
         ("to_float", ctypes.c_void_p),
-        *(
-            (name, ctypes.c_int64)
-            for name in (
-                *("packing", "pack_columns", "pack_numbers", "packed_bytes", "parts"),
-                *("panel_rows", "panel_bytes", "step_columns", "fetches", "direct", "beside"),
-                *("panels_together", "all_packed_bytes", "room_bytes"),
-            )
+        *_numbers(
+            *("packing", "pack_columns", "pack_numbers", "packed_bytes", "parts"),
+            *("panel_rows", "panel_bytes", "step_columns", "fetches", "direct", "beside"),
+            *("panels_together", "all_packed_bytes", "room_bytes"),
         ),
         ("kernel", ctypes.c_void_p),
     )
@@ -53,16 +53,13 @@ class Attention(ctypes.Structure):
     """``Attention`` of ``native/job.h``."""
 
     _fields_ = (
-        *(
-            (name, ctypes.c_int64)
-            for name in (
-                *("data_offset", "source_offset"),
-                *("head_dim", "queries", "heads", "group", "keys", "type"),
-                *("q_row", "q_head", "k_row", "k_head", "v_row", "v_head"),
-                *("masked", "score_stride"),
-                *("keeps", "new_k_row", "new_k_head", "new_v_row", "new_v_head"),
-                *("batches", "q_batch", "k_batch", "v_batch", "distances", "threads", "room_bytes"),
-            )
+        *_numbers(
+            *("data_offset", "source_offset"),
+            *("head_dim", "queries", "heads", "group", "keys", "type"),
+            *("q_row", "q_head", "k_row", "k_head", "v_row", "v_head"),
+            *("masked", "score_stride"),
+            *("keeps", "new_k_row", "new_k_head", "new_v_row", "new_v_head"),
+            *("batches", "q_batch", "k_batch", "v_batch", "distances", "threads", "room_bytes"),
         ),
         ("scale", ctypes.c_double),
         ("kernel", ctypes.c_void_p),
@@ -73,14 +70,11 @@ class Together(ctypes.Structure):
     """``Together`` of ``native/job.h``."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("data_offset", "source_offset", "weights")),
+        *_numbers("data_offset", "source_offset", "weights"),
         ("rows", ctypes.c_int64 * MOST_TOGETHER),
-        *(
-            (name, ctypes.c_int64)
-            for name in (
-                *("all_rows", "width", "columns", "x_stride", "normed", "then", "to_stride"),
-                *("threads", "piece_rows", "few_bytes", "thread_bytes"),
-            )
+        *_numbers(
+            *("all_rows", "width", "columns", "x_stride", "normed", "then", "to_stride"),
+            *("threads", "piece_rows", "few_bytes", "thread_bytes"),
         ),
         *((name, ctypes.c_double) for name in ("eps", "scale")),
         ("jobs", ctypes.c_void_p * MOST_TOGETHER),
@@ -92,12 +86,9 @@ class Convolution(ctypes.Structure):
     """``Convolution`` of ``native/job.h``."""
 
     _fields_ = (
-        *(
-            (name, ctypes.c_int64)
-            for name in (
-                *("data_offset", "source_offset"),
-                *("channels", "frames", "batches", "taps", "threads"),
-            )
+        *_numbers(
+            *("data_offset", "source_offset"),
+            *("channels", "frames", "batches", "taps", "threads"),
         ),
         ("kernel", ctypes.c_void_p),
     )
