@@ -138,9 +138,8 @@ class LanguageStage(ListeningStage[Tensor]):
         forms = self.forms(example)
         everything = list(forms.fixed())
         chosen = [t for t, share in zip(everything, SHARES, strict=True) if rng.random() < share]
-        for _ in range(2 if forms.spelled else 1):
-            if forms.spelled or rng.random() < KEYWORDS_SHARE:
-                chosen.append(forms.with_keywords(rng))
+        keywords = 2 if forms.spelled else int(rng.random() < KEYWORDS_SHARE)
+        chosen += [forms.with_keywords(rng) for _ in range(keywords)]
         return chosen or [rng.choice(everything)]
 
     def loss(self, batch: list[Example], step: int) -> Loss:
