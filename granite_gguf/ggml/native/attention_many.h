@@ -144,7 +144,7 @@ INLINE void add_to_scores(float *scores, const float *positions, const uint16_t 
         for (int v = 0; v < COLUMNS; v += LANES) {
             Vector sum = load(scores + v);
             sum = positions ? sum + load(positions + v) : sum;
-            store(scores + v, mask ? sum + WIDEN(mask + v) : sum);
+            store(scores + v, mask ? sum + numbers_at((const char *)mask, v, F16) : sum);
         }
         return;
     }

@@ -16,6 +16,15 @@ AVX2_INLINE __m256i first_lanes_256(int64_t count) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(few), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 
+/* 8 numbers of 2 bytes, F16 or BF16, become floats. */
+AVX2_INLINE __m256 widened_256(const int type, __m128i numbers) {
+    return type == F16
+               ? _mm256_cvtph_ps(numbers)
+               : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(numbers), 16));
+}
+
+#define WIDEN(type, from) widened_256(type, _mm_loadu_si128((const void *)(from)))
+
 /* To about 2e-7 of itself, between -80 and 80. */
 AVX2_INLINE __m256 exponential_256(__m256 x) {
     const __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)),

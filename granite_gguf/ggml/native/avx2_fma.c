@@ -23,13 +23,6 @@
 #define ADD_PRODUCT _mm256_fmadd_ps
 #define PUT_ROWS put_rows_256
 
-/* 8 numbers of 2 bytes become floats. */
-INLINE __m256 widened(const int type, __m128i numbers) {
-    return type == F16
-               ? _mm256_cvtph_ps(numbers)
-               : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(numbers), 16));
-}
-
 INLINE void take(const int type, const char *from, const int64_t *offsets, __m256 *words) {
     __m256i r[8], t[8];
 #pragma GCC unroll 8
@@ -74,10 +67,10 @@ INLINE void take(const int type, const char *from, const int64_t *offsets, __m25
     for (int i = 0; i < 4; i++) { /* columns n and n + 8 of eight rows */
         const __m256i a = _mm256_unpacklo_epi64(t[i], t[i + 4]);
         const __m256i b = _mm256_unpackhi_epi64(t[i], t[i + 4]);
-        words[2 * i] = widened(type, _mm256_castsi256_si128(a));
-        words[2 * i + 1] = widened(type, _mm256_castsi256_si128(b));
-        words[2 * i + 8] = widened(type, _mm256_extracti128_si256(a, 1));
-        words[2 * i + 9] = widened(type, _mm256_extracti128_si256(b, 1));
+        words[2 * i] = widened_256(type, _mm256_castsi256_si128(a));
+        words[2 * i + 1] = widened_256(type, _mm256_castsi256_si128(b));
+        words[2 * i + 8] = widened_256(type, _mm256_extracti128_si256(a, 1));
+        words[2 * i + 9] = widened_256(type, _mm256_extracti128_si256(b, 1));
     }
 }
 
@@ -85,7 +78,6 @@ INLINE void take(const int type, const char *from, const int64_t *offsets, __m25
 
 FEW_FLOATS
 
-#define WIDEN(from) (Vector)_mm256_cvtph_ps(_mm_loadu_si128((const void *)(from)))
 #define NARROW(to, vector) \
     _mm_storeu_si128((void *)(to), _mm256_cvtps_ph((__m256)(vector), _MM_FROUND_TO_NEAREST_INT))
 #include "attention.h"

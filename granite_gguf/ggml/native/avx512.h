@@ -22,6 +22,15 @@ AVX512_INLINE __m512 load_floats(const float *from, int64_t count) {
     return count <= 0 ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(first_lanes(count), from);
 }
 
+/* 16 numbers of 2 bytes, F16 or BF16, become floats. */
+AVX512_INLINE __m512 widened_512(const int type, __m256i numbers) {
+    return type == F16
+               ? _mm512_cvtph_ps(numbers)
+               : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(numbers), 16));
+}
+
+#define WIDEN(type, from) widened_512(type, _mm256_loadu_si256((const void *)(from)))
+
 /* The columns of a 16 x 16 matrix of 4 bytes become its rows. */
 AVX512_INLINE void transpose(__m512i r[16]) {
     __m512i t[16];

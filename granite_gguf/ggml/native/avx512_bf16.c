@@ -131,7 +131,6 @@ VECTOR static void multiply(const Job *job, const Step *step) {
     }
 }
 
-#define WIDEN(from) (Vector)_mm512_cvtph_ps(_mm256_loadu_si256((const void *)(from)))
 #define SUM_OF(vector) _mm512_reduce_add_ps((__m512)(vector))
 #include "attention_parts.h"
 

@@ -53,13 +53,6 @@ AVX512 static void pack_columns(const Job *job, const char *x, int64_t column, i
 #define ADD_PRODUCT _mm512_fmadd_ps
 #define PUT_ROWS put_rows_512
 
-/* 16 numbers of 2 bytes become floats. */
-AVX512_INLINE __m512 widened(const int type, __m256i numbers) {
-    return type == F16
-               ? _mm512_cvtph_ps(numbers)
-               : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(numbers), 16));
-}
-
 AVX512_INLINE void take(const int type, const char *from, const int64_t *offsets, __m512 *words) {
     if (type == F32) {
         take_words(from, offsets, words);
@@ -74,10 +67,10 @@ AVX512_INLINE void take(const int type, const char *from, const int64_t *offsets
     for (int i = 0; i < 8; i++) {
         const __m512i a = _mm512_permutex2var_epi64(columns[0][i], first, columns[1][i]);
         const __m512i b = _mm512_permutex2var_epi64(columns[0][i], second, columns[1][i]);
-        words[i] = widened(type, _mm512_castsi512_si256(a));
-        words[i + 8] = widened(type, _mm512_extracti64x4_epi64(a, 1));
-        words[i + 16] = widened(type, _mm512_castsi512_si256(b));
-        words[i + 24] = widened(type, _mm512_extracti64x4_epi64(b, 1));
+        words[i] = widened_512(type, _mm512_castsi512_si256(a));
+        words[i + 8] = widened_512(type, _mm512_extracti64x4_epi64(a, 1));
+        words[i + 16] = widened_512(type, _mm512_castsi512_si256(b));
+        words[i + 24] = widened_512(type, _mm512_extracti64x4_epi64(b, 1));
     }
 }
 
@@ -85,7 +78,6 @@ AVX512_INLINE void take(const int type, const char *from, const int64_t *offsets
 
 FEW_FLOATS
 
-#define WIDEN(from) (Vector)_mm512_cvtph_ps(_mm256_loadu_si256((const void *)(from)))
 #define NARROW(to, vector) \
     _mm256_storeu_si256((void *)(to), _mm512_cvtps_ph((__m512)(vector), _MM_FROUND_TO_NEAREST_INT))
 #define SUM_OF(vector) _mm512_reduce_add_ps((__m512)(vector))

@@ -65,52 +65,40 @@ TARGET static void pack(const Job *job, const char *x, int64_t column, int64_t s
 }
 #endif
 
-/* By its bits: the exponent moved, as a product so that numbers below the normal ones come right. */
-INLINE float half_to_float(uint16_t half) {
-    uint32_t bits = (half & 0x7fffu) << 13;
-    float number;
-    memcpy(&number, &bits, sizeof number);
-    number *= 0x1p112f;
-    memcpy(&bits, &number, sizeof bits);
-    bits |= (half & 0x7c00) == 0x7c00 ? 0x7f800000u : 0;
-    bits |= (half & 0x8000u) << 16;
-    memcpy(&number, &bits, sizeof number);
-    return number;
-}
-
-INLINE void span_to_floats(const Job *job, const char *from, int64_t count, float *floats) {
-    const uint16_t *halves = (const uint16_t *)(const void *)from;
-    switch (job->weight_type) {
-    case F32: memcpy(floats, from, (size_t)count * sizeof *floats); break;
-    case F16:
-        for (int64_t i = 0; i < count; i++) {
-            floats[i] = half_to_float(halves[i]);
+/* Numbers become lines of the panel, NUMBERS in each, with zeros behind the last one. */
+INLINE void put_numbers(const char *from, int64_t count, const int type, float *to) {
+    const int64_t bytes = type == F32 ? 4 : 2;
+    for (; count >= NUMBERS; count -= NUMBERS, from += NUMBERS * bytes, to += PANEL) {
+#pragma GCC unroll 16
+        for (int n = 0; n < NUMBERS; n += LANES) {
+            store(to + n, numbers_at(from, n, type));
         }
-        break;
-    case BF16:
-        for (int64_t i = 0; i < count; i++) {
-            const uint32_t bits = (uint32_t)halves[i] << 16;
-            memcpy(floats + i, &bits, sizeof bits);
+    }
+    if (count) {
+        float tail[NUMBERS] = {0};
+        memcpy(tail, from, (size_t)(count * bytes));
+        for (int n = 0; n < NUMBERS; n += LANES) {
+            store(to + n, numbers_at((const char *)tail, n, type));
         }
-        break;
-    default: job->to_float(from, floats, count);
     }
 }
 
-/* Columns go in spans, so that what is written stays in the first cache until its lines are full. */
+/* Whole rows one after another, which is how memory is read best: a line is written at once, so that
+ * it need not stay in a cache. */
 TARGET static int64_t decode(const Job *job, const char *row, int64_t rows, char *panel) {
     const int64_t span_bytes = SPAN / job->block_numbers * job->block_bytes;
     float *to = (float *)(void *)panel;
-    for (int64_t k = 0; k < job->width; k += SPAN, row += span_bytes) {
-        const int64_t count = at_most(SPAN, job->width - k);
-        for (int64_t i = 0; i < rows; i++) {
-            float floats[SPAN];
-            span_to_floats(job, row + i * job->row_bytes, count, floats);
-            for (int64_t n = count; n % NUMBERS; n++) {
-                floats[n] = 0;
-            }
-            for (int64_t n = 0; n < count; n += NUMBERS) {
-                memcpy(to + (k + n) * PANEL_ROWS + i * NUMBERS, floats + n, NUMBERS * sizeof *to);
+    for (int64_t i = 0; i < rows; i++, row += job->row_bytes, to += NUMBERS) {
+        switch (job->weight_type) {
+        case F32: put_numbers(row, job->width, F32, to); break;
+        case F16: put_numbers(row, job->width, F16, to); break;
+        case BF16: put_numbers(row, job->width, BF16, to); break;
+        default:
+            for (int64_t k = 0; k < job->width; k += SPAN) {
+                const int64_t count = at_most(SPAN, job->width - k);
+                float floats[SPAN];
+                job->to_float(row + k / SPAN * span_bytes, floats, count);
+                put_numbers((const char *)floats, count, F32, to + k * PANEL_ROWS);
             }
         }
     }
