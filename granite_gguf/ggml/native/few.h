@@ -57,7 +57,8 @@ TARGET static inline __attribute__((always_inline)) void few_part(
             sums[c] = (FLOATS){0};
         }
         for (; left >= bytes; left -= bytes, from += bytes, x += 4 * beside * TAKEN(type)) {
-            for (int64_t i = 0; i < LANES * bytes; i += 64) {
+            /* Each line twice: a processor that has too much to fetch leaves some out. */
+            for (int64_t i = 0; i < 2 * LANES * bytes; i += 64) {
                 __builtin_prefetch(next + i, 0, 2);
             }
             next += LANES * bytes;

@@ -11,6 +11,12 @@
  *   ROUND(floats)               to the nearest integers, ties to even
  *   MOST_PARTS                  that a group of numbers with eight bits may have, see int8.h: 1 or 2
  *
+ * and may define
+ *
+ *   TAKE_TWO(from, offsets, words)  eight vectors: 32 bytes of the rows
+ *   HALVES_AT(from, offsets)        floats of two bytes of the rows
+ *   ROOM_FOR_BYTES                  where numbers may have all of eight bits, without a sign
+ *
  * What is decoded goes into a panel or, where DOT is defined, is multiplied with up to INT8_FEWEST
  * columns of x at once, with the sums that a panel would give:
  *
@@ -62,6 +68,34 @@ INLINE void OF(_take)(OF(_sink) *sink, const char *from, const int64_t *offsets,
         __builtin_prefetch(sink->next, 0, 2);
     }
     TAKE(from, offsets, words);
+}
+
+#ifndef ROOM_FOR_BYTES
+#define ROOM_FOR_BYTES 0
+#endif
+
+INLINE void OF(_take_two)(OF(_sink) *sink, const char *from, const int64_t *offsets, WORDS words[8]) {
+#ifdef TAKE_TWO
+#pragma GCC unroll 1
+    for (int i = 0; i < 2 * sink->lines; i++, sink->next += 64) {
+        __builtin_prefetch(sink->next, 0, 2);
+    }
+    TAKE_TWO(from, offsets, words);
+#else
+    OF(_take)(sink, from, offsets, words);
+    OF(_take)(sink, from + 16, offsets, words + 4);
+#endif
+}
+
+INLINE FLOATS OF(_halves_at)(OF(_sink) *sink, const char *from, const int64_t *offsets) {
+#ifdef HALVES_AT
+    (void)sink;
+    return (FLOATS)HALVES_AT(from, offsets);
+#else
+    WORDS head[4];
+    OF(_take)(sink, from, offsets, head);
+    return HALVES(head[0]);
+#endif
 }
 
 /* The numbers 4 n to 4 n + 3 of a group. */

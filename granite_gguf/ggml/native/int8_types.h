@@ -12,18 +12,13 @@ INLINE FLOATS OF(_signed_byte)(WORDS words, int n) {
 
 /* Scale (F16), 32 signed bytes. */
 INLINE void OF(_q8_0)(const char *from, const int64_t *offsets, OF(_sink) *sink) {
-    WORDS head[4];
-    OF(_take)(sink, from, offsets, head);
-#pragma GCC unroll 2
-    for (int i = 0; i < 8; i += 4) {
-        WORDS words[4];
-        OF(_take)(sink, from + 2 + 4 * i, offsets, words);
-#pragma GCC unroll 4
-        for (int n = 0; n < 4; n++) {
-            OF(_put)(sink, 0, i + n, words[n] ^ 0x80808080);
-        }
+    WORDS words[8];
+    OF(_take_two)(sink, from + 2, offsets, words);
+#pragma GCC unroll 8
+    for (int n = 0; n < 8; n++) {
+        OF(_put)(sink, 0, n, words[n] ^ 0x80808080);
     }
-    const FLOATS factors[] = {HALVES(head[0])};
+    const FLOATS factors[] = {OF(_halves_at)(sink, from, offsets)};
     OF(_put_factors)(sink, 0, factors);
 }
 
@@ -31,6 +26,23 @@ INLINE void OF(_q8_0)(const char *from, const int64_t *offsets, OF(_sink) *sink)
 INLINE WORDS OF(_nibbles)(WORDS words, int shift, int in_table) {
     const WORDS numbers = words >> shift & 0x0f0f0f0f;
     return in_table ? (WORDS)LOOK_UP(numbers) : numbers;
+}
+
+/* Some bits of each byte from bit n on: those of `mask`, moved to bit `to`. */
+INLINE WORDS OF(_moved)(WORDS words, int n, int to, uint32_t mask) {
+    const WORDS there = n > to ? words >> (n - to) : words << (to - n);
+    return there & mask;
+}
+
+/* What a number's bits from bit n on are, as they stand where sums have room for that: then 2^n times
+ * the number, which `OF(_part_of)` of its scale makes up for. */
+INLINE WORDS OF(_standing)(WORDS words, int n, uint32_t mask) {
+    const WORDS moved = ROOM_FOR_BYTES ? words : words >> n;
+    return moved & (ROOM_FOR_BYTES ? mask << n : mask);
+}
+
+INLINE FLOATS OF(_part_of)(FLOATS scale, int n) {
+    return scale * (ROOM_FOR_BYTES ? 1.0f / (float)(1 << n) : 1.0f);
 }
 
 /* Four bits from bit n on, one in each byte: bit n comes to 8 n by the product with 1 << 7 n. */
@@ -92,25 +104,26 @@ INLINE void OF(_q45_k)(const char *from, const int64_t *offsets, OF(_sink) *sink
     const WORDS minima[] = {head[2] & 0x3f3f3f3f,
                             (head[3] >> 4 & 0x0f0f0f0f) | (head[2] >> 2 & 0x30303030)};
     if (fifth) {
-        OF(_take)(sink, from + 16, offsets, high);
-        OF(_take)(sink, from + 32, offsets, high + 4);
+        OF(_take_two)(sink, from + 16, offsets, high);
     }
 #pragma GCC unroll 4
     for (int pair = 0; pair < 8; pair += 2) {
         WORDS low[8];
-        OF(_take)(sink, from + (fifth ? 48 : 16) + 16 * pair, offsets, low);
-        OF(_take)(sink, from + (fifth ? 64 : 32) + 16 * pair, offsets, low + 4);
+        OF(_take_two)(sink, from + (fifth ? 48 : 16) + 16 * pair, offsets, low);
 #pragma GCC unroll 2
         for (int group = pair; group < pair + 2; group++) {
 #pragma GCC unroll 8
             for (int n = 0; n < 8; n++) {
-                WORDS numbers = OF(_nibbles)(low[n], group % 2 * 4, 0);
+                const int from_bit = group % 2 * 4;
+                WORDS numbers = OF(_standing)(low[n], from_bit, 0x0f0f0f0f);
                 if (fifth) {
-                    numbers |= (high[n] >> group & 0x01010101) << 4;
+                    numbers = OF(_nibbles)(low[n], from_bit, 0) |
+                              OF(_moved)(high[n], group, 4, 0x10101010);
                 }
                 OF(_put)(sink, group, n, numbers);
             }
-            const FLOATS factors[] = {scale * OF(_byte)(scales[group / 4], group % 4),
+            const FLOATS part = OF(_part_of)(scale, fifth ? 0 : group % 2 * 4);
+            const FLOATS factors[] = {part * OF(_byte)(scales[group / 4], group % 4),
                                       minimum * OF(_byte)(minima[group / 4], group % 4)};
             OF(_put_factors)(sink, group, factors);
         }
@@ -137,20 +150,17 @@ INLINE void OF(_q6_k)(const char *from, const int64_t *offsets, OF(_sink) *sink)
     const FLOATS factor = HALVES(tail[3] >> 16);
 #pragma GCC unroll 2
     for (int first = 0; first < 8; first += 4, from += 64) {
-#pragma GCC unroll 2
-        for (int i = 0; i < 8; i += 4) {
-            WORDS high[4], low[2][4];
-            OF(_take)(sink, from + 128 - 8 * first + 4 * i, offsets, high);
-            OF(_take)(sink, from + 4 * i, offsets, low[0]);
-            OF(_take)(sink, from + 4 * i + 32, offsets, low[1]);
+        WORDS high[8], low[2][8];
+        OF(_take_two)(sink, from + 128 - 8 * first, offsets, high);
+        OF(_take_two)(sink, from, offsets, low[0]);
+        OF(_take_two)(sink, from + 32, offsets, low[1]);
 #pragma GCC unroll 4
-            for (int group = 0; group < 4; group++) {
-#pragma GCC unroll 4
-                for (int n = 0; n < 4; n++) {
-                    const WORDS upper = high[n] >> 2 * group & 0x03030303;
-                    const WORDS lower = OF(_nibbles)(low[group % 2][n], group / 2 * 4, 0);
-                    OF(_put)(sink, first + group, i + n, lower | upper << 4);
-                }
+        for (int group = 0; group < 4; group++) {
+#pragma GCC unroll 8
+            for (int n = 0; n < 8; n++) {
+                OF(_put)(sink, first + group, n,
+                         OF(_nibbles)(low[group % 2][n], group / 2 * 4, 0) |
+                             OF(_moved)(high[n], 2 * group, 4, 0x30303030));
             }
         }
 #pragma GCC unroll 4
@@ -177,20 +187,18 @@ INLINE void OF(_q3_k)(const char *from, const int64_t *offsets, OF(_sink) *sink)
         const WORDS six = (lower[i] & 0x0f0f0f0f) | (upper >> 2 * i & 0x03030303) << 4;
         scales[i] = ((six | 0x80808080) - 0x20202020) ^ 0x80808080; /* no byte borrows */
     }
-    OF(_take)(sink, from, offsets, third);
-    OF(_take)(sink, from + 16, offsets, third + 4);
+    OF(_take_two)(sink, from, offsets, third);
 #pragma GCC unroll 2
     for (int first = 0; first < 8; first += 4) {
         WORDS low[8];
-        OF(_take)(sink, from + 32 + 8 * first, offsets, low);
-        OF(_take)(sink, from + 48 + 8 * first, offsets, low + 4);
+        OF(_take_two)(sink, from + 32 + 8 * first, offsets, low);
 #pragma GCC unroll 4
         for (int group = first; group < first + 4; group++) {
 #pragma GCC unroll 8
             for (int n = 0; n < 8; n++) {
-                const WORDS two = low[n] >> group % 4 * 2 & 0x03030303;
-                const WORDS bit = third[n] >> group & 0x01010101;
-                OF(_put)(sink, group, n, two | bit << 2);
+                OF(_put)(sink, group, n,
+                         (low[n] >> group % 4 * 2 & 0x03030303) |
+                             OF(_moved)(third[n], group, 2, 0x04040404));
             }
             OF(_put_scales)(sink, group, scales, factor);
         }
@@ -207,20 +215,20 @@ INLINE void OF(_q2_k)(const char *from, const int64_t *offsets, OF(_sink) *sink)
 #pragma GCC unroll 2
     for (int first = 0; first < 8; first += 4) {
         WORDS low[8];
-        OF(_take)(sink, from + 16 + 8 * first, offsets, low);
-        OF(_take)(sink, from + 32 + 8 * first, offsets, low + 4);
+        OF(_take_two)(sink, from + 16 + 8 * first, offsets, low);
 #pragma GCC unroll 4
         for (int group = first; group < first + 4; group++) {
 #pragma GCC unroll 8
             for (int n = 0; n < 8; n++) {
-                OF(_put)(sink, group, n, low[n] >> group % 4 * 2 & 0x03030303);
+                OF(_put)(sink, group, n, OF(_standing)(low[n], group % 4 * 2, 0x03030303));
             }
+            const FLOATS part = OF(_part_of)(scale, group % 4 * 2);
             FLOATS factors[4];
 #pragma GCC unroll 2
             for (int half = 0; half < 2; half++) {
                 const WORDS word = both[group / 2];
                 const int n = 2 * (group % 2) + half;
-                factors[half] = scale * OF(_byte)(word & 0x0f0f0f0f, n);
+                factors[half] = part * OF(_byte)(word & 0x0f0f0f0f, n);
                 factors[2 + half] = minimum * OF(_byte)(word >> 4 & 0x0f0f0f0f, n);
             }
             OF(_put_factors)(sink, group, factors);
