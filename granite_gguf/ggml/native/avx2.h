@@ -25,6 +25,59 @@ AVX2_INLINE __m256 widened_256(const int type, __m128i numbers) {
 
 #define WIDEN(type, from) widened_256(type, _mm_loadu_si128((const void *)(from)))
 
+/* 32 bytes of each of 8 rows, F32, F16 or BF16: lane n of the results is row n's. */
+AVX2_INLINE void take_floats(const int type, const char *from, const int64_t *offsets,
+                             __m256 *words) {
+    __m256i r[8], t[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+        t[i] = _mm256_loadu_si256((const void *)(from + offsets[i]));
+    }
+    if (type == F32) {
+#pragma GCC unroll 2
+        for (int i = 0; i < 8; i += 4) {
+            r[i] = _mm256_unpacklo_epi32(t[i], t[i + 1]);
+            r[i + 1] = _mm256_unpackhi_epi32(t[i], t[i + 1]);
+            r[i + 2] = _mm256_unpacklo_epi32(t[i + 2], t[i + 3]);
+            r[i + 3] = _mm256_unpackhi_epi32(t[i + 2], t[i + 3]);
+        }
+#pragma GCC unroll 2
+        for (int i = 0; i < 8; i += 4) { /* columns n and n + 4 of four rows */
+            t[i] = _mm256_unpacklo_epi64(r[i], r[i + 2]);
+            t[i + 1] = _mm256_unpackhi_epi64(r[i], r[i + 2]);
+            t[i + 2] = _mm256_unpacklo_epi64(r[i + 1], r[i + 3]);
+            t[i + 3] = _mm256_unpackhi_epi64(r[i + 1], r[i + 3]);
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) {
+            words[i] = _mm256_castsi256_ps(_mm256_permute2x128_si256(t[i], t[i + 4], 0x20));
+            words[i + 4] = _mm256_castsi256_ps(_mm256_permute2x128_si256(t[i], t[i + 4], 0x31));
+        }
+        return;
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 8; i += 2) {
+        r[i] = _mm256_unpacklo_epi16(t[i], t[i + 1]);
+        r[i + 1] = _mm256_unpackhi_epi16(t[i], t[i + 1]);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 8; i += 4) {
+        t[i] = _mm256_unpacklo_epi32(r[i], r[i + 2]);
+        t[i + 1] = _mm256_unpackhi_epi32(r[i], r[i + 2]);
+        t[i + 2] = _mm256_unpacklo_epi32(r[i + 1], r[i + 3]);
+        t[i + 3] = _mm256_unpackhi_epi32(r[i + 1], r[i + 3]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) { /* columns n and n + 8 of eight rows */
+        const __m256i a = _mm256_unpacklo_epi64(t[i], t[i + 4]);
+        const __m256i b = _mm256_unpackhi_epi64(t[i], t[i + 4]);
+        words[2 * i] = widened_256(type, _mm256_castsi256_si128(a));
+        words[2 * i + 1] = widened_256(type, _mm256_castsi256_si128(b));
+        words[2 * i + 8] = widened_256(type, _mm256_extracti128_si256(a, 1));
+        words[2 * i + 9] = widened_256(type, _mm256_extracti128_si256(b, 1));
+    }
+}
+
 /* To about 2e-7 of itself, between -80 and 80. */
 AVX2_INLINE __m256 exponential_256(__m256 x) {
     const __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)),

@@ -106,6 +106,39 @@ AVX512_INLINE void take_halves(const char *from, const int64_t *offsets, __m512i
     }
 }
 
+/* 64 bytes of each of 16 rows, of which `number_of` gives a number of all rows: 16 of F32, 32 of BF16,
+ * which lie in pairs, and of F16, where numbers n and n + 8 are the halves of a vector. */
+AVX512_INLINE void take_line(const int type, const char *from, const int64_t *offsets,
+                             __m512i lines[16]) {
+    if (type != F16) {
+        take_words(from, offsets, (__m512 *)lines);
+        return;
+    }
+    __m512i columns[2][8]; /* of rows 0 to 7 and 8 to 15: 8 numbers of columns i, 8 + i, ... */
+    take_halves(from, offsets, columns[0]);
+    take_halves(from, offsets + 8, columns[1]);
+    const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+    const __m512i second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+        lines[i] = _mm512_permutex2var_epi64(columns[0][i], first, columns[1][i]);
+        lines[i + 8] = _mm512_permutex2var_epi64(columns[0][i], second, columns[1][i]);
+    }
+}
+
+AVX512_INLINE __m512 number_of(const int type, const __m512i lines[], const int n) {
+    if (type == F32) {
+        return _mm512_castsi512_ps(lines[n]);
+    }
+    if (type == F16) {
+        const __m512i both = lines[n / 16 * 8 + n % 8];
+        return _mm512_cvtph_ps(n / 8 % 2 ? _mm512_extracti64x4_epi64(both, 1)
+                                         : _mm512_castsi512_si256(both));
+    }
+    return _mm512_castsi512_ps(n % 2 ? _mm512_and_si512(lines[n / 2], _mm512_set1_epi32(~0xffff))
+                                     : _mm512_slli_epi32(lines[n / 2], 16));
+}
+
 /* To about 2e-7 of itself; NaN stays NaN. */
 AVX512_INLINE __m512 exponential(__m512 x) {
     const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);

@@ -54,23 +54,13 @@ AVX512 static void pack_columns(const Job *job, const char *x, int64_t column, i
 #define PUT_ROWS put_rows_512
 
 AVX512_INLINE void take(const int type, const char *from, const int64_t *offsets, __m512 *words) {
-    if (type == F32) {
-        take_words(from, offsets, words);
-        return;
-    }
-    __m512i columns[2][8]; /* of rows 0 to 7 and 8 to 15: 8 numbers of columns i, 8 + i, ... */
-    take_halves(from, offsets, columns[0]);
-    take_halves(from, offsets + 8, columns[1]);
-    const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
-    const __m512i second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) {
-        const __m512i a = _mm512_permutex2var_epi64(columns[0][i], first, columns[1][i]);
-        const __m512i b = _mm512_permutex2var_epi64(columns[0][i], second, columns[1][i]);
-        words[i] = widened_512(type, _mm512_castsi512_si256(a));
-        words[i + 8] = widened_512(type, _mm512_extracti64x4_epi64(a, 1));
-        words[i + 16] = widened_512(type, _mm512_castsi512_si256(b));
-        words[i + 24] = widened_512(type, _mm512_extracti64x4_epi64(b, 1));
+    __m512i lines[16];
+    take_line(type, from, offsets, lines);
+#pragma GCC unroll 32
+    for (int n = 0; n < 32; n++) {
+        if (n < TAKEN(type)) {
+            words[n] = number_of(type, lines, n);
+        }
     }
 }
 

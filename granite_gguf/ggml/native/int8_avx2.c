@@ -30,6 +30,39 @@ AVX2_INLINE void take(const char *from, const int64_t *offsets, void *words) {
     to[3] = _mm256_unpackhi_epi64(b, d);
 }
 
+AVX2_INLINE void take_numbers(const int type, const char *from, const int64_t *offsets,
+                              void *floats) {
+    const int taken = type == F32 ? 8 : 16;
+#pragma GCC unroll 4
+    for (int n = 0; n < 32; n += 8) {
+        if (n % taken == 0) {
+            take_floats(type, from + n / taken * 32, offsets, (__m256 *)floats + n);
+        }
+    }
+}
+
+AVX2_INLINE __m256i greatest_of(const __m256i floats[32]) {
+    __m256i most = _mm256_setzero_si256();
+#pragma GCC unroll 32
+    for (int i = 0; i < 32; i++) {
+        most = _mm256_max_epi32(most, _mm256_and_si256(floats[i], _mm256_set1_epi32(0x7fffffff)));
+    }
+    return most;
+}
+
+AVX2_INLINE __m256i to_bytes(const __m256 floats[4], __m256i there) {
+    __m256i n[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        n[i] = _mm256_cvtps_epi32(floats[i]);
+    }
+    const __m256i bytes =
+        _mm256_packs_epi16(_mm256_packs_epi32(n[0], n[1]), _mm256_packs_epi32(n[2], n[3]));
+    const __m256i of_rows = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    return _mm256_and_si256(there, _mm256_shuffle_epi8(bytes, of_rows));
+}
+
 AVX2_INLINE __m256 halves_to_floats(__m256i words) {
     const __m256i lower = _mm256_and_si256(words, _mm256_set1_epi32(0xffff));
     const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(lower, lower), 0x08);
@@ -43,8 +76,10 @@ AVX2_INLINE __m256i look_up(__m256i bytes) {
 #define TAKE take
 #define HALVES(words) halves_to_floats((__m256i)(words))
 #define LOOK_UP(words) look_up((__m256i)(words))
-#define GREATEST(a, b) (avx2_int8_integers) _mm256_max_epi32((__m256i)(a), (__m256i)(b))
-#define ROUND(floats) _mm256_cvtps_epi32((__m256)(floats))
+#define TAKE_NUMBERS take_numbers
+#define GREATEST_OF(type, floats) greatest_of((const __m256i *)(floats))
+#define NUMBER_OF(type, floats, n) (floats)[n]
+#define TO_BYTES(floats, there) to_bytes((const __m256 *)(floats), (__m256i)(there))
 #define MOST_PARTS 2
 #define SPREAD _mm256_set1_ps
 #define SPREAD_WORD(from) _mm256_set1_epi32(word_at(from))

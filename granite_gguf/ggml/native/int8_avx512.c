@@ -74,6 +74,50 @@ AVX512_INLINE __m512 halves_at(const char *from, const int64_t *offsets) {
     return _mm512_cvtph_ps(_mm256_set_m128i(halves[1], halves[0]));
 }
 
+AVX512_INLINE void take_numbers(const int type, const char *from, const int64_t *offsets,
+                                void *lines) {
+    take_line(type, from, offsets, lines);
+    if (type == F32) {
+        take_line(type, from + 64, offsets, (__m512i *)lines + 16);
+    }
+}
+
+/* Of numbers of two bytes as they are, two in a lane. */
+AVX512_INLINE __m512i greatest_of(const int type, const __m512i lines[]) {
+    const __m512i magnitude = _mm512_set1_epi32(type == F32 ? 0x7fffffff : 0x7fff7fff);
+    __m512i most = _mm512_setzero_si512();
+#pragma GCC unroll 32
+    for (int i = 0; i < 32; i++) {
+        if (type == F32) {
+            most = _mm512_max_epi32(most, _mm512_and_si512(lines[i], magnitude));
+        } else if (i < 16) {
+            most = _mm512_max_epu16(most, _mm512_and_si512(lines[i], magnitude));
+        }
+    }
+    if (type == F32) {
+        return most;
+    }
+    if (type == F16) {
+        return _mm512_castps_si512(_mm512_cvtph_ps(_mm256_max_epu16(
+            _mm512_castsi512_si256(most), _mm512_extracti64x4_epi64(most, 1))));
+    }
+    return _mm512_max_epi32(_mm512_slli_epi32(most, 16),
+                            _mm512_and_si512(most, _mm512_set1_epi32(~0xffff)));
+}
+
+AVX512_INLINE __m512i to_bytes(const __m512 floats[4], __m512i there) {
+    __m512i n[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        n[i] = _mm512_cvtps_epi32(floats[i]);
+    }
+    const __m512i bytes =
+        _mm512_packs_epi16(_mm512_packs_epi32(n[0], n[1]), _mm512_packs_epi32(n[2], n[3]));
+    const __m512i of_rows = _mm512_broadcast_i32x4(
+        _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    return _mm512_and_si512(there, _mm512_shuffle_epi8(bytes, of_rows));
+}
+
 AVX512_INLINE __m512i look_up(__m512i bytes) {
     return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(INT8_TABLE), bytes);
 }
@@ -89,8 +133,10 @@ static inline int32_t word_at(const void *from) {
 #define HALVES_AT halves_at
 #define HALVES(words) _mm512_cvtph_ps(_mm512_cvtepi32_epi16((__m512i)(words)))
 #define LOOK_UP(words) look_up((__m512i)(words))
-#define GREATEST(a, b) (avx512_vnni_integers) _mm512_max_epi32((__m512i)(a), (__m512i)(b))
-#define ROUND(floats) _mm512_cvtps_epi32((__m512)(floats))
+#define TAKE_NUMBERS take_numbers
+#define GREATEST_OF(type, lines) greatest_of(type, (const __m512i *)(lines))
+#define NUMBER_OF(type, lines, n) number_of(type, (const __m512i *)(lines), n)
+#define TO_BYTES(floats, there) to_bytes((const __m512 *)(floats), (__m512i)(there))
 #define MOST_PARTS 1
 #define ROOM_FOR_BYTES 1
 #define DOT(sums, words, x, offset) _mm512_dpbusd_epi32(sums, words, x)

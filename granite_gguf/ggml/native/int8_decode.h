@@ -7,8 +7,10 @@
  *   TAKE(from, offsets, words)  four vectors: 16 bytes of the rows at these offsets
  *   HALVES(words)               floats of the lower two bytes
  *   LOOK_UP(words)              the numbers of IQ4 for bytes below 16, with an offset of 128
- *   GREATEST(a, b)              of integers with sign
- *   ROUND(floats)               to the nearest integers, ties to even
+ *   TAKE_NUMBERS(type, from, offsets, lines)  32 of the rows, F32, F16 or BF16, in up to 32 vectors
+ *   GREATEST_OF(type, lines)    the bits of their greatest magnitudes, where NaN is the greatest
+ *   NUMBER_OF(type, lines, n)   floats
+ *   TO_BYTES(floats, there)     four, rounded to nearest, ties to even, in bytes of integers; or zeros
  *   MOST_PARTS                  that a group of numbers with eight bits may have, see int8.h: 1 or 2
  *
  * and may define
@@ -178,9 +180,9 @@ INLINE void OF(_put_factors)(OF(_sink) *sink, int group, const FLOATS *factors) 
     ROW(q3_k, 2, 0, 4, OF(_q3_k)(from, offsets, &sink))                                           \
     ROW(q2_k, 2, 1, 0, OF(_q2_k)(from, offsets, &sink))
 #define FLOATING(ROW)                                                                             \
-    ROW(f32, 1, 0, 128, OF(_f32)(from, offsets, &sink))                                           \
-    ROW(f16, 1, 0, 128, OF(_f16)(from, offsets, &sink, 0))                                        \
-    ROW(bf16, 1, 0, 128, OF(_f16)(from, offsets, &sink, 1))
+    ROW(f32, 1, 0, 128, OF(_rounded)(from, offsets, &sink, F32))                                  \
+    ROW(f16, 1, 0, 128, OF(_rounded)(from, offsets, &sink, F16))                                  \
+    ROW(bf16, 1, 0, 128, OF(_rounded)(from, offsets, &sink, BF16))
 
 #define TO_PANEL(name, scales, has_minima, taken_off, call)                                       \
     TARGET static void OF(_block_##name)(const char *from, const int64_t *offsets, char *to,      \

@@ -237,42 +237,21 @@ INLINE void OF(_q2_k)(const char *from, const int64_t *offsets, OF(_sink) *sink)
 }
 
 /* 32 floats, rounded like those of x. */
-INLINE void OF(_rounded)(FLOATS numbers[32], OF(_sink) *sink) {
-    INTEGERS most = {0};
-    for (int i = 0; i < 32; i++) { /* as integers, so that NaN is the greatest */
-        most = GREATEST(most, (INTEGERS)numbers[i] & 0x7fffffff);
-    }
+INLINE void OF(_rounded)(const char *from, const int64_t *offsets, OF(_sink) *sink,
+                         const int type) {
+    WORDS lines[32];
+    TAKE_NUMBERS(type, from, offsets, lines);
     /* What is not finite makes the scale so, whatever the numbers. */
-    const FLOATS scale = (FLOATS)most / 127, inverse = 1 / scale;
-    const FLOATS factor = (FLOATS)((INTEGERS)inverse & (scale >= FLT_MIN));
+    const FLOATS scale = (FLOATS)GREATEST_OF(type, lines) / 127, inverse = 1 / scale;
+    const INTEGERS there = (scale >= FLT_MIN) & (scale <= FLT_MAX);
+#pragma GCC unroll 8
     for (int i = 0; i < 8; i++) {
-        WORDS bytes = {0};
-        for (int n = 3; n >= 0; n--) {
-            bytes = bytes << 8 | ((WORDS)ROUND(numbers[4 * i + n] * factor) & 0xff);
+        FLOATS four[4];
+#pragma GCC unroll 4
+        for (int n = 0; n < 4; n++) {
+            four[n] = (FLOATS)NUMBER_OF(type, lines, 4 * i + n) * inverse;
         }
-        OF(_put)(sink, 0, i, bytes ^ 0x80808080);
+        OF(_put)(sink, 0, i, (WORDS)TO_BYTES(four, there) ^ 0x80808080);
     }
     OF(_put_factors)(sink, 0, &scale);
-}
-
-INLINE void OF(_f32)(const char *from, const int64_t *offsets, OF(_sink) *sink) {
-    WORDS words[32];
-    for (int i = 0; i < 32; i += 4) {
-        OF(_take)(sink, from + 4 * i, offsets, words + i);
-    }
-    OF(_rounded)((FLOATS *)words, sink);
-}
-
-INLINE void OF(_f16)(const char *from, const int64_t *offsets, OF(_sink) *sink, int bfloat16) {
-    FLOATS numbers[32];
-    for (int i = 0; i < 16; i += 4) {
-        WORDS words[4];
-        OF(_take)(sink, from + 4 * i, offsets, words);
-        for (int n = 0; n < 4; n++) {
-            FLOATS *two = numbers + 2 * (i + n);
-            two[0] = bfloat16 ? (FLOATS)(words[n] << 16) : (FLOATS)HALVES(words[n]);
-            two[1] = bfloat16 ? (FLOATS)(words[n] & 0xffff0000) : (FLOATS)HALVES(words[n] >> 16);
-        }
-    }
-    OF(_rounded)(numbers, sink);
 }
