@@ -1,15 +1,14 @@
 """What token after token costs an autoregressive model: steps, prompts, drafts, whole clips.
 
-python -m benchmarks.decoding MODEL.gguf AUDIO [--editor NAR.gguf] [--other 'NAME=COMMAND'...]
-    [--tokens 32] [--rows 2 8 33] [--repeats 5] [--threads 2] [--only PART...]
+python -m benchmarks.decoding MODEL.gguf AUDIO [--editor NAR.gguf] [--tokens 32]
+    [--rows 2 8 33] [--repeats 5] [--threads 2] [--only PART...]
 
 Whatever its weights are, the model is made to say so many tokens, and to hear the same ones (a
 draft that is accepted), or others (nothing is). A step is held against the time in which memory
 gives the weights that it reads, measured in the same run, of memory in large pages and of the file
 as it is mapped; the prompt against a NAR model's editor with as many rows, and the clip against
-that model with as many tokens. Another engine is a command of `benchmarks/peers.py`, which waits
-for its turns. All take turns, and every one is run once before. Prints Markdown: medians, and the
-best of each.
+that model with as many tokens. All take turns, and every one is run once before. Prints Markdown:
+medians, and the best of each. Other engines: `benchmarks/in_turns.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from __future__ import annotations
 import argparse
 import math
 import re
-import shlex
 import subprocess
 import sys
 import time
@@ -176,32 +174,6 @@ class Editor:
             return timed(lambda: self._model.transcribe(self._samples))
 
 
-class Peer:
-    """Another engine, in a process that runs once for each line that it is sent."""
-
-    def __init__(self, name: str, command: str, stack: ExitStack) -> None:
-        self._name = name
-        self._process = stack.enter_context(
-            subprocess.Popen(
-                shlex.split(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-            )
-        )
-        stack.callback(self._process.terminate)
-        self.peak, self.tokens = 0.0, 0
-
-    def clip(self) -> float:
-        assert self._process.stdin and self._process.stdout
-        print(file=self._process.stdin, flush=True)
-        try:
-            seconds, self.peak, tokens = map(float, self._process.stdout.readline().split())
-        except ValueError:
-            raise SystemExit(
-                f"{self._name} gave up: {shlex.join(map(str, self._process.args))}"
-            ) from None
-        self.tokens = int(tokens)
-        return seconds
-
-
 def alone(args: argparse.Namespace) -> float:
     """Peak resident bytes of a process that transcribes the recording twice."""
     command = [sys.executable, "-m", "benchmarks.decoding", str(args.model), str(args.audio)]
@@ -214,7 +186,6 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("audio", type=Path)
     parser.add_argument("--editor", type=Path, help="a NAR model of the same class")
-    parser.add_argument("--other", action="append", default=[], metavar="NAME=COMMAND")
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
@@ -253,11 +224,6 @@ def main() -> None:
         if args.editor:
             editor = Editor(load(args.editor), samples, count, len(ours.prompt))
             runs |= {"editor": editor.edit, "NAR clip": editor.clip}
-        peers = {}
-        for text in args.other:
-            name, _, command = text.partition("=")
-            peers[name] = Peer(name, command, stack)
-            runs[name] = peers[name].clip
         if args.only:
             wanted = ["bandwidth", *args.only]
             runs = {name: run for name, run in runs.items() if any(w in name for w in wanted)}
@@ -273,16 +239,14 @@ def main() -> None:
           f"{large / 1e6:.0f} of the file's {size / 1e6:.0f} MB in large pages.")  # fmt: skip
     middle = {name: median(seconds) for name, seconds in found.items()}
     best = {n: (max if n.startswith("bandwidth") else min)(s) for n, s in found.items()}
-    report(f"Median of {args.repeats}", weights, middle, peers)
-    report("The best of each", weights, best, peers)
+    report(f"Median of {args.repeats}", weights, middle)
+    report("The best of each", weights, best)
     if peak:
         print(f"\nPeak resident {peak / 1e6:.0f} MB, {(peak - size) / 1e6:.0f} more than the file.")
-    for name, peer in peers.items():
-        print(f"{name}: {peer.peak / 1e6:.0f} MB, {peer.tokens or 'unknown'} tokens.")
     print(f"\nThe prompt has {len(ours.prompt)} rows, {ours.audio_rows} of them audio.")
 
 
-def report(title: str, weights: int, spent: Mapping[str, float], peers: Mapping[str, Peer]) -> None:
+def report(title: str, weights: int, spent: Mapping[str, float]) -> None:
     bandwidth = spent["bandwidth"]
     print(f"\n{title}; memory in large pages gives {bandwidth / 1e9:.1f} GB/s, the file "
           f"{spent['bandwidth of the file'] / 1e9:.1f}.\n")  # fmt: skip
@@ -291,7 +255,7 @@ def report(title: str, weights: int, spent: Mapping[str, float], peers: Mapping[
         "prompt": "editor",
         "clip, the draft accepted": "NAR clip",
         "clip, nothing accepted": "clip, no draft",
-    } | dict.fromkeys(peers, "clip, the draft accepted")
+    }
     floor = weights / bandwidth
     for name, seconds in spent.items():
         if name.startswith("bandwidth") or name in ("editor", "NAR clip"):

@@ -1,14 +1,18 @@
-"""Another engine with a granite_speech model, run once for every line that it is sent.
+"""One engine with a model, run once for every line that it is sent.
 
-PYTHON benchmarks/peers.py transcribe-cpp|crispasr|transformers MODEL AUDIO.wav
-    [--tokens 32] [--threads 2]
+PYTHON benchmarks/peers.py granite-gguf|transcribe-cpp|crispasr|transformers MODEL AUDIO.wav
+    [--tokens 32] [--draft accepted] [--threads 2]
 
-For `benchmarks/decoding.py`, which starts it with a Python that has the engine: the wheels
-`transcribe-cpp` and `crispasr`, with files that `tests/support/speech_files.py` writes, or
-transformers, which runs a checkpoint's folder in bfloat16. Each answer is one line: seconds, peak
-resident bytes, and tokens said, 0 where the engine does not tell. Random weights may end a text
-early or go on for ever: engines say at most so many tokens, but for transcribe.cpp, which has a
-limit of its own: 256, for which the others can be asked as well.
+For `benchmarks/in_turns.py`, which starts it with a Python that has the engine: this package, the
+wheels `transcribe-cpp` and `crispasr`, with files that `tests/support/dialect_file.py` (NAR) and
+`tests/support/speech_files.py` (autoregressive) write, or transformers, which runs an
+autoregressive checkpoint's folder in bfloat16. Each answer is one line: seconds, processor seconds,
+peak resident bytes, and tokens said, 0 where the engine does not tell.
+
+Random weights may end a text early or go on for ever. An autoregressive model of ours is made to
+say so many tokens, without a draft or with one that holds them; other engines are told to say at
+most so many, but for transcribe.cpp, which has a limit of its own: 256, for which the others can be
+asked as well. A NAR model is left to what it hears.
 """
 
 from __future__ import annotations
@@ -36,6 +40,25 @@ def read(path: str) -> Samples:
         assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (16000, 1, 2)
         content = file.readframes(file.getnframes())
     return np.frombuffer(content, "<i2").astype(np.float32) / np.float32(32768)
+
+
+def granite_gguf(args: argparse.Namespace, samples: Samples) -> Run:
+    import granite_gguf as engine
+    from benchmarks.decoding import FIRST, saying
+
+    model = engine.load(args.model, threads=args.threads)
+    said = range(FIRST, FIRST + args.tokens)
+    draft = "auto" if args.draft == "accepted" else "off"
+
+    def edited() -> int:
+        return len(model.transcribe(samples).segments[0].token_ids)
+
+    def written() -> int:
+        with saying(said, said, model.hparams.language.eos_token_id):
+            found = model.transcribe(samples, draft=draft, min_confidence=0)
+        return len(found.segments[0].token_ids)
+
+    return written if model.file.format.name == "granite_speech" else edited
 
 
 def transcribe_cpp(args: argparse.Namespace, samples: Samples) -> Run:
@@ -106,7 +129,12 @@ def transformers(args: argparse.Namespace, samples: Samples) -> Run:
     return run
 
 
-ENGINES = {"transcribe-cpp": transcribe_cpp, "crispasr": crispasr, "transformers": transformers}
+ENGINES = {
+    "granite-gguf": granite_gguf,
+    "transcribe-cpp": transcribe_cpp,
+    "crispasr": crispasr,
+    "transformers": transformers,
+}
 
 
 def main() -> None:
@@ -115,15 +143,16 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("audio")
     parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--draft", choices=("off", "accepted"), default="off", help="of ours")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     run = ENGINES[args.engine](args, read(args.audio))
     for _ in sys.stdin:
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.process_time()
         tokens = run()
-        seconds = time.perf_counter() - started
+        seconds, busy = time.perf_counter() - started, time.process_time() - busy
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(seconds, peak, tokens, flush=True)
+        print(seconds, busy, peak, tokens, flush=True)
 
 
 if __name__ == "__main__":

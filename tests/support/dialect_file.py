@@ -12,7 +12,8 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,9 @@ Array = npt.NDArray[Any]
 Fields = dict[str, Any]
 Metadata = dict[str, tuple[Any, gguf.GGUFValueType]]
 """Metadata values and their types; those of arrays are the types of their elements."""
+Renames = tuple[tuple[str, str], ...]
 
-_RENAMES = (
+_RENAMES: Renames = (
     (r"^encoder\.layers\.", "enc.blocks."),
     (r"^encoder\.input_linear\.", "enc.input_linear."),
     (r"^encoder\.out\.", "enc.ctc_proj."),
@@ -288,45 +290,70 @@ def hann_window(length: int) -> npt.NDArray[np.float32]:
     return (np.sin(np.pi * np.arange(length) / length) ** 2).astype(np.float32)
 
 
-def dialect_tensors(directory: Path) -> dict[str, Array]:
+class Tensors(MutableMapping[str, Array]):
+    """Tensors by name, read when they are asked for: all of a full-size model have 10 GB."""
+
+    def __init__(self, readers: Mapping[str, Callable[[], Array]]) -> None:
+        self._readers = dict(readers)
+
+    def __getitem__(self, name: str) -> Array:
+        return self._readers[name]()
+
+    def __setitem__(self, name: str, values: Array) -> None:
+        self._readers[name] = lambda: values
+
+    def __delitem__(self, name: str) -> None:
+        del self._readers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._readers)
+
+    def __len__(self) -> int:
+        return len(self._readers)
+
+    def under(self, renames: Renames) -> Tensors:
+        """The same, but for counters, under another dialect's names."""
+        found = {}
+        for key, reader in self._readers.items():
+            name = key
+            for pattern, replacement in renames:
+                name = re.sub(pattern, replacement, name)
+            if not key.endswith("num_batches_tracked"):
+                found[name] = reader
+        return Tensors(found)
+
+
+def dialect_tensors(directory: Path) -> Tensors:
     """A checkpoint's weights in float32 under the dialect's names, with filterbank and window."""
     front_end = json.loads((directory / "preprocessor_config.json").read_text(encoding="utf-8"))
-    window = front_end.get("win_length", 400)
-    tensors: dict[str, Array] = {
-        "frontend.mel_filterbank": mel_filterbank(
-            front_end.get("sampling_rate", 16000),
-            front_end.get("n_fft", 512),
-            front_end.get("n_mels", 80),
-        ),
-        "frontend.window": hann_window(window),
-    }
-    for key, values in read_safetensors(directory / "model.safetensors").items():
-        if key.endswith("num_batches_tracked"):
-            continue
-        name = key
-        for pattern, replacement in _RENAMES:
-            name = re.sub(pattern, replacement, name)
-        tensors[name] = values
+    tensors = read_safetensors(directory / "model.safetensors").under(_RENAMES)
+    tensors["frontend.mel_filterbank"] = mel_filterbank(
+        front_end.get("sampling_rate", 16000),
+        front_end.get("n_fft", 512),
+        front_end.get("n_mels", 80),
+    )
+    tensors["frontend.window"] = hann_window(front_end.get("win_length", 400))
     return tensors
 
 
-def read_safetensors(path: Path) -> dict[str, npt.NDArray[np.float32]]:
+def read_safetensors(path: Path) -> Tensors:
     """All tensors in float32; numpy knows bfloat16 only by its bits."""
-    data = path.read_bytes()
-    start = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:start])
+    data = np.memmap(path, np.uint8, "r")
+    start = 8 + int(data[:8].view("<u8")[0])
+    header = json.loads(data[8:start].tobytes())
     header.pop("__metadata__", None)
-    found: dict[str, npt.NDArray[np.float32]] = {}
-    for key, entry in header.items():
+
+    def read(entry: Fields) -> Array:
         first, end = (start + offset for offset in entry["data_offsets"])
         if entry["dtype"] == "BF16":
-            bits = np.frombuffer(data[first:end], "<u2").astype(np.uint32)
+            bits = data[first:end].view("<u2").astype(np.uint32)
             values = (bits << np.uint32(16)).view(np.float32)
         else:
             dtype = {"F16": "<f2", "F32": "<f4", "I64": "<i8"}[entry["dtype"]]
-            values = np.frombuffer(data[first:end], dtype).astype(np.float32)
-        found[key] = values.reshape(entry["shape"])
-    return found
+            values = data[first:end].view(dtype).astype(np.float32)
+        return np.asarray(values).reshape(entry["shape"])
+
+    return Tensors({key: partial(read, entry) for key, entry in header.items()})
 
 
 def add_metadata(writer: gguf.GGUFWriter, metadata: Metadata) -> None:
@@ -346,17 +373,21 @@ def write_dialect_file(
     alignment: int | None = None,
     architecture: str = ARCHITECTURE,
 ) -> Path:
-    """Write a file; ``mixture`` chooses each tensor's type by its name."""
+    """Write a file, tensor by tensor; ``mixture`` chooses each one's type by its name."""
     writer = gguf.GGUFWriter(path, architecture)
     if alignment is not None:
         writer.add_custom_alignment(alignment)
     add_metadata(writer, metadata)
     for name, values in tensors.items():
         kind = mixture(name)
-        writer.add_tensor(name, encode(values, kind), raw_dtype=kind)
+        block, size = gguf.GGML_QUANT_SIZES[kind]
+        numbers = np.dtype(np.float32)  # what the shape counts, whatever the type is
+        writer.add_tensor_info(name, values.shape, numbers, values.size // block * size, kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
+    writer.write_ti_data_to_file()
+    for name, values in tensors.items():
+        writer.write_tensor_data(encode(values, mixture(name)))
     writer.close()
     return path
 
@@ -369,7 +400,7 @@ def encode(values: Array, kind: gguf.GGMLQuantizationType) -> Array:
     if kind in (GGML.BF16, GGML.Q8_0):
         return np.asarray(gguf.quants.quantize(wide, kind))
     prepare_encoding(kind)
-    return encode_rows(kind, wide)
+    return encode_rows(kind, wide.reshape(-1, wide.shape[-1]))
 
 
 def main() -> int:

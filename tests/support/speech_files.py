@@ -1,6 +1,6 @@
 """Write a checkpoint of the autoregressive model as others publish it.
 
-python tests/support/speech_files.py CHECKPOINT model.gguf --as crispasr
+python tests/support/speech_files.py CHECKPOINT model.gguf --as transcribe.cpp --mixture q4_k_m
 
 ``crispasr`` and ``transcribe.cpp`` both name the architecture ``granite_speech``; a pair for
 llama.cpp lies in two files. Written from descriptions of the dialects with gguf-py, and with
@@ -26,8 +26,11 @@ import numpy.typing as npt
 
 from tests.support.dialect_file import (
     GGML,
+    Array,
     Kind,
     Metadata,
+    Renames,
+    Tensors,
     f32,
     hann_window,
     mel_filterbank,
@@ -37,9 +40,7 @@ from tests.support.dialect_file import (
     write_dialect_file,
 )
 
-Tensors = dict[str, npt.NDArray[Any]]
 Fields = dict[str, Any]
-Renames = tuple[tuple[str, str], ...]
 
 ARCHITECTURE = "granite_speech"
 
@@ -130,15 +131,7 @@ def _theta(text: Fields) -> float:
 
 
 def _tensors(directory: Path, renames: Renames) -> Tensors:
-    found: Tensors = {}
-    for key, values in read_safetensors(directory / "model.safetensors").items():
-        if key.endswith("num_batches_tracked"):
-            continue
-        name = key
-        for pattern, replacement in renames:
-            name = re.sub(pattern, replacement, name)
-        found[name] = values
-    return found
+    return read_safetensors(directory / "model.safetensors").under(renames)
 
 
 # CrispASR
@@ -213,14 +206,13 @@ def crispasr_metadata(directory: Path, *, eos_token_id: int | None = None) -> Me
 def crispasr_tensors(directory: Path) -> Tensors:
     """Weights and filterbank in float32; a head always, and a window that is not to be used."""
     tensors = _tensors(directory, _CRISPASR)
-    tensors.setdefault("output.weight", tensors["token_embd.weight"])
+    if "output.weight" not in tensors:
+        tensors["output.weight"] = tensors["token_embd.weight"]
     window = np.zeros(512, np.float32)
     window[:400] = hann_window(400)
-    return {
-        "audio.mel_filters": np.ascontiguousarray(mel_filterbank(16000, 512, 80).T),
-        "audio.mel_window": window,
-        **tensors,
-    }
+    tensors["audio.mel_filters"] = np.ascontiguousarray(mel_filterbank(16000, 512, 80).T)
+    tensors["audio.mel_window"] = window
+    return tensors
 
 
 def crispasr_type(name: str) -> gguf.GGMLQuantizationType:
@@ -335,11 +327,10 @@ def _transcribe_cpp_front_end() -> Metadata:
 
 def transcribe_cpp_tensors(directory: Path) -> Tensors:
     """Weights, filterbank and window in float32; a head where the checkpoint has one."""
-    return {
-        "frontend.mel_filterbank": mel_filterbank(16000, 512, 80),
-        "frontend.window": hann_window(400),
-        **_tensors(directory, _TRANSCRIBE_CPP),
-    }
+    tensors = _tensors(directory, _TRANSCRIBE_CPP)
+    tensors["frontend.mel_filterbank"] = mel_filterbank(16000, 512, 80)
+    tensors["frontend.window"] = hann_window(400)
+    return tensors
 
 
 _VECTOR = re.compile(r".*(\.bias|norm.*\.weight|conv\.bn\..*|^frontend\..*)")
@@ -351,24 +342,31 @@ def _bfloat(name: str) -> gguf.GGMLQuantizationType:
     return GGML.F16 if ".conv." in name else GGML.BF16
 
 
-def _q4_k_m(name: str) -> gguf.GGMLQuantizationType:
-    """Of models whose rows are all multiples of 256."""
-    if _VECTOR.fullmatch(name) or "conv.depthwise" in name:
-        return GGML.F32
-    for pattern, kind in (
-        (r"conv\.pointwise|ctc_bypass", GGML.F16),
-        (r"rel_pos_emb|input_linear|attn\.(out|o)\.", GGML.Q8_0),
-        (r"token_embd", GGML.Q6_K),
-    ):
-        if re.search(pattern, name):
-            return kind
-    return GGML.Q4_K
+def _quantized(
+    linear: gguf.GGMLQuantizationType, embedding: gguf.GGMLQuantizationType
+) -> Callable[[str], gguf.GGMLQuantizationType]:
+    """Of models whose rows are all multiples of 256, but for those named here."""
+
+    def choose(name: str) -> gguf.GGMLQuantizationType:
+        if _VECTOR.fullmatch(name) or "conv.depthwise" in name:
+            return GGML.F32
+        for pattern, kind in (
+            (r"conv\.pointwise|ctc_bypass", GGML.F16),
+            (r"rel_pos_emb|input_linear|attn\.(out|o)\.", GGML.Q8_0),
+            (r"token_embd", embedding),
+        ):
+            if re.search(pattern, name):
+                return kind
+        return linear
+
+    return choose
 
 
 TRANSCRIBE_CPP_MIXTURES: dict[str, Callable[[str], gguf.GGMLQuantizationType]] = {
     "f32": lambda _name: GGML.F32,
     "bf16": _bfloat,
-    "q4_k_m": _q4_k_m,
+    "q8_0": _quantized(GGML.Q8_0, GGML.Q8_0),
+    "q4_k_m": _quantized(GGML.Q4_K, GGML.Q6_K),
 }
 
 
@@ -381,11 +379,11 @@ def _permuted(values: npt.NDArray[Any], heads: int) -> npt.NDArray[Any]:
     return values.reshape(heads, 2, half, -1).swapaxes(1, 2).reshape(values.shape)
 
 
-def llama_cpp_text(directory: Path, name: str) -> tuple[Metadata, Tensors]:
+def llama_cpp_text(directory: Path, name: str) -> tuple[Metadata, dict[str, Array]]:
     """Keys and tensors of the language model, written through gguf-py's tables."""
     t = _config(directory)["text_config"]
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.GRANITE, t["num_hidden_layers"])
-    tensors: Tensors = {}
+    tensors: dict[str, Array] = {}
     for key, values in read_safetensors(directory / "model.safetensors").items():
         if not key.startswith("language_model."):
             continue
@@ -425,13 +423,13 @@ def llama_cpp_text(directory: Path, name: str) -> tuple[Metadata, Tensors]:
     return metadata, tensors
 
 
-def llama_cpp_audio(directory: Path) -> tuple[Metadata, Tensors]:
+def llama_cpp_audio(directory: Path) -> tuple[Metadata, dict[str, Array]]:
     """Keys and tensors of the audio part, whose batch norms are folded and convolutions flat."""
     config = _config(directory)
     e, p = config["encoder_config"], config["projector_config"]
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.MMPROJ, e["num_layers"])
     stored = read_safetensors(directory / "model.safetensors")
-    found: Tensors = {}
+    found: dict[str, Array] = {}
     for key, values in stored.items():
         if ".attn.to_kv." in key:
             for part, half in zip("kv", np.split(values, 2), strict=True):
@@ -445,7 +443,7 @@ def llama_cpp_audio(directory: Path) -> tuple[Metadata, Tensors]:
         )
         scale = weight / np.sqrt(variance + np.float32(1e-5))
         found |= {at + "weight": scale, at + "bias": bias - mean * scale}
-    tensors: Tensors = {}
+    tensors: dict[str, Array] = {}
     for key, values in found.items():
         name = names.get_name(key, try_suffixes=(".weight", ".bias"))
         assert name is not None, key
@@ -488,13 +486,17 @@ def main() -> int:
     parser.add_argument("output", type=Path)
     parser.add_argument("--as", dest="form", choices=("crispasr", "transcribe.cpp"), required=True)
     parser.add_argument("--variant", default="granite-speech-4.1-2b")
+    parser.add_argument(
+        "--mixture", choices=TRANSCRIBE_CPP_MIXTURES, default="bf16", help="of transcribe.cpp"
+    )
     options = parser.parse_args()
     if options.form == "crispasr":
         metadata = crispasr_metadata(options.checkpoint)
         tensors, types = crispasr_tensors(options.checkpoint), crispasr_type
     else:
         metadata = transcribe_cpp_metadata(options.checkpoint, options.variant)
-        tensors, types = transcribe_cpp_tensors(options.checkpoint), _bfloat
+        tensors = transcribe_cpp_tensors(options.checkpoint)
+        types = TRANSCRIBE_CPP_MIXTURES[options.mixture]
     write_dialect_file(options.output, metadata, tensors, types, architecture=ARCHITECTURE)
     print(f"{options.output}: {len(tensors)} tensors, {options.output.stat().st_size:,} bytes")
     return 0
