@@ -136,10 +136,11 @@ AVX512 static void multiply(const Job *job, const Step *step) {
     }
 }
 
+/* Tiles want so much of x in a time that many panels share what is read of it. */
 const Kernel amx_bf16 = {
     .name = "amx-bf16", .words = "bfloat16 tiles of AMX", .available = available, .takes = takes,
-    .plan = plan, .pack = bfloat16_pack, .decode = bfloat16_decode, .multiply = multiply,
-    .begin = begin, .end = end,
+    .plan = plan, .pack = bfloat16_pack, .panels_bytes = 512 << 10, .decode = bfloat16_decode,
+    .multiply = multiply, .begin = begin, .end = end,
 };
 
 #else

@@ -115,6 +115,9 @@ struct Kernel {
     /* Packs `pack_numbers` numbers of `pack_columns` columns of one x, from these on; what x has not
      * counts as zeros. */
     void (*pack)(const Job *job, const char *x, int64_t column, int64_t start, char *packed);
+    /* Bytes of panels that are decoded together where x does not stay in a cache; 0 leaves it to the
+     * table. */
+    int64_t panels_bytes;
     /* Decodes up to `panel_rows` rows of the weight. */
     int64_t (*decode)(const Job *job, const char *rows, int64_t count, char *panel);
     /* Writes panel_rows x step_columns numbers of y, what lies outside left out. */

@@ -39,7 +39,7 @@ static const Kernel *const table[] = {
 
 enum {
     CACHED_BYTES = 1 << 20,   /* of packed x, that stay in a core's second cache */
-    PANELS_BYTES = 512 << 10  /* of decoded panels that share it where it does not */
+    PANELS_BYTES = 128 << 10  /* of decoded panels that share it where it does not */
 };
 
 int64_t kernels_job_bytes(void) {
@@ -83,7 +83,8 @@ void kernels_plan(int64_t index, Job *job) {
     job->panels_together = 1;
     if (!job->direct && job->batches == 1 && job->packed_bytes > CACHED_BYTES) {
         const int64_t share = blocks_of(job->rows, job->panel_rows * job->threads);
-        job->panels_together = at_least(1, at_most(share, PANELS_BYTES / job->panel_bytes));
+        const int64_t bytes = at_least(PANELS_BYTES, job->kernel->panels_bytes);
+        job->panels_together = at_least(1, at_most(share, bytes / job->panel_bytes));
     }
     job->room_bytes = ALIGNMENT + job->threads * job->panels_together * job->panel_bytes;
 }
