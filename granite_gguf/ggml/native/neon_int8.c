@@ -34,6 +34,52 @@ NEON_INLINE float32x4_t halves_to_floats(uint32x4_t words) {
     return vcvt_f32_f16(vreinterpret_f16_u16(vmovn_u32(words)));
 }
 
+NEON_INLINE void take_numbers(const int type, const char *from, const int64_t *offsets,
+                              void *floats) {
+    if (type == F32) {
+        for (int n = 0; n < 32; n += 4) {
+            take(from + 4 * n, offsets, (float32x4_t *)floats + n);
+        }
+        return;
+    }
+    float32x4_t *to = floats;
+    for (int n = 0; n < 32; n += 8) {
+        uint32x4_t words[4];
+        take(from + 2 * n, offsets, words);
+        for (int i = 0; i < 4; i++, to += 2) {
+            const uint32x4_t upper = vandq_u32(words[i], vdupq_n_u32(0xffff0000));
+            to[0] = type == F16 ? halves_to_floats(words[i])
+                                : vreinterpretq_f32_u32(vshlq_n_u32(words[i], 16));
+            to[1] = type == F16 ? halves_to_floats(vshrq_n_u32(words[i], 16))
+                                : vreinterpretq_f32_u32(upper);
+        }
+    }
+}
+
+NEON_INLINE uint32x4_t greatest_of(const uint32x4_t floats[32]) {
+    uint32x4_t most = vdupq_n_u32(0);
+    for (int i = 0; i < 32; i++) {
+        most = vmaxq_u32(most, vandq_u32(floats[i], vdupq_n_u32(0x7fffffff)));
+    }
+    return most;
+}
+
+/* Four vectors of integers to bytes, one after another. */
+NEON_INLINE int8x16_t narrowed(const int32x4_t n[4]) {
+    return vcombine_s8(vmovn_s16(vcombine_s16(vmovn_s32(n[0]), vmovn_s32(n[1]))),
+                       vmovn_s16(vcombine_s16(vmovn_s32(n[2]), vmovn_s32(n[3]))));
+}
+
+NEON_INLINE uint32x4_t to_bytes(const float32x4_t floats[4], uint32x4_t there) {
+    static const uint8_t of_rows[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
+    int32x4_t n[4];
+    for (int i = 0; i < 4; i++) {
+        n[i] = vcvtnq_s32_f32(floats[i]);
+    }
+    const int8x16_t bytes = vqtbl1q_s8(narrowed(n), vld1q_u8(of_rows));
+    return vandq_u32(there, vreinterpretq_u32_s8(bytes));
+}
+
 NEON_INLINE uint8x16_t look_up(uint8x16_t bytes) {
     static const uint8_t table[16] = {1,   24,  45,  63,  79,  93,  106, 118,
                                       129, 141, 153, 166, 181, 197, 217, 241};
@@ -43,8 +89,10 @@ NEON_INLINE uint8x16_t look_up(uint8x16_t bytes) {
 #define TAKE take
 #define HALVES(words) halves_to_floats((uint32x4_t)(words))
 #define LOOK_UP(words) look_up((uint8x16_t)(words))
-#define GREATEST(a, b) (neon_int8_integers) vmaxq_s32((int32x4_t)(a), (int32x4_t)(b))
-#define ROUND(floats) vcvtnq_s32_f32((float32x4_t)(floats))
+#define TAKE_NUMBERS take_numbers
+#define GREATEST_OF(type, floats) greatest_of((const uint32x4_t *)(floats))
+#define NUMBER_OF(type, floats, n) (floats)[n]
+#define TO_BYTES(floats, there) to_bytes((const float32x4_t *)(floats), (uint32x4_t)(there))
 #define MOST_PARTS 1
 
 #include "int8_decode.h"
@@ -73,8 +121,7 @@ static void pack_group(const float *x, Int8Activations *to, int64_t column) {
             for (int i = 0; i < 4; i++) { /* to nearest, ties to even */
                 n[i] = vcvtnq_s32_f32(vmulq_f32(v[4 * half + i], inverse));
             }
-            bytes = vcombine_s8(vmovn_s16(vcombine_s16(vmovn_s32(n[0]), vmovn_s32(n[1]))),
-                                vmovn_s16(vcombine_s16(vmovn_s32(n[2]), vmovn_s32(n[3]))));
+            bytes = narrowed(n);
         }
         vst1q_s8(to->numbers[column] + 16 * half, bytes);
         to->sums[column][half] = vaddlvq_s8(bytes);
