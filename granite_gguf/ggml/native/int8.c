@@ -117,13 +117,20 @@ AVX2_INLINE void pack_group(const float *x, int64_t parts, Int8Activations *to, 
     to->offsets[column] = to->scales[column] * (float)(first + second);
 }
 
+/* Spans are too short for a processor to see what will be wanted: that of the next column, then the
+ * first one's next span. */
 AVX2 void int8_pack(const Job *job, const char *x, int64_t column, int64_t start, char *packed) {
     const int64_t end = at_most(start + INT8_SPAN, job->width);
+    const int64_t back = 4 * INT8_SPAN - (INT8_COLUMNS - 1) * job->x_stride;
     for (int64_t c = 0; c < INT8_COLUMNS; c++) {
         Int8Activations *to = int8_place(job, packed, column, start);
         const int there = column + c < job->columns;
         const float *row = (const float *)(const void *)(x + (column + c) * job->x_stride);
+        const int64_t ahead = c + 1 < INT8_COLUMNS ? job->x_stride : back;
         for (int64_t k = start; k < end; k += INT8_GROUP, to += job->parts) {
+            for (int line = 0; line < 2; line++) { /* which a group takes */
+                __builtin_prefetch((const char *)(row + k) + ahead + 64 * line);
+            }
             if (!there) {
                 int8_leave_out(job, to, c);
             } else if (end - k >= INT8_GROUP) {
