@@ -9,7 +9,7 @@ from granite_gguf.arrays import FloatArray, Floats, IntArray
 from granite_gguf.ctc import collapse
 from granite_gguf.spec.hparams import BpeHead
 
-ROWS_AT_ONCE = 64  # bounds the memory of a softmax over the vocabulary
+ROWS_AT_ONCE = 4  # of a softmax over the vocabulary, which stay in the caches
 _LEAST = 1e-10  # a probability whose logarithm there is
 _SPOKEN_FRAMES = 3  # 60 ms, less than the shortest words
 
@@ -26,7 +26,9 @@ def log_totals(logits: FloatArray) -> FloatArray:
     for start in range(0, len(logits), ROWS_AT_ONCE):
         rows = logits[start : start + ROWS_AT_ONCE]
         top = rows.max(axis=1, keepdims=True)
-        totals[start : start + ROWS_AT_ONCE] = top[:, 0] + np.log(np.exp(rows - top).sum(axis=1))
+        powers = rows - top
+        sums = np.exp(powers, out=powers).sum(axis=1)
+        totals[start : start + ROWS_AT_ONCE] = top[:, 0] + np.log(sums)
     return totals
 
 
