@@ -26,6 +26,7 @@ from granite_gguf.ggml import (
     Runtime,
     ShapeError,
     WeightBuffer,
+    added_product,
     available_kernels,
     gated_linear,
     linear,
@@ -49,6 +50,7 @@ Array = npt.NDArray[np.float32]
 
 BFLOAT16 = ("amx-bf16", "avx512-bf16")
 FLOAT32 = ("avx512-fma", "avx2-fma", "generic")
+WHOLE_NUMBERS = ("avx512-vnni", "avx-vnni", "avx2-int8")
 
 
 def each(*names: str | None) -> pytest.MarkDecorator:
@@ -290,6 +292,38 @@ def test_bias_and_activation(
         y = runtime.compute(graph, {"x": x})["y"].reshape(expected.shape)
     buffer.close()
     np.testing.assert_allclose(y, expected, rtol=3e-6, atol=3e-5)
+
+
+@each(*BFLOAT16, *FLOAT32, *WHOLE_NUMBERS)
+@pytest.mark.parametrize("kind", ["Q8_0", "BF16"])
+@pytest.mark.parametrize("columns", [70, 9])
+@pytest.mark.parametrize("exact", [True, False], ids=["exact", "fast"])
+def test_what_is_added_to_has_the_bits_of_two_operations(
+    runtime: Runtime, kernel: str, kind: str, columns: int, *, exact: bool
+) -> None:
+    """To rows that lie between others; a third of a number is no sum of powers of two."""
+    rng = np.random.default_rng(0)
+    stored, _ = stored_and_decoded(kind, 75, 128)
+    buffer = WeightBuffer(runtime, 2)
+    w, b = buffer.add("w", [128, 75], GGMLType[kind]), buffer.add("b", [75], F32)
+    w.multiplier = Products(runtime.threads, kernel, exact=exact)
+    buffer.allocate()
+    buffer.fill("w", stored)
+    buffer.fill("b", rng.standard_normal(75, dtype=np.float32))
+    inputs = {
+        name: rng.standard_normal((columns, width), dtype=np.float32)
+        for name, width in (("x", 128), ("to", 90))
+    }
+    with Graph() as graph:
+        x, to = (graph.input(name, list(reversed(a.shape))) for name, a in inputs.items())
+        to = to.columns(11, 75)
+        graph.output("y", added_product(w, x, 1 / 3, to, b))
+        graph.output("expected", to + linear(w, x, b) * (1 / 3))
+        with pytest.raises(ShapeError, match="multiply"):
+            added_product(w, x, 1.0, to.rows(0, 1), b)
+        found = runtime.compute(graph, inputs)
+    buffer.close()
+    np.testing.assert_array_equal(found["y"], found["expected"])
 
 
 @each(*BFLOAT16, *FLOAT32)

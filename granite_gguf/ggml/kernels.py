@@ -37,8 +37,9 @@ class Job(ctypes.Structure):
             *("batches", "inner", "group", "x_stride", "x_step", "x_outer_step"),
             *("weight_type", "weight_step", "weight_outer_step", "row_bytes"),
             *("block_numbers", "block_bytes", "threads"),
-            *("biased", "activation", "active_from", "exact"),
+            *("biased", "activation", "active_from", "exact", "added", "to_stride"),
         ),
+        ("scale", ctypes.c_double),
         ("to_float", ctypes.c_void_p),
         *_numbers(
             *("packing", "pack_columns", "pack_numbers", "packed_bytes", "parts"),
@@ -73,10 +74,11 @@ class Together(ctypes.Structure):
         *_numbers("data_offset", "source_offset", "weights"),
         ("rows", ctypes.c_int64 * MOST_TOGETHER),
         *_numbers(
-            *("all_rows", "width", "columns", "x_stride", "normed", "then", "to_stride"),
+            *("all_rows", "width", "columns", "x_stride", "then", "to_stride"),
             *("threads", "piece_rows", "few_bytes", "thread_bytes"),
         ),
-        *((name, ctypes.c_double) for name in ("eps", "scale")),
+        ("scale", ctypes.c_double),
+        ("norming", ctypes.c_void_p),
         ("jobs", ctypes.c_void_p * MOST_TOGETHER),
         ("shares", ctypes.c_void_p),
     )
@@ -94,6 +96,19 @@ class Convolution(ctypes.Structure):
     )
 
 
+class Norming(ctypes.Structure):
+    """``Norming`` of ``native/job.h``."""
+
+    _fields_ = (
+        *_numbers(
+            *("data_offset", "source_offset"),
+            *("width", "columns", "x_stride", "shifted", "threads"),
+        ),
+        ("eps", ctypes.c_double),
+        ("kernel", ctypes.c_void_p),
+    )
+
+
 @cache
 def library() -> Any:
     """The kernels, or None."""
@@ -103,7 +118,7 @@ def library() -> Any:
             found = ctypes.CDLL(str(path))
             number = ctypes.c_int64
             found.kernels_job_bytes.restype = number
-            told = sum(map(ctypes.sizeof, (Job, Attention, Together, Convolution)))
+            told = sum(map(ctypes.sizeof, (Job, Attention, Together, Convolution, Norming)))
             if found.kernels_job_bytes() != told:
                 raise ImportError(
                     f"{path}: was compiled from other sources than this package's; install "
@@ -122,6 +137,7 @@ def library() -> Any:
             found.kernels_attention_many.argtypes = [number, ctypes.POINTER(Attention)]
             found.kernels_plan.argtypes = [number, ctypes.POINTER(Job)]
             found.kernels_convolution.argtypes = [number, ctypes.POINTER(Convolution)]
+            found.kernels_norming.argtypes = [number, ctypes.POINTER(Norming)]
             return found
     return None
 
@@ -196,7 +212,7 @@ def custom(
     size: int,
     sources: list[Tensor],
     function: str,
-    job: Job | Attention | Together | Convolution,
+    job: Job | Attention | Together | Convolution | Norming,
 ) -> Tensor:
     """A node of ``size`` elements that a function of the library computes."""
     operation = ctypes.cast(getattr(library(), function), c.ggml_custom_op_t)

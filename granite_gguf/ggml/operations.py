@@ -70,20 +70,37 @@ def products_together(
     return multipliers[0].together(weights, x, norm, then, to, scale)
 
 
+def normed(x: Tensor, norm: Norm) -> Tensor:
+    """The normed columns of ``x [in, T]``."""
+    if norm.weight.multiplier is not None:
+        return norm.weight.multiplier.norm(x, norm)
+    if norm.shift is None:
+        return x.rms_norm(norm.eps) * norm.weight
+    return x.norm(norm.eps) * norm.weight + norm.shift
+
+
 def normed_swiglu(gate: Tensor, up: Tensor, x: Tensor, norm: Norm) -> Tensor:
     """``silu(gate n) * up n`` of the normed columns n of ``x [in, T]``."""
     if (whole := products_together([up, gate], x, norm, Then.GATED)) is not None:
         return whole
-    x = x.rms_norm(norm.eps) * norm.weight
+    x = normed(x, norm)
     if gate.multiplier is None:
         return swiglu(linear(gate, x, None), linear(up, x, None))
     return linear(up, x, None) * linear(gate, x, None, Activation.SILU)
 
 
-def added_product(weight: Tensor, x: Tensor, scale: float, to: Tensor) -> Tensor:
-    """``scale * (weight x) + to``."""
-    whole = products_together([weight], x, None, Then.ADDED, to, scale)
-    return to + linear(weight, x, None) * scale if whole is None else whole
+def added_product(
+    weight: Tensor, x: Tensor, scale: float, to: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """``scale * (weight x + bias) + to``."""
+    if bias is None:
+        few = products_together([weight], x, None, Then.ADDED, to, scale)
+        if few is not None:
+            return few
+    if weight.multiplier is not None:
+        return weight.multiplier.multiply(weight, x, bias, Activation.NONE, to, scale)
+    y = linear(weight, x, bias)
+    return to + (y if scale == 1.0 else y * scale)
 
 
 def flash_attention(

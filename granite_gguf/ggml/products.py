@@ -21,6 +21,7 @@ from granite_gguf.ggml.kernels import (
     VECTOR,
     Convolution,
     Job,
+    Norming,
     Together,
     available_kernels,
     custom,
@@ -42,10 +43,13 @@ MOST_COLUMNS = 4  # that are multiplied together with several weights: each thre
 
 
 class Norm(NamedTuple):
-    """A norm of columns: they are divided by their root mean square, and multiplied by a weight."""
+    """A norm of columns: they are divided by their root mean square, and multiplied by a weight.
+    With a shift their mean is taken away before that, and the shift added behind it.
+    """
 
     weight: Tensor
     eps: float
+    shift: Tensor | None = None
 
 
 class Then(Enum):
@@ -95,9 +99,12 @@ class Products:
         x: Tensor,
         bias: Tensor | None = None,
         activation: Activation = Activation.NONE,
+        to: Tensor | None = None,
+        scale: float = 1.0,
     ) -> Tensor:
         """``activation(weight x + bias)`` as :func:`granite_gguf.ggml.linear` of weights, and
-        products of batches as :func:`granite_gguf.ggml.mul_mat`, without a bias.
+        products of batches as :func:`granite_gguf.ggml.mul_mat`, without a bias. Of a matrix x also
+        ``to + scale * activation(weight x + bias)``.
         """
         check(
             weight.ne[0] == x.ne[0]
@@ -107,11 +114,14 @@ class Products:
             and weight.rows_contiguous
             and x.rows_contiguous
             and (weight.type == F32 or weight.contiguous)
-            and (bias is None or (bias.ne == (weight.ne[1], 1, 1, 1) and bias.type == F32)),
+            and (bias is None or (bias.ne == (weight.ne[1], 1, 1, 1) and bias.type == F32))
+            and (to is None or to.ne == (weight.ne[1], x.ne[1], 1, 1) == (to.ne[0], *x.ne[1:]))
+            and (to is None or (to.type == F32 and to.rows_contiguous)),
             "multiply",
             weight,
             x,
             bias,
+            to,
         )
         rows = weight.ne[1]
         # One weight multiplies all of x at once where its rows are evenly spaced. Where a matrix is
@@ -137,12 +147,15 @@ class Products:
             biased=bias is not None,
             activation=_ACTIVATIONS[activation],
             active_from=rows // 2 if activation is Activation.GATE else 0,
+            added=to is not None,
+            to_stride=0 if to is None else to.nb[1],
         )
+        job.scale = scale
         packed = _pack(x, shape, str(kernel), job)
         # Threads decode weights behind the result: its memory is theirs, and is there in time.
         size = shape.batches * rows * shape.columns
         room = -(-job.room_bytes // 4)
-        sources = [weight, packed] if bias is None else [weight, packed, bias]
+        sources = [weight, packed, *(source for source in (bias, to) if source is not None)]
         whole = custom(x, F32, size + room, sources, "kernels_multiply", job)
         strides = [4 * rows, 4 * rows * x.ne[1], 4 * rows * x.ne[1] * x.ne[2]]
         return whole.view([rows, *x.ne[1:]], strides)
@@ -182,7 +195,7 @@ class Products:
         Args:
             weights: matrices with as many columns, at most three.
             x: ``[width, columns]``.
-            norm: of x, before it is multiplied.
+            norm: of x, before it is multiplied; without a shift.
             then: what becomes of the results.
             to: what they are added to, as large.
             scale: of the results before that.
@@ -207,7 +220,7 @@ class Products:
             and all(w.ne == (x.ne[0], w.ne[1], 1, 1) and w.contiguous for w in weights)
             and x.type == F32
             and x.rows_contiguous
-            and (norm is None or (norm.weight.ne == (x.ne[0], 1, 1, 1) and norm.weight.type == F32))
+            and (norm is None or (_fits_as_norm(norm, x) and norm.shift is None))
             and (then is not Then.GATED or (len(rows) == 2 and rows[0] == rows[1]))
             and ((then is Then.ADDED) == (to is not None))
             and (to is None or (to.ne == (sum(rows), columns, 1, 1) and to.type == F32))
@@ -237,6 +250,7 @@ class Products:
         few = max(job.panel_bytes for job in jobs)
         each = few + jobs[0].packed_bytes + _lines(4 * x.ne[0] * columns)
         shares = ctypes.create_string_buffer(_LINE * (self._threads + 1))
+        norming = None if norm is None else self._norming(x, norm)
         whole = Together(
             **offsets(),
             weights=len(weights),
@@ -245,20 +259,19 @@ class Products:
             width=x.ne[0],
             columns=columns,
             x_stride=x.nb[1],
-            normed=norm is not None,
             then=then.value,
             to_stride=0 if to is None else to.nb[1],
             threads=self._threads,
             piece_rows=_PIECE,
             few_bytes=few,
             thread_bytes=each,
-            eps=0.0 if norm is None else norm.eps,
             scale=scale,
+            norming=None if norming is None else ctypes.addressof(norming),
             shares=_lines(ctypes.addressof(shares)),
         )
         for n, job in enumerate(jobs):
             whole.jobs[n] = ctypes.addressof(job)
-        x.context.keep((jobs, shares))
+        x.context.keep((jobs, shares, norming))
         sources = [*weights, x, *([norm.weight] if norm else []), *([to] if to else [])]
         room = (_LINE + self._threads * each) // 4
         y = custom(x, F32, sum(rows) * columns + room, sources, "kernels_together", whole)
@@ -281,6 +294,34 @@ class Products:
         if kernel is None:
             return None
         return attend_many(q, k, v, scale, *others, kernel=kernel, threads=self._threads)
+
+    def norm(self, x: Tensor, norm: Norm) -> Tensor:
+        """As :func:`granite_gguf.ggml.normed` of a matrix whose columns are evenly spaced."""
+        check(
+            x.type == F32
+            and x.rows_contiguous
+            and x.ne[2] == x.ne[3] == 1
+            and _fits_as_norm(norm, x),
+            "norm",
+            x,
+            *norm,
+        )
+        sources = [x, norm.weight] if norm.shift is None else [x, norm.weight, norm.shift]
+        size = x.element_count
+        return custom(x, F32, size, sources, "kernels_norm", self._norming(x, norm)).reshape(*x.ne)
+
+    def _norming(self, x: Tensor, norm: Norm) -> Norming:
+        job = Norming(
+            **offsets(),
+            width=x.ne[0],
+            columns=x.ne[1],
+            x_stride=x.nb[1],
+            shifted=norm.shift is not None,
+            threads=self._threads,
+            eps=norm.eps,
+        )
+        library().kernels_norming(table()[self._names[0]], ctypes.byref(job))
+        return job
 
     def convolve(self, taps: Tensor, x: Tensor, shift: Tensor) -> Tensor | None:
         """As :func:`granite_gguf.ggml.depthwise_conv_silu`, in float32; None where ggml does it."""
@@ -312,6 +353,11 @@ class Products:
         size = channels * frames * batch
         whole = custom(x, F32, size, [x, taps, shift], "kernels_convolve", job)
         return whole.reshape(channels, frames, batch)
+
+
+def _fits_as_norm(norm: Norm, x: Tensor) -> bool:
+    vectors = (v for v in (norm.weight, norm.shift) if v is not None)
+    return all(v.ne == (x.ne[0], 1, 1, 1) and v.type == F32 for v in vectors)
 
 
 def _lines(size: int) -> int:

@@ -45,10 +45,8 @@ class Activation(Enum):
 class Multiplier(Protocol):
     """Multiplies with a weight, or with what multiplies in its way, in place of ggml."""
 
-    def multiply(
-        self, weight: Tensor, x: Tensor, bias: Tensor | None, activation: Activation
-    ) -> Tensor:
-        """As :func:`granite_gguf.ggml.linear`."""
+    def multiply(self, weight: Tensor, x: Tensor, *beside: Any, **added: Any) -> Tensor:
+        """As :func:`granite_gguf.ggml.linear`, or :func:`granite_gguf.ggml.added_product`."""
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, scale: float, *others: Tensor | None
@@ -59,6 +57,9 @@ class Multiplier(Protocol):
 
     def together(self, *several: Any, **beside: Any) -> Tensor | None:
         """As :meth:`granite_gguf.ggml.Products.together`."""
+
+    def norm(self, x: Tensor, norm: Any) -> Tensor:
+        """As :func:`granite_gguf.ggml.normed`."""
 
     def convolve(self, taps: Tensor, x: Tensor, shift: Tensor) -> Tensor | None:
         """As :func:`granite_gguf.ggml.depthwise_conv_silu`; None where ggml does it."""

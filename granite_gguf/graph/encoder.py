@@ -20,7 +20,7 @@ import numpy as np
 
 from granite_gguf.arrays import FloatArray
 from granite_gguf.ggml import Activation, Graph, Tensor, concat, mul_mat
-from granite_gguf.graph.layers import Weights, gated_linear, layer_norm, linear
+from granite_gguf.graph.layers import Weights, added_linear, gated_linear, layer_norm, linear
 from granite_gguf.graph.layout import Blocks, Layout, Ragged
 from granite_gguf.spec.derived import DerivedWeights, ReadWeight
 from granite_gguf.spec.hparams import LAYER_NORM_EPS, Encoder
@@ -51,14 +51,12 @@ def _derive_block(e: Encoder, p: str, read: ReadWeight, derived: DerivedWeights)
     distance = np.zeros((rows, e.head_dim), np.float32)
     distance[: len(near)] = near[::-1]
     derived.arrays[f"{p}{_DISTANCE}"] = distance
-    derived.factors.append(f"{p}{_DISTANCE}")
 
     variance = read(f"{p}conv_bn.running_var").astype(np.float64)
     scale = read(f"{p}conv_bn.weight") / np.sqrt(variance + LAYER_NORM_EPS)
     shift = read(f"{p}conv_bn.bias") - read(f"{p}conv_bn.running_mean") * scale
     taps = read(f"{p}conv_dw.weight").reshape(e.conv_dim, e.conv_kernel)
     derived.arrays[f"{p}conv_taps"] = (taps * scale[:, None]).T.astype(np.float32)
-    derived.factors.append(f"{p}conv_taps")
     derived.arrays[f"{p}conv_shift"] = shift.astype(np.float32)
 
 
@@ -116,7 +114,7 @@ def encode(graph: Graph, w: Weights, e: Encoder, mel: Tensor, frames: Layout) ->
         captures[n] = x
         if n == e.self_conditioning_layer:
             posterior = linear(w, "enc.ctc_out", x).softmax()  # [characters, T]
-            x = x + linear(w, "enc.ctc_mid", posterior)
+            x = added_linear(w, "enc.ctc_mid", posterior, x)
             if not e.capture_before_feedback:
                 captures[n] = x
     captures = {k: graph.tap(f"encoder_layer_{k}", state) for k, state in captures.items()}
@@ -127,37 +125,39 @@ def encode(graph: Graph, w: Weights, e: Encoder, mel: Tensor, frames: Layout) ->
 def conformer_block(w: Weights, p: str, e: Encoder, x: Tensor, frames: Layout) -> Tensor:
     """One block: half a feed-forward, attention, convolution, half a feed-forward, norm.
 
-    Attention and convolution know where a recording ends; all the rest is frame by frame.
+    Each of these returns what it was given and what it adds. Attention and convolution know where a
+    recording ends; all the rest is frame by frame.
     """
-    x = x + feed_forward(w, f"{p}ff1", x) * 0.5
-    x = x + block_attention(w, p, e, x, frames)
-    x = x + convolution(w, p, x, frames)
-    x = x + feed_forward(w, f"{p}ff2", x) * 0.5
+    x = half_feed_forward(w, f"{p}ff1", x)
+    x = block_attention(w, p, e, x, frames)
+    x = convolution(w, p, x, frames)
+    x = half_feed_forward(w, f"{p}ff2", x)
     return layer_norm(w, f"{p}post_norm", x, LAYER_NORM_EPS)
 
 
-def feed_forward(w: Weights, name: str, x: Tensor) -> Tensor:
-    """Norm, widen, SiLU, narrow."""
-    x = layer_norm(w, f"{name}_norm", x, LAYER_NORM_EPS)
-    return linear(w, f"{name}_down", linear(w, f"{name}_up", x, Activation.SILU))
+def half_feed_forward(w: Weights, name: str, x: Tensor) -> Tensor:
+    """Norm, widen, SiLU, narrow, and half of it."""
+    y = layer_norm(w, f"{name}_norm", x, LAYER_NORM_EPS)
+    y = linear(w, f"{name}_up", y, Activation.SILU)
+    return added_linear(w, f"{name}_down", y, x, 0.5)
 
 
 def convolution(w: Weights, p: str, x: Tensor, frames: Layout) -> Tensor:
     """Norm, gated pointwise, depthwise with BatchNorm and SiLU, pointwise."""
-    x = layer_norm(w, f"{p}conv_norm", x, LAYER_NORM_EPS)
-    x = gated_linear(w, f"{p}conv_up", x)  # [conv_dim, T]
-    x = frames.convolve(w[f"{p}conv_taps"], x, w[f"{p}conv_shift"])
-    return linear(w, f"{p}conv_down", x)
+    y = layer_norm(w, f"{p}conv_norm", x, LAYER_NORM_EPS)
+    y = gated_linear(w, f"{p}conv_up", y)  # [conv_dim, T]
+    y = frames.convolve(w[f"{p}conv_taps"], y, w[f"{p}conv_shift"])
+    return added_linear(w, f"{p}conv_down", y, x)
 
 
 def block_attention(w: Weights, p: str, e: Encoder, x: Tensor, frames: Layout) -> Tensor:
     """Attention inside independent blocks of frames, with relative positions."""
-    x = layer_norm(w, f"{p}attn_norm", x, LAYER_NORM_EPS)
+    y = layer_norm(w, f"{p}attn_norm", x, LAYER_NORM_EPS)
     # Queries, keys and values, each [heads * head_dim, T], the last two in one matrix or all.
     if f"{p}attn_qkv.weight" in w:
-        q = kv = linear(w, f"{p}attn_qkv", x)
+        q = kv = linear(w, f"{p}attn_qkv", y)
     else:
-        q, kv = linear(w, f"{p}attn_q", x), linear(w, f"{p}attn_kv", x)
+        q, kv = linear(w, f"{p}attn_q", y), linear(w, f"{p}attn_kv", y)
     k = 1 if q is kv else 0
     distances = w[f"{p}{_DISTANCE}"].beside(x)
     attended = [
@@ -170,7 +170,7 @@ def block_attention(w: Weights, p: str, e: Encoder, x: Tensor, frames: Layout) -
         )
         for block in frames.blocks(e.context_size)
     ]
-    return linear(w, f"{p}attn_out", frames.join(attended))
+    return added_linear(w, f"{p}attn_out", frames.join(attended), x)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, distances: Tensor, mask: Tensor | None) -> Tensor:

@@ -12,12 +12,15 @@ from granite_gguf import ggml
 from granite_gguf.ggml import (
     F32,
     Activation,
+    Norm,
     Tensor,
+    added_product,
     attend_few,
     attends,
     concat,
     flash_attention,
     mul_mat,
+    normed,
 )
 
 _SCORES = 8 << 20  # of attention, at a time: 32 MB
@@ -34,6 +37,11 @@ def linear(w: Weights, name: str, x: Tensor, activation: Activation = Activation
     return ggml.linear(w[f"{name}.weight"], x, w.get(f"{name}.bias"), activation)
 
 
+def added_linear(w: Weights, name: str, x: Tensor, to: Tensor, scale: float = 1.0) -> Tensor:
+    """``to + scale * (weight x + bias)``."""
+    return added_product(w[f"{name}.weight"], x, scale, to, w.get(f"{name}.bias"))
+
+
 def gated_linear(w: Weights, name: str, x: Tensor) -> Tensor:
     """The first half of ``weight x + bias`` times the sigmoid of the second half."""
     return ggml.gated_linear(w[f"{name}.weight"], x, w.get(f"{name}.bias"))
@@ -41,12 +49,12 @@ def gated_linear(w: Weights, name: str, x: Tensor) -> Tensor:
 
 def layer_norm(w: Weights, name: str, x: Tensor, eps: float) -> Tensor:
     """Normalise each column of ``x`` and apply the learned scale and shift."""
-    return x.norm(eps) * w[f"{name}.weight"] + w[f"{name}.bias"]
+    return normed(x, Norm(w[f"{name}.weight"], eps, w[f"{name}.bias"]))
 
 
 def rms_norm(w: Weights, name: str, x: Tensor, eps: float) -> Tensor:
     """Divide each column of ``x`` by its root mean square and apply the learned scale."""
-    return x.rms_norm(eps) * w[f"{name}.weight"]
+    return normed(x, Norm(w[f"{name}.weight"], eps))
 
 
 def total(terms: Sequence[Tensor]) -> Tensor:

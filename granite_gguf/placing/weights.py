@@ -128,7 +128,7 @@ class ModelWeights(Mapping[str, Tensor]):
                 self._copy(plan, suspects)
             if choice.products is not None:
                 products = [name for name, kernel in self._used.items() if kernel.own]
-                for name in (*products, *derived.factors):
+                for name in (*products, *converted):
                     self._tensors[name].multiplier = choice.products
             plain.allocate()
             for name, array in converted.items():

@@ -17,12 +17,10 @@ class DerivedWeights:
 
     Attributes:
         arrays: float32 by name, in the order that the graphs read them.
-        factors: the names of those that are multiplied with, as matrices are.
         joined: matrices of the file that meet the same activations, which a device of its own
             multiplies faster as one: what they are called together, and their names in the order
             of their rows.
     """
 
     arrays: dict[str, FloatArray] = field(default_factory=dict)
-    factors: list[str] = field(default_factory=list)
     joined: dict[str, tuple[str, ...]] = field(default_factory=dict)

@@ -76,6 +76,7 @@ FEW_FLOATS
 #define NUMBER_BYTES 4
 #include "attention_many.h"
 #include "convolution.h"
+#include "norms.h"
 
 static int available(void) { return x86_has(X86_AVX512); }
 
@@ -87,7 +88,7 @@ static int takes(int64_t type, int64_t exact, int64_t columns) {
 const Kernel avx512_fma = {
     .name = "avx512-fma", .words = "float32 products of AVX-512", .available = available,
     .takes = takes, .plan = plan_few, .pack = PACK, .decode = decode, .multiply = multiply,
-    .few = few, .attend = attend, .keep = keep, ATTEND_MANY, CONVOLVE, .peak = peak,
+    .few = few, .attend = attend, .keep = keep, ATTEND_MANY, CONVOLVE, .norm = norm, .peak = peak,
 };
 
 #else

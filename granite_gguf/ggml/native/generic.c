@@ -17,6 +17,7 @@
 #define NUMBER_BYTES 4
 #include "attention_many.h"
 #include "convolution.h"
+#include "norms.h"
 
 static int available(void) { return 1; }
 
@@ -27,5 +28,5 @@ static int takes(int64_t type, int64_t exact, int64_t columns) {
 
 const Kernel generic = {
     .name = "generic", .words = "float32 products in plain C", .available = available,
-    .takes = takes, .plan = plan, .pack = PACK, .decode = decode, .multiply = multiply, .attend = attend, .keep = keep, ATTEND_MANY, CONVOLVE, .peak = peak,
+    .takes = takes, .plan = plan, .pack = PACK, .decode = decode, .multiply = multiply, .attend = attend, .keep = keep, ATTEND_MANY, CONVOLVE, .norm = norm, .peak = peak,
 };

@@ -32,6 +32,7 @@ typedef void (*to_float_fn)(const void *, float *, int64_t);
 typedef struct Kernel Kernel;
 typedef struct Attention Attention;
 typedef struct AttentionOf AttentionOf;
+typedef struct Norming Norming;
 typedef struct Convolution Convolution;
 typedef struct ConvolutionOf ConvolutionOf;
 
@@ -56,10 +57,13 @@ typedef struct {
     int64_t block_numbers;     /* of the weight's type: numbers of a block, and their bytes */
     int64_t block_bytes;
     int64_t threads;           /* the most that will work */
-    int64_t biased;            /* whether there is a third source, added to every column of y */
+    int64_t biased;            /* whether there is another source, added to every column of y */
     int64_t activation;
     int64_t active_from;       /* the row of y from which on that applies */
     int64_t exact;             /* whether numbers may not be rounded further than their type says */
+    int64_t added;             /* whether there is a last source, to which y is added when scaled */
+    int64_t to_stride;         /* bytes from a column of that to the next */
+    double scale;
     to_float_fn to_float;      /* decodes a row of the weight's type to floats */
     /* Planned by the kernel. */
     int64_t packing;           /* x that is packed alike, for the same kernel, has the same number */
@@ -141,6 +145,9 @@ struct Kernel {
      * another kernel of the table does. */
     void (*convolve)(const Convolution *job, const ConvolutionOf *all, int64_t first, int64_t end);
     int64_t convolve_frames, convolve_channels;
+    /* Norms a row, with a shift by its variance, without one by its mean square. NULL as above. */
+    void (*norm)(const Norming *job, const float *x, const float *weight, const float *shift,
+                 float *y);
     /* Makes products of what is in registers, over and over; returns how many. Or NULL. */
     int64_t (*peak)(int64_t rounds);
     /* Around a thread's work, or NULL. */
@@ -178,14 +185,14 @@ typedef struct {
     int64_t rows[MOST_TOGETHER];        /* of each, multiples of 32 but for the last */
     int64_t all_rows;
     int64_t width, columns, x_stride;
-    int64_t normed;       /* whether x is normed, with another source for its weight */
     int64_t then;         /* GATED: the first half of y times the second; ADDED: to a last source */
     int64_t to_stride;    /* bytes from a column of that to the next */
     int64_t threads;      /* the most that will work */
     int64_t piece_rows;   /* a multiple of 32 */
     int64_t few_bytes;    /* of room for a kernel; packed and normed x follow */
     int64_t thread_bytes; /* of all of these, for each thread */
-    double eps, scale;
+    double scale;
+    const Norming *norming; /* of x, with another source for its weight; or NULL */
     const Job *jobs[MOST_TOGETHER];
     char *shares; /* of each thread a line of 64 bytes: its share's next piece, 0 between runs */
 } Together;
@@ -195,6 +202,17 @@ struct AttentionOf {
     const char *q, *keys, *values, *distances;
     const uint16_t *mask; /* 0 where a key is seen; or NULL */
     float *y, *scores;
+};
+
+/* Norms of the columns of a matrix; the same structure in ../kernels.py. */
+struct Norming {
+    int64_t data_offset, source_offset; /* as in a job */
+    int64_t width, columns;
+    int64_t x_stride; /* bytes from a column of x to the next */
+    int64_t shifted;  /* whether there is a third source, see `norm` of a kernel */
+    int64_t threads;  /* the most that will work */
+    double eps;
+    const Kernel *kernel;
 };
 
 /* The same structure in ../kernels.py. x and y are [batches][frames][channels], taps [taps][channels]. */

@@ -17,6 +17,7 @@
 #define NUMBER_BYTES 4
 #include "attention_many.h"
 #include "convolution.h"
+#include "norms.h"
 
 static int available(void) { return 1; }
 
@@ -27,7 +28,7 @@ static int takes(int64_t type, int64_t exact, int64_t columns) {
 
 const Kernel neon_fma = {
     .name = "neon-fma", .words = "float32 products of NEON", .available = available,
-    .takes = takes, .plan = plan, .pack = PACK, .decode = decode, .multiply = multiply, .attend = attend, .keep = keep, ATTEND_MANY, CONVOLVE, .peak = peak,
+    .takes = takes, .plan = plan, .pack = PACK, .decode = decode, .multiply = multiply, .attend = attend, .keep = keep, ATTEND_MANY, CONVOLVE, .norm = norm, .peak = peak,
 };
 
 #else

@@ -15,8 +15,25 @@ static inline const void *source_of(int64_t offset, const void *tensor, int64_t 
     return ((const void *const *)((const char *)tensor + offset))[index];
 }
 
+/* What a source of a tensor has. */
+static inline const void *operand(int64_t data_offset, int64_t source_offset, const void *tensor,
+                                  int64_t index) {
+    return data_of(data_offset, source_of(source_offset, tensor, index));
+}
+
 static inline void *aligned(void *place) {
     return (void *)(((uintptr_t)place + ALIGNMENT - 1) & ~(uintptr_t)(ALIGNMENT - 1));
+}
+
+/* Some numbers of y are scaled and added to others. In two loops, for a fused multiply-add would round
+ * otherwise. */
+static inline void add_scaled(float *y, const float *to, float scale, int64_t count) {
+    for (int64_t i = 0; i < count; i++) {
+        y[i] *= scale;
+    }
+    for (int64_t i = 0; i < count; i++) {
+        y[i] += to[i];
+    }
 }
 
 #endif

@@ -39,11 +39,13 @@ static const Kernel *const table[] = {
 
 enum {
     CACHED_BYTES = 1 << 20,   /* of packed x, that stay in a core's second cache */
-    PANELS_BYTES = 128 << 10  /* of decoded panels that share it where it does not */
+    PANELS_BYTES = 128 << 10, /* of decoded panels that share it where it does not */
+    ADDED_ROWS = 32           /* of a weight that is not decoded, until others are added to y */
 };
 
 int64_t kernels_job_bytes(void) {
-    return sizeof(Job) + sizeof(Attention) + sizeof(Together) + sizeof(Convolution);
+    return sizeof(Job) + sizeof(Attention) + sizeof(Together) + sizeof(Convolution) +
+           sizeof(Norming);
 }
 
 int64_t kernels_count(void) { return sizeof table / sizeof *table; }
@@ -104,43 +106,74 @@ void kernels_pack(void *result, int thread, int threads, const Job *job) {
     }
 }
 
-/* Panels `first` to `end` of a weight times all of an x, some decoded at a time into `room`. */
-static void multiply_panels(const Job *job, const char *weight, const float *bias,
-                            const char *packed, float *y, char *room, int64_t first, int64_t end) {
-    const Kernel *kernel = job->kernel;
-    if (job->direct) {
-        const int64_t row = first * job->panel_rows;
+/* What a product reads and writes. */
+typedef struct {
+    const char *weight, *packed, *to;
+    const float *bias;
+    float *y;
+} Operands;
+
+static void add_to(const Job *job, const Operands *of, int64_t row, int64_t rows, int64_t column,
+                   int64_t columns) {
+    for (int64_t c = column; c < at_most(column + columns, job->columns); c++) {
+        add_scaled(of->y + c * job->rows + row,
+                   (const float *)(const void *)(of->to + c * job->to_stride) + row, (float)job->scale,
+                   at_most(rows, job->rows - row));
+    }
+}
+
+/* Rows from `row` to `last` of a weight times all of an x, as they lie. What is added to is added while
+ * they are in a cache. */
+static void multiply_rows(const Job *job, const Operands *of, char *room, int64_t row, int64_t last) {
+    const int64_t together = job->added ? ADDED_ROWS : last - row;
+    for (; row < last; row += together) {
         const Step step = {
-            .panel = weight + row * job->row_bytes, .packed = packed, .bias = bias, .y = y,
-            .row = row, .room = room,
+            .panel = of->weight + row * job->row_bytes, .packed = of->packed, .bias = of->bias,
+            .y = of->y, .row = row, .room = room,
         };
-        kernel->few(job, &step, at_most(end * job->panel_rows, job->rows) - row);
+        const int64_t rows = at_most(together, last - row);
+        job->kernel->few(job, &step, rows);
+        if (job->added) {
+            add_to(job, of, row, rows, 0, job->columns);
+        }
+    }
+}
+
+/* Panels `first` to `end` of a weight times all of an x, some decoded at a time into `room`. */
+static void multiply_panels(const Job *job, const Operands *of, char *room, int64_t first,
+                            int64_t end) {
+    const Kernel *kernel = job->kernel;
+    const int64_t last_row = at_most(end * job->panel_rows, job->rows);
+    if (job->direct) {
+        multiply_rows(job, of, room, first * job->panel_rows, last_row);
         return;
     }
     const int64_t steps = blocks_of(job->columns, job->step_columns);
-    const int64_t last_row = at_most(end * job->panel_rows, job->rows);
     for (; first < end; first += job->panels_together) {
         const int64_t count = at_most(job->panels_together, end - first);
         int64_t flags = 0;
         for (int64_t i = 0; i < count; i++) {
             /* What lies behind the last row comes into sums that are not stored. */
             const int64_t row = (first + i) * job->panel_rows;
-            flags |= kernel->decode(job, weight + row * job->row_bytes,
+            flags |= kernel->decode(job, of->weight + row * job->row_bytes,
                                     at_most(job->panel_rows, job->rows - row),
                                     room + i * job->panel_bytes);
         }
         const int64_t next = at_most((first + count) * job->panel_rows, last_row);
         const int64_t after = at_most((first + 2 * count) * job->panel_rows, last_row);
-        Ahead ahead = {weight + next * job->row_bytes, weight + after * job->row_bytes, 0};
+        Ahead ahead = {of->weight + next * job->row_bytes, of->weight + after * job->row_bytes, 0};
         ahead.lines = blocks_of((ahead.end - ahead.from) / 64, steps * count * at_least(1, job->fetches));
         for (int64_t s = 0; s < steps; s++) {
             for (int64_t i = 0; i < count; i++) {
                 const Step step = {
-                    .panel = room + i * job->panel_bytes, .flags = flags, .packed = packed,
-                    .bias = bias, .y = y, .row = (first + i) * job->panel_rows,
+                    .panel = room + i * job->panel_bytes, .flags = flags, .packed = of->packed,
+                    .bias = of->bias, .y = of->y, .row = (first + i) * job->panel_rows,
                     .column = s * job->step_columns, .ahead = &ahead,
                 };
                 kernel->multiply(job, &step);
+                if (job->added) {
+                    add_to(job, of, step.row, job->panel_rows, step.column, job->step_columns);
+                }
             }
         }
     }
@@ -153,13 +186,15 @@ void kernels_multiply(void *result, int thread, int threads, const Job *job) {
         return;
     }
     const Kernel *kernel = job->kernel;
-    const char *weight = data_of(job->data_offset, source_of(job->source_offset, result, 0));
-    const char *packed = data_of(job->data_offset, source_of(job->source_offset, result, 1));
-    const float *bias =
-        job->biased ? (const float *)(const void *)data_of(job->data_offset, source_of(job->source_offset, result, 2)) : NULL;
-    float *y = (float *)(void *)data_of(job->data_offset, result);
+    const Operands all = {
+        .weight = operand(job->data_offset, job->source_offset, result, 0),
+        .packed = operand(job->data_offset, job->source_offset, result, 1),
+        .bias = job->biased ? operand(job->data_offset, job->source_offset, result, 2) : NULL,
+        .to = job->added ? operand(job->data_offset, job->source_offset, result, job->biased ? 3 : 2) : NULL,
+        .y = (float *)(void *)data_of(job->data_offset, result),
+    };
     const int64_t y_step = job->rows * job->columns;
-    char *room = (char *)aligned(y + job->batches * y_step) +
+    char *room = (char *)aligned(all.y + job->batches * y_step) +
                  thread * job->panels_together * job->panel_bytes;
     char saved[2 * ALIGNMENT];
     if (kernel->begin) {
@@ -167,15 +202,16 @@ void kernels_multiply(void *result, int thread, int threads, const Job *job) {
     }
     const int64_t panels = blocks_of(job->rows, job->panel_rows);
     if (job->batches == 1) {
-        multiply_panels(job, weight, bias, packed, y, room, panels * thread / working,
-                        panels * (thread + 1) / working);
+        multiply_panels(job, &all, room, panels * thread / working, panels * (thread + 1) / working);
     } else {
         const int64_t end = job->batches * (thread + 1) / working;
         for (int64_t n = job->batches * thread / working; n < end; n++) {
             const int64_t step = n % job->inner / job->group, outer_step = n / job->inner;
-            multiply_panels(
-                job, weight + step * job->weight_step + outer_step * job->weight_outer_step, bias,
-                packed + n * job->packed_bytes, y + n * y_step, room, 0, panels);
+            Operands one = all;
+            one.weight += step * job->weight_step + outer_step * job->weight_outer_step;
+            one.packed += n * job->packed_bytes;
+            one.y += n * y_step;
+            multiply_panels(job, &one, room, 0, panels);
         }
     }
     if (kernel->end) {
@@ -310,13 +346,37 @@ void kernels_convolve(void *result, int thread, int threads, const Convolution *
         return;
     }
     const ConvolutionOf all = {
-        .x = (const float *)(const void *)data_of(job->data_offset, source_of(job->source_offset, result, 0)),
-        .taps = (const float *)(const void *)data_of(job->data_offset, source_of(job->source_offset, result, 1)),
-        .shift = (const float *)(const void *)data_of(job->data_offset, source_of(job->source_offset, result, 2)),
+        .x = operand(job->data_offset, job->source_offset, result, 0),
+        .taps = operand(job->data_offset, job->source_offset, result, 1),
+        .shift = operand(job->data_offset, job->source_offset, result, 2),
         .y = (float *)(void *)data_of(job->data_offset, result),
     };
     const int64_t stretches = job->batches * blocks_of(job->frames, job->kernel->convolve_frames) *
                               blocks_of(job->channels, job->kernel->convolve_channels);
     job->kernel->convolve(job, &all, stretches * thread / working,
                           stretches * (thread + 1) / working);
+}
+
+/* Plans norms by the best kernel from one of the table on that has them. */
+void kernels_norming(int64_t from, Norming *job) {
+    while (!(table[from]->norm && table[from]->available())) {
+        from++; /* the last one has them */
+    }
+    job->kernel = table[from];
+}
+
+/* Columns are dealt out. */
+void kernels_norm(void *result, int thread, int threads, const Norming *job) {
+    const int64_t working = at_most(threads, job->threads);
+    if (thread >= working) {
+        return;
+    }
+    const char *x = operand(job->data_offset, job->source_offset, result, 0);
+    const float *weight = operand(job->data_offset, job->source_offset, result, 1);
+    const float *shift = job->shifted ? operand(job->data_offset, job->source_offset, result, 2) : NULL;
+    float *y = (float *)(void *)data_of(job->data_offset, result);
+    for (int64_t c = job->columns * thread / working; c < job->columns * (thread + 1) / working; c++) {
+        job->kernel->norm(job, (const float *)(const void *)(x + c * job->x_stride), weight, shift,
+                          y + c * job->width);
+    }
 }

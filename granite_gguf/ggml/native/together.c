@@ -6,8 +6,6 @@
  * All numbers are what the same operations one by one make of them.
  */
 
-#include <math.h>
-
 #ifdef _MSC_VER
 #include <intrin.h>
 #define NEXT(number) _InterlockedExchangeAdd64(number, 1)
@@ -31,26 +29,13 @@ static int64_t next_piece(const Together *job, int64_t share, int64_t threads, i
     return piece < count ? piece : -1;
 }
 
-/* As ggml does: the sum in double precision, from first to last. */
-static void norm(const Together *job, const float *x, const float *weight, float *to) {
-    double sum = 0;
-    for (int64_t i = 0; i < job->width; i++) {
-        sum += (double)(x[i] * x[i]);
-    }
-    const float mean = (float)(sum / (double)job->width);
-    const float scale = 1.0f / sqrtf(mean + (float)job->eps);
-    for (int64_t i = 0; i < job->width; i++) {
-        to[i] = x[i] * scale * weight[i];
-    }
-}
-
 static void pack(const Together *job, const char *x, const float *weight, char *normed,
                  char *packed) {
     const Job *first = job->jobs[0];
-    if (job->normed) {
+    if (job->norming) {
         for (int64_t c = 0; c < job->columns; c++) {
-            norm(job, (const float *)(const void *)(x + c * job->x_stride), weight,
-                 (float *)(void *)normed + c * job->width);
+            job->norming->kernel->norm(job->norming, (const float *)(const void *)(x + c * job->x_stride),
+                                       weight, NULL, (float *)(void *)normed + c * job->width);
         }
         x = normed;
     }
@@ -71,13 +56,8 @@ static void finish(const Together *job, const char *to, float *y, int64_t row, i
                 numbers[i] *= gates[i];
             }
         } else if (job->then == ADDED) {
-            const float *others = (const float *)(const void *)(to + c * job->to_stride) + row;
-            for (int64_t i = 0; i < rows; i++) {
-                numbers[i] *= (float)job->scale;
-            }
-            for (int64_t i = 0; i < rows; i++) {
-                numbers[i] += others[i];
-            }
+            add_scaled(numbers, (const float *)(const void *)(to + c * job->to_stride) + row,
+                       (float)job->scale, rows);
         }
     }
 }
@@ -89,7 +69,7 @@ void kernels_together(void *result, int thread, int threads, const Together *job
     }
     const char *from[MOST_TOGETHER + 3];
     const int64_t count = job->weights;
-    for (int64_t i = 0; i < count + 1 + (job->normed != 0) + (job->then == ADDED); i++) {
+    for (int64_t i = 0; i < count + 1 + (job->norming != NULL) + (job->then == ADDED); i++) {
         from[i] = data_of(job->data_offset, source_of(job->source_offset, result, i));
     }
     const char *x = from[count], *more = from[count + 1];
@@ -139,7 +119,7 @@ void kernels_together(void *result, int thread, int threads, const Together *job
                 };
                 kernel->few(job->jobs[i], &step, rows);
             }
-            finish(job, job->normed ? from[count + 2] : more, y, place, rows);
+            finish(job, job->norming ? from[count + 2] : more, y, place, rows);
         }
     }
     if (kernel->end) {
