@@ -68,8 +68,10 @@ AVX512_INLINE __m512 halves_at(const char *from, const int64_t *offsets) {
     __m128i halves[2];
 #pragma GCC unroll 2
     for (int i = 0; i < 2; i++, offsets += 8) {
-        halves[i] = _mm_setr_epi16(half_at(from + offsets[0]), half_at(from + offsets[1]), half_at(from + offsets[2]), half_at(from + offsets[3]),
-                                   half_at(from + offsets[4]), half_at(from + offsets[5]), half_at(from + offsets[6]), half_at(from + offsets[7]));
+        halves[i] = _mm_setr_epi16(half_at(from + offsets[0]), half_at(from + offsets[1]),
+                                   half_at(from + offsets[2]), half_at(from + offsets[3]),
+                                   half_at(from + offsets[4]), half_at(from + offsets[5]),
+                                   half_at(from + offsets[6]), half_at(from + offsets[7]));
     }
     return _mm512_cvtph_ps(_mm256_set_m128i(halves[1], halves[0]));
 }
