@@ -55,7 +55,9 @@ def granite_gguf(args: argparse.Namespace, samples: Samples) -> Run:
 
     def written() -> int:
         with saying(said, said, model.hparams.language.eos_token_id):
-            found = model.transcribe(samples, draft=draft, min_confidence=0)
+            found = model.transcribe(
+                samples, draft=draft, min_confidence=0, max_tokens=args.tokens + 1
+            )
         return len(found.segments[0].token_ids)
 
     return written if model.file.format.name == "granite_speech" else edited
