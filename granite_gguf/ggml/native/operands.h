@@ -25,14 +25,18 @@ static inline void *aligned(void *place) {
     return (void *)(((uintptr_t)place + ALIGNMENT - 1) & ~(uintptr_t)(ALIGNMENT - 1));
 }
 
-/* Some numbers of y are scaled and added to others. In two loops, for a fused multiply-add would round
- * otherwise. */
+/* Some numbers of y are scaled and added to others, in two loops for each few of them: a fused
+ * multiply-add would round otherwise. */
 static inline void add_scaled(float *y, const float *to, float scale, int64_t count) {
-    for (int64_t i = 0; i < count; i++) {
-        y[i] *= scale;
-    }
-    for (int64_t i = 0; i < count; i++) {
-        y[i] += to[i];
+    float scaled[64];
+    for (int64_t i = 0; i < count; i += 64) {
+        const int64_t some = at_most(64, count - i);
+        for (int64_t n = 0; n < some; n++) {
+            scaled[n] = y[i + n] * scale;
+        }
+        for (int64_t n = 0; n < some; n++) {
+            y[i + n] = to[i + n] + scaled[n];
+        }
     }
 }
 

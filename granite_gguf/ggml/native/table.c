@@ -39,8 +39,7 @@ static const Kernel *const table[] = {
 
 enum {
     CACHED_BYTES = 1 << 20,   /* of packed x, that stay in a core's second cache */
-    PANELS_BYTES = 128 << 10, /* of decoded panels that share it where it does not */
-    ADDED_ROWS = 32           /* of a weight that is not decoded, until others are added to y */
+    PANELS_BYTES = 128 << 10  /* of decoded panels that share it where it does not */
 };
 
 int64_t kernels_job_bytes(void) {
@@ -113,39 +112,18 @@ typedef struct {
     float *y;
 } Operands;
 
-static void add_to(const Job *job, const Operands *of, int64_t row, int64_t rows, int64_t column,
-                   int64_t columns) {
-    for (int64_t c = column; c < at_most(column + columns, job->columns); c++) {
-        add_scaled(of->y + c * job->rows + row,
-                   (const float *)(const void *)(of->to + c * job->to_stride) + row, (float)job->scale,
-                   at_most(rows, job->rows - row));
-    }
-}
-
-/* Rows from `row` to `last` of a weight times all of an x, as they lie. What is added to is added while
- * they are in a cache. */
-static void multiply_rows(const Job *job, const Operands *of, char *room, int64_t row, int64_t last) {
-    const int64_t together = job->added ? ADDED_ROWS : last - row;
-    for (; row < last; row += together) {
-        const Step step = {
-            .panel = of->weight + row * job->row_bytes, .packed = of->packed, .bias = of->bias,
-            .y = of->y, .row = row, .room = room,
-        };
-        const int64_t rows = at_most(together, last - row);
-        job->kernel->few(job, &step, rows);
-        if (job->added) {
-            add_to(job, of, row, rows, 0, job->columns);
-        }
-    }
-}
-
 /* Panels `first` to `end` of a weight times all of an x, some decoded at a time into `room`. */
 static void multiply_panels(const Job *job, const Operands *of, char *room, int64_t first,
                             int64_t end) {
     const Kernel *kernel = job->kernel;
     const int64_t last_row = at_most(end * job->panel_rows, job->rows);
     if (job->direct) {
-        multiply_rows(job, of, room, first * job->panel_rows, last_row);
+        const int64_t row = first * job->panel_rows;
+        const Step step = {
+            .panel = of->weight + row * job->row_bytes, .packed = of->packed, .bias = of->bias,
+            .y = of->y, .row = row, .room = room,
+        };
+        kernel->few(job, &step, last_row - row);
         return;
     }
     const int64_t steps = blocks_of(job->columns, job->step_columns);
@@ -171,9 +149,6 @@ static void multiply_panels(const Job *job, const Operands *of, char *room, int6
                     .column = s * job->step_columns, .ahead = &ahead,
                 };
                 kernel->multiply(job, &step);
-                if (job->added) {
-                    add_to(job, of, step.row, job->panel_rows, step.column, job->step_columns);
-                }
             }
         }
     }
@@ -202,7 +177,15 @@ void kernels_multiply(void *result, int thread, int threads, const Job *job) {
     }
     const int64_t panels = blocks_of(job->rows, job->panel_rows);
     if (job->batches == 1) {
-        multiply_panels(job, &all, room, panels * thread / working, panels * (thread + 1) / working);
+        const int64_t first = panels * thread / working, end = panels * (thread + 1) / working;
+        multiply_panels(job, &all, room, first, end);
+        /* Behind all of them, so that memory is read on and on, not a piece here and there. */
+        const int64_t row = first * job->panel_rows, last = at_most(end * job->panel_rows, job->rows);
+        for (int64_t c = 0; job->added && c < job->columns; c++) {
+            add_scaled(all.y + c * job->rows + row,
+                       (const float *)(const void *)(all.to + c * job->to_stride) + row,
+                       (float)job->scale, last - row);
+        }
     } else {
         const int64_t end = job->batches * (thread + 1) / working;
         for (int64_t n = job->batches * thread / working; n < end; n++) {
