@@ -163,10 +163,10 @@ def test_drafts_change_nothing_and_are_mostly_right(model: Model, options: dict[
 @pytest.mark.parametrize(
     "options, text",
     [
-        ({"punctuation": False}, "last april oscar found a purple shirt at the park"),
-        ({}, "Last April, Oscar found a purple shirt at the park."),
-        ({"keywords": ["Mikael", "Oskar"]}, "last april Oskar found a purple shirt at the park"),
-        ({"keywords": ["Anna", "Pieter"]}, "last april oscar found a purple shirt at the park"),
+        ({"punctuation": False}, "send a message to oscar"),
+        ({}, "Send a message to Oscar."),
+        ({"keywords": ["Mikael", "Oskar"]}, "send a message to Oskar"),
+        ({"keywords": ["Anna", "Pieter"]}, "send a message to oscar"),
     ],
 )
 def test_what_is_asked_decides_what_is_written(
