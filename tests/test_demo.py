@@ -65,7 +65,9 @@ def test_the_shipped_file_is_the_checkpoint_quantized(files: dict[str, Path]) ->
 def test_samples_word_for_word(files: dict[str, Path], name: str) -> None:
     assert len(DEMO_SAMPLES) == 3
     with granite_gguf.load(files[name], threads=1) as model:
-        pairs = [(text_of(sample), model.transcribe(sample).text.strip()) for sample in DEMO_SAMPLES]
+        pairs = [
+            (text_of(sample), model.transcribe(sample).text.strip()) for sample in DEMO_SAMPLES
+        ]
     # ggml, which multiplies where there are no kernels of ours, rounds activations more.
     assert word_error_rate(pairs) <= (0 if available_kernels() else 0.04)
 
