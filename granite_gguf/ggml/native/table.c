@@ -91,7 +91,7 @@ void kernels_plan(int64_t index, Job *job) {
 }
 
 void kernels_pack(void *result, int thread, int threads, const Job *job) {
-    const char *x = data_of(job->data_offset, source_of(job->source_offset, result, 0));
+    const char *x = operand(job->data_offset, job->source_offset, result, 0);
     char *packed = data_of(job->data_offset, result);
     const int64_t slices = blocks_of(job->width, job->pack_numbers);
     const int64_t each = slices * blocks_of(job->columns, job->pack_columns);
@@ -239,18 +239,17 @@ void kernels_attend_many(void *result, int thread, int threads, const Attention 
         return;
     }
     AttentionOf all = {
-        .q = data_of(job->data_offset, source_of(job->source_offset, result, 0)),
-        .keys = data_of(job->data_offset, source_of(job->source_offset, result, 1)),
-        .values = data_of(job->data_offset, source_of(job->source_offset, result, 2)),
+        .q = operand(job->data_offset, job->source_offset, result, 0),
+        .keys = operand(job->data_offset, job->source_offset, result, 1),
+        .values = operand(job->data_offset, job->source_offset, result, 2),
         .y = (float *)(void *)data_of(job->data_offset, result),
     };
     int next = 3;
     if (job->distances) {
-        all.distances = data_of(job->data_offset, source_of(job->source_offset, result, next++));
+        all.distances = operand(job->data_offset, job->source_offset, result, next++);
     }
     if (job->masked) {
-        all.mask = (const uint16_t *)(const void *)data_of(
-            job->data_offset, source_of(job->source_offset, result, next));
+        all.mask = operand(job->data_offset, job->source_offset, result, next);
     }
     const int64_t heads = job->batches * job->heads;
     const int64_t panels = heads * blocks_of(job->queries, job->kernel->attend_panel);

@@ -70,7 +70,7 @@ void kernels_together(void *result, int thread, int threads, const Together *job
     const char *from[MOST_TOGETHER + 3];
     const int64_t count = job->weights;
     for (int64_t i = 0; i < count + 1 + (job->norming != NULL) + (job->then == ADDED); i++) {
-        from[i] = data_of(job->data_offset, source_of(job->source_offset, result, i));
+        from[i] = operand(job->data_offset, job->source_offset, result, i);
     }
     const char *x = from[count], *more = from[count + 1];
     float *y = (float *)(void *)data_of(job->data_offset, result);
