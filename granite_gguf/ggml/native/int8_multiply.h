@@ -154,22 +154,27 @@ TARGET static void OF(_fewest)(const Job *job, const Step *step, int64_t rows) {
 }
 #endif
 
-/* The sums of 32 rows go into y. */
-TARGET static void OF(_put_sums)(const Job *job, const Step *step, int64_t row) {
-    const float *sums = (const float *)(const void *)step->room;
-    for (int64_t c = 0; c < job->columns; c++) {
-        float *to = step->y + c * job->rows, *next = to + 8 * job->rows + step->row + row;
-        __builtin_prefetch(next, 1);
-        __builtin_prefetch(next + INT8_ROWS / 2, 1);
+/* The lines of y are fetched where sums of 32 rows of some columns will go. */
+INLINE void OF(_fetch_place)(const Job *job, const float *to, int columns) {
+    for (int c = 0; c < columns; c++, to += job->rows) {
+        __builtin_prefetch(to, 1);
+        __builtin_prefetch(to + INT8_ROWS / 2, 1);
+    }
+}
+
+INLINE void OF(_put_sums)(const Job *job, const float *bias, const float *sums, float *y, int64_t row,
+                          int columns) {
+    for (int c = 0; c < columns; c++, sums += INT8_ROWS, y += job->rows) {
         for (int n = 0; n < INT8_ROWS; n += LANES) {
-            PUT_ROWS(job, step->bias, LOAD(sums + c * INT8_ROWS + n), to, step->row + row + n);
+            PUT_ROWS(job, bias, LOAD(sums + n), y, row + n);
         }
     }
 }
 
 /* A span of the numbers of 32 rows is decoded, and multiplied with all columns while it is in the
- * first cache. */
-static void OF(_few)(const Job *job, const Step *step, int64_t rows) {
+ * first cache. Where it is the last one, sums go into y as soon as they are there, so that nothing
+ * waits for lines of y, which lie far apart. */
+TARGET static void OF(_few)(const Job *job, const Step *step, int64_t rows) {
 #ifdef SUMS
     if (int8_fewest(job)) {
         OF(_fewest)(job, step, rows);
@@ -180,8 +185,9 @@ static void OF(_few)(const Job *job, const Step *step, int64_t rows) {
     const int64_t blocks = blocks_of(job->columns, INT8_COLUMNS);
     const OF(_Kind) multiply = OF(_kind_of)(job->weight_type);
     for (int64_t row = 0; row < rows; row += INT8_ROWS) {
-        for (int64_t start = 0; start < job->width; start += INT8_SPAN) {
-            const int64_t end = at_most(start + INT8_SPAN, job->width);
+        for (int64_t start = 0, end; start < job->width; start = end) {
+            end = at_most(start + INT8_SPAN, job->width);
+            const int ends = end == job->width;
             const char *from = step->panel + row * job->row_bytes;
             DECODE(job, from, rows - row, start, end, span);
             /* As much of the next rows as has been decoded of these, some with each block of x. */
@@ -194,18 +200,24 @@ static void OF(_few)(const Job *job, const Step *step, int64_t rows) {
             float *sums = (float *)(void *)step->room;
             for (int64_t column = 0; column < job->columns; column += INT8_COLUMNS) {
                 const int left = (int)at_most(INT8_COLUMNS, job->columns - column);
+                float *y = step->y + column * job->rows;
                 fetch(&ahead);
+                if (ends) {
+                    OF(_fetch_place)(job, y + step->row + row, left);
+                }
                 for (int first = 0, some; first < left; first += some) {
                     some = OF(_some)(left - first);
                     for (int n = 0; n < INT8_ROWS; n += 2 * LANES) {
                         multiply(span + 4 * n, x, groups, sums + n, start == 0, first, some);
                     }
                 }
+                if (ends) {
+                    OF(_put_sums)(job, step->bias, sums, y, step->row + row, left);
+                }
                 x += job->parts * groups;
                 sums += INT8_COLUMNS * INT8_ROWS;
             }
         }
-        OF(_put_sums)(job, step, row);
     }
 }
 
