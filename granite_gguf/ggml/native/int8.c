@@ -18,7 +18,8 @@ static int factors_of(int64_t type) {
 
 int64_t int8_group_bytes(const Job *job) {
     const int factors = factors_of(job->weight_type);
-    const int lines = (factors & HALVES ? 2 : 1) * (factors & MINIMA ? 2 : 1);
+    const int lines = (factors & HALVES ? 2 : 1) *
+                      (factors & MINIMA || job->packing == INT8_UNSIGNED ? 2 : 1);
     return INT8_ROWS * (INT8_GROUP * job->parts + 4 * lines);
 }
 
@@ -40,7 +41,7 @@ int int8_fewest(const Job *job) {
 void int8_plan(Job *job) {
     const int64_t groups = blocks_of(job->width, INT8_GROUP);
     const int64_t blocks = blocks_of(job->columns, INT8_COLUMNS);
-    job->packing = 0;
+    job->packing = INT8_SIGNED;
     job->pack_columns = INT8_COLUMNS;
     job->pack_numbers = INT8_SPAN;
     job->packed_bytes = blocks * groups * (int64_t)sizeof(Int8Activations);
@@ -48,6 +49,13 @@ void int8_plan(Job *job) {
     job->panel_rows = INT8_ROWS;
     job->panel_bytes = blocks * INT8_COLUMNS * INT8_ROWS * (int64_t)sizeof(float); /* of sums */
     job->direct = 1;
+}
+
+void int8_plan_unsigned(Job *job) {
+    int8_plan(job);
+    if (job->columns >= INT8_MANY && !(factors_of(job->weight_type) & MINIMA)) {
+        job->packing = INT8_UNSIGNED;
+    }
 }
 
 Int8Activations *int8_place(const Job *job, char *packed, int64_t column, int64_t start) {
@@ -98,18 +106,22 @@ AVX2_INLINE __m256i round_group(const float *x, float *scale) {
     return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
 
-AVX2_INLINE void pack_group(const float *x, int64_t parts, Int8Activations *to, int64_t column) {
+AVX2_INLINE void pack_group(const float *x, int64_t packing, Int8Activations *to, int64_t column) {
     const __m256i bytes = round_group(x, &to->scales[column]);
-    if (parts == 2) {
+    const __m256i without_sign = _mm256_xor_si256(bytes, _mm256_set1_epi8(-128));
+    if (packing == INT8_PARTS) {
         const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8);
         _mm256_storeu_si256((void *)to[0].numbers[column], even);
         _mm256_storeu_si256((void *)to[1].numbers[column], _mm256_srai_epi16(bytes, 8));
         return;
     }
+    if (packing == INT8_UNSIGNED) { /* sums and offsets are for what has minima or a sign */
+        _mm256_storeu_si256((void *)to->numbers[column], without_sign);
+        return;
+    }
     _mm256_storeu_si256((void *)to->numbers[column], bytes);
     /* Sums of eight bytes that have no sign. */
-    const __m256i sums = _mm256_sad_epu8(_mm256_xor_si256(bytes, _mm256_set1_epi8(-128)),
-                                         _mm256_setzero_si256());
+    const __m256i sums = _mm256_sad_epu8(without_sign, _mm256_setzero_si256());
     const int first = (int)(_mm256_extract_epi64(sums, 0) + _mm256_extract_epi64(sums, 1)) - 2048;
     const int second = (int)(_mm256_extract_epi64(sums, 2) + _mm256_extract_epi64(sums, 3)) - 2048;
     to->sums[column][0] = (int16_t)first;
@@ -134,11 +146,11 @@ AVX2 void int8_pack(const Job *job, const char *x, int64_t column, int64_t start
             if (!there) {
                 int8_leave_out(job, to, c);
             } else if (end - k >= INT8_GROUP) {
-                pack_group(row + k, job->parts, to, c);
+                pack_group(row + k, job->packing, to, c);
             } else {
                 float padded[INT8_GROUP] = {0};
                 memcpy(padded, row + k, (size_t)(end - k) * sizeof *padded);
-                pack_group(padded, job->parts, to, c);
+                pack_group(padded, job->packing, to, c);
             }
         }
     }

@@ -14,6 +14,10 @@
  *
  * where the groups are those of a span of 256 numbers, or of what is left of a row.
  *
+ * Many columns of x have numbers without sign for a weight with an offset, 128 more than they are, and
+ * those of the weight have one, less the offset. Sums of products of a group or of its half begin from
+ * what makes up for that, which stands in front of the scales, [halves][32 rows] of 32 bits.
+ *
  * A job of two parts has numbers of 16 bits, those of the weight with a sign: a group of x is two
  * structures, even numbers and odd ones, and in a panel numbers [8][32 rows][2] of either. Sums and
  * offsets are left out.
@@ -25,8 +29,12 @@
 #include "job.h"
 
 enum { INT8_GROUP = 32, INT8_ROWS = 32, INT8_COLUMNS = 6, INT8_SPAN = 256 };
-/* Columns, at most, that rows are multiplied with while they are decoded. */
-enum { INT8_FEWEST = 4 };
+/* Columns, at most, that rows are multiplied with while they are decoded; and from how many on it pays
+ * to sum up the numbers of a weight. */
+enum { INT8_FEWEST = 4, INT8_MANY = 24 };
+
+/* How x is packed: with a sign, in two parts, or without a sign. */
+enum { INT8_SIGNED = 0, INT8_PARTS = 1, INT8_UNSIGNED = 2 };
 
 typedef struct {
     int8_t numbers[INT8_COLUMNS][INT8_GROUP];
@@ -49,6 +57,9 @@ int64_t int8_group_bytes(const Job *job);
 /* Whether a type is decoded here; floats are rounded, which `exact` forbids. */
 int int8_takes(int64_t type, int64_t exact, int64_t columns);
 void int8_plan(Job *job);
+
+/* The same where instructions multiply numbers with and without sign, in either order. */
+void int8_plan_unsigned(Job *job);
 
 /* Whether rows may be multiplied while they are decoded. */
 int int8_fewest(const Job *job);

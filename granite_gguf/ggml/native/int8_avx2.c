@@ -271,8 +271,8 @@ PEAK(avx2_int8_peak, AVX2, __m256i, __m256i, STEP_BYTES, 32)
 
 static void plan_words(Job *job) {
     int8_plan(job);
-    if (avx2_int8_kind_of(job->weight_type) == avx2_int8_q8 && !int8_fewest(job)) {
-        job->packing = 1;
+    if (avx2_int8_kind_of(job) == avx2_int8_q8 && !int8_fewest(job)) {
+        job->packing = INT8_PARTS;
         job->parts = EIGHT_BITS_PARTS;
         job->packed_bytes *= job->parts;
     }

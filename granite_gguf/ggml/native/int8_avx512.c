@@ -12,6 +12,7 @@
 #define NAME avx512_vnni
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,f16c,fma,avx512vnni")))
 #define LANES 16
+#define AVX512_VNNI_INLINE TARGET static inline __attribute__((always_inline))
 
 static inline int16_t half_at(const char *from) {
     int16_t half;
@@ -143,6 +144,7 @@ static inline int32_t word_at(const void *from) {
 #define ROOM_FOR_BYTES 1
 #define DOT(sums, words, x, offset) _mm512_dpbusd_epi32(sums, words, x)
 #define NATIVE(integers) (__m512i)(integers)
+#define ADD_128_TIMES(sums, words) _mm512_dpbusd_epi32(sums, _mm512_set1_epi8(-128), words)
 #define EIGHT_BITS_OFFSET 128
 #define EIGHT_BITS_PARTS 1
 #define ZERO _mm512_setzero_ps
@@ -164,13 +166,14 @@ static inline int32_t word_at(const void *from) {
 #define MOST_COLUMNS 6
 #define HOLDS_SUMS 1
 #define LOAD _mm512_load_ps
+#define LOAD_INTEGERS _mm512_load_si512
 #define STORE _mm512_store_ps
 #define PUT_ROWS put_rows_512
 #define DECODE avx512_vnni_decode_span
 #define SUMS avx512_vnni_sums
 
-TARGET static inline __attribute__((always_inline)) void avx512_vnni_products(
-    const char *w, const int8_t *x, int count, int columns, int bits, __m512i s[MOST_COLUMNS][2]) {
+AVX512_VNNI_INLINE void avx512_vnni_products(const char *w, const int8_t *x, int count, int columns,
+                                             int bits, __m512i s[MOST_COLUMNS][2]) {
     (void)bits;
 #pragma GCC unroll 8
     for (int i = 0; i < count; i++, w += 4 * INT8_ROWS, x += 4) {
@@ -180,6 +183,20 @@ TARGET static inline __attribute__((always_inline)) void avx512_vnni_products(
             const __m512i v = SPREAD_WORD(x + c * INT8_GROUP);
             s[c][0] = _mm512_dpbusd_epi32(s[c][0], a, v);
             s[c][1] = _mm512_dpbusd_epi32(s[c][1], b, v);
+        }
+    }
+}
+
+AVX512_VNNI_INLINE void avx512_vnni_unsigned_products(const char *w, const int8_t *x, int count,
+                                                      int columns, __m512i s[MOST_COLUMNS][2]) {
+#pragma GCC unroll 8
+    for (int i = 0; i < count; i++, w += 4 * INT8_ROWS, x += 4) {
+        const __m512i a = _mm512_load_si512(w), b = _mm512_load_si512(w + 64);
+#pragma GCC unroll 8
+        for (int c = 0; c < columns; c++) {
+            const __m512i v = SPREAD_WORD(x + c * INT8_GROUP);
+            s[c][0] = _mm512_dpbusd_epi32(s[c][0], v, a);
+            s[c][1] = _mm512_dpbusd_epi32(s[c][1], v, b);
         }
     }
 }
@@ -196,7 +213,7 @@ const Kernel avx512_vnni = {
     .words = "int8 by AVX512-VNNI",
     .available = available,
     .takes = int8_takes,
-    .plan = int8_plan,
+    .plan = int8_plan_unsigned,
     .pack = int8_pack,
     .few = avx512_vnni_few,
     .attend_next = 1,

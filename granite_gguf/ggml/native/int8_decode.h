@@ -18,6 +18,7 @@
  *   TAKE_TWO(from, offsets, words)  eight vectors: 32 bytes of the rows
  *   HALVES_AT(from, offsets)        floats of two bytes of the rows
  *   ROOM_FOR_BYTES                  where numbers may have all of eight bits, without a sign
+ *   ADD_128_TIMES(sums, words)      128 times four signed numbers added to each sum: x may be without sign
  *
  * What is decoded goes into a panel or, where DOT is defined, is multiplied with up to INT8_FEWEST
  * columns of x at once, with the sums that a panel would give:
@@ -36,10 +37,12 @@
 
 typedef uint32_t OF(_words) __attribute__((vector_size(4 * LANES), may_alias));
 typedef int32_t OF(_integers) __attribute__((vector_size(4 * LANES), may_alias));
+typedef uint8_t OF(_bytes) __attribute__((vector_size(4 * LANES), may_alias));
 typedef int16_t OF(_shorts) __attribute__((vector_size(4 * LANES), may_alias));
 typedef float OF(_floats) __attribute__((vector_size(4 * LANES), may_alias));
 #define WORDS OF(_words)
 #define INTEGERS OF(_integers)
+#define BYTES OF(_bytes)
 #define SHORTS OF(_shorts)
 #define FLOATS OF(_floats)
 
@@ -56,6 +59,7 @@ typedef struct {
     int parts; /* of a group */
     const Int8Activations *x;
     int halves, minima, offset; /* of the type */
+    int begun; /* whether x is without sign: numbers have one, and what sums begin from is put, too */
     OF(_integers) sums[8][2][INT8_FEWEST];
     OF(_floats) y[INT8_FEWEST];
     const char *next; /* of the weight, fetched meanwhile */
@@ -103,6 +107,20 @@ INLINE FLOATS OF(_halves_at)(OF(_sink) *sink, const char *from, const int64_t *o
 /* The numbers 4 n to 4 n + 3 of a group. */
 INLINE void OF(_put)(OF(_sink) *sink, int group, int n, WORDS numbers) {
     char *to = sink->to + group * sink->step + n * LINE;
+#ifdef ADD_128_TIMES
+    if (!sink->columns && sink->begun) {
+        const int half = sink->halves == 2 ? n / 4 : 0;
+        const int first = sink->halves == 2 ? n % 4 == 0 : n == 0;
+        WORDS less = numbers ^ 0x80808080;
+        if (sink->offset != 128) {
+            less = (WORDS)((BYTES)numbers - (uint8_t)sink->offset);
+        }
+        INTEGERS *sums = &sink->sums[group][half][0];
+        *(WORDS *)(void *)to = less;
+        *sums = (INTEGERS)ADD_128_TIMES(first ? ZERO_INTEGERS() : NATIVE(*sums), NATIVE(less));
+        return;
+    }
+#endif
     if (!sink->columns && sink->parts == 1) {
         *(WORDS *)(void *)to = numbers;
         return;
@@ -133,13 +151,22 @@ INLINE void OF(_put)(OF(_sink) *sink, int group, int n, WORDS numbers) {
 #endif
 }
 
-/* The scales of a group, one or two, when its numbers are there, and behind them the minima. */
+/* The scales of a group, one or two, when its numbers are there, and behind them the minima; in front
+ * of them what sums begin from. */
 INLINE void OF(_put_factors)(OF(_sink) *sink, int group, const FLOATS *factors) {
     if (!sink->columns) {
+        char *to = sink->to + group * sink->step + sink->parts * NUMBERS;
+#ifdef ADD_128_TIMES
+        if (sink->begun) {
+#pragma GCC unroll 2
+            for (int half = 0; half < sink->halves; half++, to += LINE) {
+                *(INTEGERS *)(void *)to = -sink->sums[group][half][0];
+            }
+        }
+#endif
 #pragma GCC unroll 4
-        for (int line = 0; line < sink->halves * (1 + sink->minima); line++) {
-            *(FLOATS *)(void *)(sink->to + group * sink->step + sink->parts * NUMBERS +
-                                line * LINE) = factors[line];
+        for (int line = 0; line < sink->halves * (1 + sink->minima); line++, to += LINE) {
+            *(FLOATS *)(void *)to = factors[line];
         }
         return;
     }
@@ -164,63 +191,73 @@ INLINE void OF(_put_factors)(OF(_sink) *sink, int group, const FLOATS *factors) 
 
 #include "int8_types.h"
 
-/* 32 or 256 numbers of as many rows as there are lanes: the type, its scales of a group, whether it
- * has minima, the offset of its numbers, and how it is decoded. */
-#define QUANTIZED(ROW)                                                                            \
-    ROW(q8_0, 1, 0, 128, OF(_q8_0)(from, offsets, &sink))                                         \
-    ROW(q5_1, 1, 1, 0, OF(_q45)(from, offsets, &sink, 1, 0))                                      \
-    ROW(q5_0, 1, 0, 16, OF(_q45)(from, offsets, &sink, 1, 0))                                     \
-    ROW(q4_1, 1, 1, 0, OF(_q45)(from, offsets, &sink, 0, 0))                                      \
-    ROW(q4_0, 1, 0, 8, OF(_q45)(from, offsets, &sink, 0, 0))                                      \
-    ROW(iq4_nl, 1, 0, 128, OF(_q45)(from, offsets, &sink, 0, 1))                                  \
-    ROW(iq4_xs, 1, 0, 128, OF(_iq4_xs)(from, offsets, &sink))                                     \
-    ROW(q6_k, 2, 0, 32, OF(_q6_k)(from, offsets, &sink))                                          \
-    ROW(q5_k, 1, 1, 0, OF(_q45_k)(from, offsets, &sink, 1))                                       \
-    ROW(q4_k, 1, 1, 0, OF(_q45_k)(from, offsets, &sink, 0))                                       \
-    ROW(q3_k, 2, 0, 4, OF(_q3_k)(from, offsets, &sink))                                           \
-    ROW(q2_k, 2, 1, 0, OF(_q2_k)(from, offsets, &sink))
+/* 32 or 256 numbers of as many rows as there are lanes: the type, its name here, its scales of a
+ * group, whether it has minima, the offset of its numbers, and how it is decoded. */
+#define WITH_OFFSET(ROW)                                                                          \
+    ROW(Q8_0, q8_0, 1, 0, 128, OF(_q8_0)(from, offsets, &sink))                                   \
+    ROW(Q5_0, q5_0, 1, 0, 16, OF(_q45)(from, offsets, &sink, 1, 0))                               \
+    ROW(Q4_0, q4_0, 1, 0, 8, OF(_q45)(from, offsets, &sink, 0, 0))                                \
+    ROW(IQ4_NL, iq4_nl, 1, 0, 128, OF(_q45)(from, offsets, &sink, 0, 1))                          \
+    ROW(IQ4_XS, iq4_xs, 1, 0, 128, OF(_iq4_xs)(from, offsets, &sink))                             \
+    ROW(Q6_K, q6_k, 2, 0, 32, OF(_q6_k)(from, offsets, &sink))                                    \
+    ROW(Q3_K, q3_k, 2, 0, 4, OF(_q3_k)(from, offsets, &sink))
+#define WITH_MINIMA(ROW)                                                                          \
+    ROW(Q5_1, q5_1, 1, 1, 0, OF(_q45)(from, offsets, &sink, 1, 0))                                \
+    ROW(Q4_1, q4_1, 1, 1, 0, OF(_q45)(from, offsets, &sink, 0, 0))                                \
+    ROW(Q5_K, q5_k, 1, 1, 0, OF(_q45_k)(from, offsets, &sink, 1))                                 \
+    ROW(Q4_K, q4_k, 1, 1, 0, OF(_q45_k)(from, offsets, &sink, 0))                                 \
+    ROW(Q2_K, q2_k, 2, 1, 0, OF(_q2_k)(from, offsets, &sink))
 #define FLOATING(ROW)                                                                             \
-    ROW(f32, 1, 0, 128, OF(_rounded)(from, offsets, &sink, F32))                                  \
-    ROW(f16, 1, 0, 128, OF(_rounded)(from, offsets, &sink, F16))                                  \
-    ROW(bf16, 1, 0, 128, OF(_rounded)(from, offsets, &sink, BF16))
-
-#define TO_PANEL(name, scales, has_minima, taken_off, call)                                       \
-    TARGET static void OF(_block_##name)(const char *from, const int64_t *offsets, char *to,      \
-                                         int64_t step, int parts) {                               \
-        OF(_sink) sink = {.to = to, .step = step, .halves = scales, .minima = has_minima,         \
-                          .parts = MOST_PARTS == 2 && taken_off == 128 ? parts : 1};              \
-        (void)parts;                                                                              \
-        call;                                                                                     \
-    }
-QUANTIZED(TO_PANEL)
-FLOATING(TO_PANEL)
+    ROW(F32, f32, 1, 0, 128, OF(_rounded)(from, offsets, &sink, F32))                             \
+    ROW(F16, f16, 1, 0, 128, OF(_rounded)(from, offsets, &sink, F16))                             \
+    ROW(BF16, bf16, 1, 0, 128, OF(_rounded)(from, offsets, &sink, BF16))
 
 typedef void (*OF(_block))(const char *, const int64_t *, char *, int64_t, int);
 
-static OF(_block) OF(_block_of)(int64_t type) {
-    switch (type) {
-    case Q8_0: return OF(_block_q8_0);
-    case Q6_K: return OF(_block_q6_k);
-    case Q5_K: return OF(_block_q5_k);
-    case Q4_K: return OF(_block_q4_k);
-    case Q3_K: return OF(_block_q3_k);
-    case Q2_K: return OF(_block_q2_k);
-    case Q5_1: return OF(_block_q5_1);
-    case Q5_0: return OF(_block_q5_0);
-    case Q4_1: return OF(_block_q4_1);
-    case Q4_0: return OF(_block_q4_0);
-    case IQ4_NL: return OF(_block_iq4_nl);
-    case IQ4_XS: return OF(_block_iq4_xs);
-    case F16: return OF(_block_f16);
-    case BF16: return OF(_block_bf16);
-    default: return OF(_block_f32);
+#define BLOCK(prefix, name, scales, has_minima, taken_off, has_begun, call)                       \
+    TARGET static void OF(prefix##name)(const char *from, const int64_t *offsets, char *to,       \
+                                        int64_t step, int parts) {                                \
+        OF(_sink) sink = {.to = to, .step = step, .halves = scales, .minima = has_minima,         \
+                          .parts = MOST_PARTS == 2 && taken_off == 128 ? parts : 1,               \
+                          .offset = taken_off, .begun = has_begun};                               \
+        (void)parts;                                                                              \
+        call;                                                                                     \
     }
+#define TO_PANEL(type, name, scales, has_minima, taken_off, call)                                 \
+    BLOCK(_block_, name, scales, has_minima, taken_off, 0, call)
+#define TO_BEGUN_PANEL(type, name, scales, has_minima, taken_off, call)                           \
+    BLOCK(_begun_, name, scales, has_minima, taken_off, 1, call)
+#define BLOCK_OF(type, name, ...) case type: return OF(_block_##name);
+#define BEGUN_OF(type, name, ...) case type: return OF(_begun_##name);
+WITH_OFFSET(TO_PANEL)
+WITH_MINIMA(TO_PANEL)
+FLOATING(TO_PANEL)
+#ifdef ADD_128_TIMES
+WITH_OFFSET(TO_BEGUN_PANEL)
+FLOATING(TO_BEGUN_PANEL)
+#endif
+
+static OF(_block) OF(_block_of)(const Job *job) {
+#ifdef ADD_128_TIMES
+    if (job->packing == INT8_UNSIGNED) {
+        switch (job->weight_type) {
+            WITH_OFFSET(BEGUN_OF)
+            FLOATING(BEGUN_OF)
+        }
+    }
+#endif
+    switch (job->weight_type) {
+        WITH_OFFSET(BLOCK_OF)
+        WITH_MINIMA(BLOCK_OF)
+        FLOATING(BLOCK_OF)
+    }
+    return NULL;
 }
 
 /* Numbers `start` to `end`, which are whole spans but at the end of a row. */
 TARGET static void OF(_decode_span)(const Job *job, const char *rows, int64_t count, int64_t start,
                                     int64_t end, char *panel) {
-    const OF(_block) block = OF(_block_of)(job->weight_type);
+    const OF(_block) block = OF(_block_of)(job);
     const int64_t numbers = at_least(job->block_numbers, INT8_GROUP);
     const int64_t bytes = numbers / job->block_numbers * job->block_bytes;
     const int64_t span = INT8_SPAN / job->block_numbers * job->block_bytes;
@@ -251,7 +288,7 @@ TARGET static void OF(_decode_span)(const Job *job, const char *rows, int64_t co
 
 #ifdef DOT
 /* As many rows as there are lanes, times the fewest columns: quantized rows are whole blocks. */
-#define TO_SUMS(name, scales, has_minima, taken_off, call)                                        \
+#define TO_SUMS(type, name, scales, has_minima, taken_off, call)                                        \
     INLINE void OF(_sums_##name)(const Job *job, const char *rows, const int64_t *offsets,        \
                                  const Int8Activations *x, FLOATS *y, const int columns) {        \
         const int64_t numbers = at_least(job->block_numbers, INT8_GROUP);                         \
@@ -277,26 +314,19 @@ TARGET static void OF(_decode_span)(const Job *job, const char *rows, int64_t co
         default: OF(_sums_##name)(job, rows, offsets, x, y, INT8_FEWEST);                         \
         }                                                                                         \
     }
-QUANTIZED(TO_SUMS)
+WITH_OFFSET(TO_SUMS)
+WITH_MINIMA(TO_SUMS)
 
 typedef void (*OF(_to_sums))(const Job *, const char *, const int64_t *, const Int8Activations *,
                              FLOATS *);
 
+#define FEW_OF(type, name, ...) case type: return OF(_few_##name);
 static OF(_to_sums) OF(_few_of)(int64_t type) {
     switch (type) {
-    case Q8_0: return OF(_few_q8_0);
-    case Q6_K: return OF(_few_q6_k);
-    case Q5_K: return OF(_few_q5_k);
-    case Q4_K: return OF(_few_q4_k);
-    case Q3_K: return OF(_few_q3_k);
-    case Q2_K: return OF(_few_q2_k);
-    case Q5_1: return OF(_few_q5_1);
-    case Q5_0: return OF(_few_q5_0);
-    case Q4_1: return OF(_few_q4_1);
-    case Q4_0: return OF(_few_q4_0);
-    case IQ4_NL: return OF(_few_iq4_nl);
-    default: return OF(_few_iq4_xs);
+        WITH_OFFSET(FEW_OF)
+        WITH_MINIMA(FEW_OF)
     }
+    return NULL;
 }
 
 /* Sums of rows, as many as lanes, for the fewest columns. Where there are no more rows, the last one
@@ -309,15 +339,22 @@ static void OF(_sums)(const Job *job, const char *rows, int64_t count, const cha
     }
     OF(_few_of)(job->weight_type)(job, rows, offsets, (const Int8Activations *)packed, y);
 }
+#undef FEW_OF
 #undef TO_SUMS
 #endif
 
+#undef BEGUN_OF
+#undef BLOCK_OF
+#undef TO_BEGUN_PANEL
 #undef TO_PANEL
-#undef QUANTIZED
+#undef BLOCK
 #undef FLOATING
+#undef WITH_MINIMA
+#undef WITH_OFFSET
 #undef LINE
 #undef NUMBERS
 #undef SHORTS
+#undef BYTES
 #undef WORDS
 #undef INTEGERS
 #undef FLOATS

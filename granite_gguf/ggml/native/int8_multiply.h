@@ -5,7 +5,8 @@
  * their float sums beside those of a group as well; EIGHT_BITS_OFFSET, what is left of the offset of
  * numbers with eight bits, and EIGHT_BITS_PARTS, those that a group of them has; PUT_ROWS, which
  * stores results; DECODE, of int8_decode.h; and NAME_products, which adds `count` times four products
- * of numbers to the sums of two vectors of rows.
+ * of numbers to the sums of two vectors of rows. Where it defines LOAD_INTEGERS, x may be without sign,
+ * and NAME_unsigned_products does the same with that.
  */
 
 #define JOIN(a, b) a##b
@@ -19,6 +20,9 @@
     const char *w, const Int8Activations *x, int64_t groups, float *sums, int begins, int first
 
 #define INLINE TARGET static inline __attribute__((always_inline))
+
+/* In place of an offset: x is without sign, and sums begin from what is in the panel. */
+#define BEGUN -1
 
 INLINE void OF(_take_up)(const float *sums, FLOATS y[MOST_COLUMNS][2], const int columns) {
 #pragma GCC unroll 8
@@ -39,7 +43,9 @@ INLINE void OF(_put_down)(float *sums, FLOATS y[MOST_COLUMNS][2], const int colu
 INLINE void OF(_part)(GROUPS, const int columns, const int halves, const int has_minima,
                       const int offset, const int bits) {
     const int parts = bits == 8 ? EIGHT_BITS_PARTS : 1;
-    const int64_t group_bytes = INT8_ROWS * (parts * INT8_GROUP + 4 * halves * (1 + has_minima));
+    const int begun = offset == BEGUN;
+    const int64_t lines = halves * (1 + (has_minima || begun));
+    const int64_t group_bytes = INT8_ROWS * (parts * INT8_GROUP + 4 * lines);
     FLOATS y[MOST_COLUMNS][2];
     sums += first * INT8_ROWS;
     if (begins) {
@@ -54,21 +60,35 @@ INLINE void OF(_part)(GROUPS, const int columns, const int halves, const int has
         OF(_take_up)(sums, y, columns);
     }
     for (int64_t g = 0; g < groups; g++, w += group_bytes, x += parts) {
-        const float *scales = (const float *)(w + parts * INT8_ROWS * INT8_GROUP);
-        const float *minima = scales + halves * INT8_ROWS;
+        const float *begin = (const float *)(w + parts * INT8_ROWS * INT8_GROUP);
+        const float *scales = begin + begun * halves * INT8_ROWS, *minima = scales + halves * INT8_ROWS;
 #pragma GCC unroll 1
-        for (int half = 0; half < halves; half++, scales += INT8_ROWS, minima += INT8_ROWS) {
-            /* Times the sums of both halves of x: -offset times the sum of this part. */
-            const INTEGERS weights =
-                SPREAD_PAIR(half ? 0 : -offset, half || halves == 1 ? -offset : 0);
+        for (int half = 0; half < halves;
+             half++, begin += INT8_ROWS, scales += INT8_ROWS, minima += INT8_ROWS) {
+            const char *numbers = w + half * 16 * INT8_ROWS;
+            const int8_t *others = x->numbers[first] + half * 16;
             INTEGERS s[MOST_COLUMNS][2];
+#ifdef LOAD_INTEGERS
+            if (begun) {
 #pragma GCC unroll 8
-            for (int c = 0; c < columns; c++) {
-                s[c][0] = s[c][1] = offset ? ADD_PAIRS(SPREAD_WORD(x->sums[first + c]), weights)
-                                           : ZERO_INTEGERS();
+                for (int c = 0; c < columns; c++) {
+                    s[c][0] = LOAD_INTEGERS(begin);
+                    s[c][1] = LOAD_INTEGERS(begin + LANES);
+                }
+                OF(_unsigned_products)(numbers, others, 8 / halves, columns, s);
             }
-            OF(_products)(w + half * 16 * INT8_ROWS, x->numbers[first] + half * 16, 8 / halves,
-                          columns, bits, s);
+#endif
+            if (!begun) {
+                /* Times the sums of both halves of x: -offset times the sum of this part. */
+                const INTEGERS weights =
+                    SPREAD_PAIR(half ? 0 : -offset, half || halves == 1 ? -offset : 0);
+#pragma GCC unroll 8
+                for (int c = 0; c < columns; c++) {
+                    s[c][0] = s[c][1] = offset ? ADD_PAIRS(SPREAD_WORD(x->sums[first + c]), weights)
+                                               : ZERO_INTEGERS();
+                }
+                OF(_products)(numbers, others, 8 / halves, columns, bits, s);
+            }
             if (!HOLDS_SUMS) {
                 __asm__ volatile("" ::: "memory"); /* or a compiler would hold some all along */
                 OF(_take_up)(sums, y, columns);
@@ -122,8 +142,22 @@ KIND(_q2, 2, 1, 0, 4)
 
 typedef void (*OF(_Kind))(GROUPS, int some);
 
-static OF(_Kind) OF(_kind_of)(int64_t type) {
-    switch (type) {
+#ifdef LOAD_INTEGERS
+KIND(_begun, 1, 0, BEGUN, 8)
+KIND(_begun_halves, 2, 0, BEGUN, 8)
+
+static OF(_Kind) OF(_begun_of)(int64_t type) {
+    return type == Q6_K || type == Q3_K ? OF(_begun_halves) : OF(_begun);
+}
+#endif
+
+static OF(_Kind) OF(_kind_of)(const Job *job) {
+#ifdef LOAD_INTEGERS
+    if (job->packing == INT8_UNSIGNED) {
+        return OF(_begun_of)(job->weight_type);
+    }
+#endif
+    switch (job->weight_type) {
     case Q6_K: return OF(_q6);
     case Q5_0: return OF(_q5);
     case Q5_1: case Q5_K: return OF(_q5_minima);
@@ -183,7 +217,7 @@ TARGET static void OF(_few)(const Job *job, const Step *step, int64_t rows) {
 #endif
     char span[INT8_SPAN * INT8_ROWS * 5 / 2] __attribute__((aligned(64)));
     const int64_t blocks = blocks_of(job->columns, INT8_COLUMNS);
-    const OF(_Kind) multiply = OF(_kind_of)(job->weight_type);
+    const OF(_Kind) multiply = OF(_kind_of)(job);
     for (int64_t row = 0; row < rows; row += INT8_ROWS) {
         for (int64_t start = 0, end; start < job->width; start = end) {
             end = at_most(start + INT8_SPAN, job->width);
@@ -221,6 +255,7 @@ TARGET static void OF(_few)(const Job *job, const Step *step, int64_t rows) {
     }
 }
 
+#undef BEGUN
 #undef KIND
 #undef GROUPS
 #undef INLINE
