@@ -200,10 +200,16 @@ def read_memory(address: int, size: int) -> None:
     library().kernels_read(address, size)
 
 
+@cache
 def offsets() -> dict[str, int]:
     """Where a tensor's structure has its data and its sources, in bytes."""
     fields: Any = c.ggml_tensor
     return {"data_offset": fields.data.offset, "source_offset": fields.src.offset}
+
+
+@cache
+def _operation(function: str) -> Any:
+    return ctypes.cast(getattr(library(), function), c.ggml_custom_op_t)
 
 
 def custom(
@@ -215,7 +221,7 @@ def custom(
     job: Job | Attention | Together | Convolution | Norming,
 ) -> Tensor:
     """A node of ``size`` elements that a function of the library computes."""
-    operation = ctypes.cast(getattr(library(), function), c.ggml_custom_op_t)
+    operation = _operation(function)
     handles = (ctypes.POINTER(c.ggml_tensor) * len(sources))(*(s.handle for s in sources))
     context = beside.context
     context.keep(job)

@@ -22,6 +22,8 @@ from granite_gguf.ggml.types import BLOCK_SIZES, F16, F32, I32, GGMLType
 
 ROPE_NEOX = 2
 
+_TYPES = {int(kind): kind for kind in GGMLType}
+
 
 class ShapeError(AssertionError):
     """An operation was given tensors it cannot combine."""
@@ -140,9 +142,9 @@ class Tensor:
         fields = handle.contents
         self.context = context
         self.handle = handle
-        self.ne: tuple[int, ...] = tuple(fields.ne)
-        self.nb: tuple[int, ...] = tuple(fields.nb)
-        self.type = GGMLType(fields.type)
+        self.ne: tuple[int, ...] = tuple(fields.ne[:])
+        self.nb: tuple[int, ...] = tuple(fields.nb[:])
+        self.type = _TYPES[fields.type]
         self.multiplier = multiplier
         self.below: int | None = None
         self.packed: dict[Hashable, Tensor] = {}

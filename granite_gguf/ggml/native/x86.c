@@ -29,7 +29,17 @@ static unsigned features(void) {
     return found;
 }
 
-int x86_has(unsigned wanted) { return all(features(), wanted); }
+/* Asked once: a virtual machine leaves it to its host, which takes some microseconds. */
+int x86_has(unsigned wanted) {
+    enum { KNOWN = 1 << 30 };
+    static unsigned known;
+    unsigned found = __atomic_load_n(&known, __ATOMIC_RELAXED);
+    if (!found) {
+        found = features() | KNOWN;
+        __atomic_store_n(&known, found, __ATOMIC_RELAXED);
+    }
+    return all(found, wanted);
+}
 
 #else
 
