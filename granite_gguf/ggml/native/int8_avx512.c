@@ -77,48 +77,99 @@ AVX512_INLINE __m512 halves_at(const char *from, const int64_t *offsets) {
     return _mm512_cvtph_ps(_mm256_set_m128i(halves[1], halves[0]));
 }
 
-AVX512_INLINE void take_numbers(const int type, const char *from, const int64_t *offsets,
-                                void *lines) {
-    take_line(type, from, offsets, lines);
-    if (type == F32) {
-        take_line(type, from + 64, offsets, (__m512i *)lines + 16);
-    }
+AVX512_INLINE __m512i greater(__m512i a, __m512i b, const int halves) {
+    return halves ? _mm512_max_epu16(a, b) : _mm512_max_epu32(a, b);
 }
 
-/* Of numbers of two bytes as they are, two in a lane. */
-AVX512_INLINE __m512i greatest_of(const int type, const __m512i lines[]) {
-    const __m512i magnitude = _mm512_set1_epi32(type == F32 ? 0x7fffffff : 0x7fff7fff);
-    __m512i most = _mm512_setzero_si512();
-#pragma GCC unroll 32
-    for (int i = 0; i < 32; i++) {
-        if (type == F32) {
-            most = _mm512_max_epi32(most, _mm512_and_si512(lines[i], magnitude));
-        } else if (i < 16) {
-            most = _mm512_max_epu16(most, _mm512_and_si512(lines[i], magnitude));
+/* The greatest magnitudes of eight groups of 32 numbers, as integers, so that NaN is the greatest. */
+AVX512_INLINE __m256 greatest_of(const int type, const char *from) {
+    const int halves = type != F32;
+    const __m512i magnitude = _mm512_set1_epi32(halves ? 0x7fff7fff : 0x7fffffff);
+    __m512i m[8];
+#pragma GCC unroll 8
+    for (int g = 0; g < 8; g++) {
+        const char *group = from + (halves ? 64 : 128) * g;
+        m[g] = _mm512_and_si512(_mm512_loadu_si512(group), magnitude);
+        if (!halves) {
+            m[g] = greater(m[g], _mm512_and_si512(_mm512_loadu_si512(group + 64), magnitude), 0);
         }
     }
-    if (type == F32) {
-        return most;
+    /* In 16 bytes there come to be numbers of two groups, of four, of eight. */
+    int count = 8;
+    if (halves) {
+#pragma GCC unroll 4
+        for (int g = 0; g < 8; g += 2) {
+            m[g / 2] = greater(_mm512_unpacklo_epi16(m[g], m[g + 1]),
+                               _mm512_unpackhi_epi16(m[g], m[g + 1]), 1);
+        }
+        count = 4;
     }
-    if (type == F16) {
-        return _mm512_castps_si512(_mm512_cvtph_ps(_mm256_max_epu16(
-            _mm512_castsi512_si256(most), _mm512_extracti64x4_epi64(most, 1))));
+#pragma GCC unroll 4
+    for (int g = 0; g < count; g += 2) {
+        m[g / 2] = greater(_mm512_unpacklo_epi32(m[g], m[g + 1]),
+                           _mm512_unpackhi_epi32(m[g], m[g + 1]), halves);
     }
-    return _mm512_max_epi32(_mm512_slli_epi32(most, 16),
-                            _mm512_and_si512(most, _mm512_set1_epi32(~0xffff)));
+#pragma GCC unroll 2
+    for (int g = 0; g < count / 2; g += 2) {
+        m[g / 2] = greater(_mm512_unpacklo_epi64(m[g], m[g + 1]),
+                           _mm512_unpackhi_epi64(m[g], m[g + 1]), halves);
+    }
+    if (halves) {
+        const __m256i two = _mm256_max_epu16(_mm512_castsi512_si256(m[0]),
+                                             _mm512_extracti64x4_epi64(m[0], 1));
+        const __m128i one = _mm_max_epu16(_mm256_castsi256_si128(two),
+                                          _mm256_extracti128_si256(two, 1));
+        return type == F16 ? _mm256_cvtph_ps(one)
+                           : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(one), 16));
+    }
+    const __m512i two = greater(_mm512_shuffle_i64x2(m[0], m[1], 0x44),
+                                _mm512_shuffle_i64x2(m[0], m[1], 0xee), 0);
+    const __m512i one = greater(two, _mm512_shuffle_i64x2(two, two, 0xb1), 0);
+    return _mm512_castps512_ps256(_mm512_castsi512_ps(_mm512_shuffle_i64x2(one, one, 0x08)));
 }
 
-AVX512_INLINE __m512i to_bytes(const __m512 floats[4], __m512i there) {
-    __m512i n[4];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-        n[i] = _mm512_cvtps_epi32(floats[i]);
+/* 32 numbers as floats: the first and the last 16, or of BF16 the even and the odd ones. */
+AVX512_INLINE void floats_of(const int type, const char *from, __m512 floats[2]) {
+    if (type == F32) {
+        floats[0] = _mm512_loadu_ps(from);
+        floats[1] = _mm512_loadu_ps(from + 64);
+    } else if (type == F16) {
+        floats[0] = WIDEN(F16, from);
+        floats[1] = WIDEN(F16, from + 32);
+    } else {
+        const __m512i both = _mm512_loadu_si512(from);
+        floats[0] = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
+        floats[1] = _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(~0xffff)));
     }
-    const __m512i bytes =
-        _mm512_packs_epi16(_mm512_packs_epi32(n[0], n[1]), _mm512_packs_epi32(n[2], n[3]));
-    const __m512i of_rows = _mm512_broadcast_i32x4(
-        _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-    return _mm512_and_si512(there, _mm512_shuffle_epi8(bytes, of_rows));
+}
+
+/* Of two groups, 16 bytes have eight numbers of either. A group whose scale is less than float32's
+ * normal numbers becomes zeros, as in x; where it is not finite, products are not, whatever the bytes. */
+AVX512_INLINE void round_row(const int type, const char *from, char *bytes, float *scales) {
+    const __m256 scale = _mm256_div_ps(greatest_of(type, from), _mm256_set1_ps(127.0f));
+    const __mmask8 there = _mm256_cmp_ps_mask(scale, _mm256_set1_ps(FLT_MIN), _CMP_GE_OQ);
+    float inverses[8] __attribute__((aligned(32)));
+    _mm256_store_ps(inverses, _mm256_maskz_div_ps(there, _mm256_set1_ps(1.0f), scale));
+    _mm256_store_ps(scales, scale);
+#pragma GCC unroll 4
+    for (int group = 0; group < 8; group += 2) {
+        __m512i n[2];
+#pragma GCC unroll 2
+        for (int half = 0; half < 2; half++) {
+            const __m512 inverse = _mm512_set1_ps(inverses[group + half]);
+            __m512 floats[2];
+            floats_of(type, from + (type == F32 ? 128 : 64) * (group + half), floats);
+            n[half] = _mm512_packs_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(floats[0], inverse)),
+                                         _mm512_cvtps_epi32(_mm512_mul_ps(floats[1], inverse)));
+        }
+        __m512i both = _mm512_packs_epi16(n[0], n[1]);
+        if (type == BF16) {
+            both = _mm512_shuffle_epi8(
+                both, _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10,
+                                                           14, 11, 15)));
+        }
+        _mm512_store_si512(bytes + 32 * group, both);
+    }
 }
 
 AVX512_INLINE __m512i look_up(__m512i bytes) {
@@ -136,10 +187,10 @@ static inline int32_t word_at(const void *from) {
 #define HALVES_AT halves_at
 #define HALVES(words) _mm512_cvtph_ps(_mm512_cvtepi32_epi16((__m512i)(words)))
 #define LOOK_UP(words) look_up((__m512i)(words))
-#define TAKE_NUMBERS take_numbers
-#define GREATEST_OF(type, lines) greatest_of(type, (const __m512i *)(lines))
-#define NUMBER_OF(type, lines, n) number_of(type, (const __m512i *)(lines), n)
-#define TO_BYTES(floats, there) to_bytes((const __m512 *)(floats), (__m512i)(there))
+#define ROUND_ROW round_row
+#define TAKE_LINE(from, places, words) take_words(from, places, (__m512 *)(words))
+#define ROUNDED_AT(type, half, n) \
+    (2 * (half) + ((type) == BF16 ? (n) / 2 * 4 + (n) % 2 : (n) % 4 * 4 + (n) / 4))
 #define MOST_PARTS 1
 #define ROOM_FOR_BYTES 1
 #define DOT(sums, words, x, offset) _mm512_dpbusd_epi32(sums, words, x)

@@ -7,11 +7,17 @@
  *   TAKE(from, offsets, words)  four vectors: 16 bytes of the rows at these offsets
  *   HALVES(words)               floats of the lower two bytes
  *   LOOK_UP(words)              the numbers of IQ4 for bytes below 16, with an offset of 128
+ *   MOST_PARTS                  that a group of numbers with eight bits may have, see int8.h: 1 or 2
  *   TAKE_NUMBERS(type, from, offsets, lines)  32 of the rows, F32, F16 or BF16, in up to 32 vectors
  *   GREATEST_OF(type, lines)    the bits of their greatest magnitudes, where NaN is the greatest
  *   NUMBER_OF(type, lines, n)   floats
  *   TO_BYTES(floats, there)     four, rounded to nearest, ties to even, in bytes of integers; or zeros
- *   MOST_PARTS                  that a group of numbers with eight bits may have, see int8.h: 1 or 2
+ *
+ * or, in place of the last four,
+ *
+ *   ROUND_ROW(type, from, bytes, scales)  256 floats of a row as bytes, and the scales of eight groups
+ *   TAKE_LINE(from, places, words)        sixteen vectors: 64 bytes of the rows, which are two groups
+ *   ROUNDED_AT(type, half, n)             which of them has numbers 4 n to 4 n + 3 of either
  *
  * and may define
  *
@@ -191,6 +197,12 @@ INLINE void OF(_put_factors)(OF(_sink) *sink, int group, const FLOATS *factors) 
 
 #include "int8_types.h"
 
+#ifdef ROUND_ROW
+#define FLOATS_AT_ONCE INT8_SPAN
+#else
+#define FLOATS_AT_ONCE INT8_GROUP
+#endif
+
 /* 32 or 256 numbers of as many rows as there are lanes: the type, its name here, its scales of a
  * group, whether it has minima, the offset of its numbers, and how it is decoded. */
 #define WITH_OFFSET(ROW)                                                                          \
@@ -258,7 +270,7 @@ static OF(_block) OF(_block_of)(const Job *job) {
 TARGET static void OF(_decode_span)(const Job *job, const char *rows, int64_t count, int64_t start,
                                     int64_t end, char *panel) {
     const OF(_block) block = OF(_block_of)(job);
-    const int64_t numbers = at_least(job->block_numbers, INT8_GROUP);
+    const int64_t numbers = job->block_numbers == 1 ? FLOATS_AT_ONCE : job->block_numbers;
     const int64_t bytes = numbers / job->block_numbers * job->block_bytes;
     const int64_t span = INT8_SPAN / job->block_numbers * job->block_bytes;
     const int64_t step = int8_group_bytes(job), whole = end / numbers * numbers;
@@ -267,7 +279,7 @@ TARGET static void OF(_decode_span)(const Job *job, const char *rows, int64_t co
         int64_t offsets[LANES], padded[LANES];
         for (int64_t i = 0; i < LANES; i++) {
             offsets[i] = at_most(first + i, count - 1) * job->row_bytes;
-            padded[i] = i * 4 * INT8_GROUP;
+            padded[i] = i * 4 * FLOATS_AT_ONCE;
         }
         const char *from = rows + start / INT8_SPAN * span;
         char *to = panel + 4 * first;
@@ -276,7 +288,7 @@ TARGET static void OF(_decode_span)(const Job *job, const char *rows, int64_t co
             to += numbers / INT8_GROUP * step;
         }
         if (whole < end) {
-            char tail[LANES * 4 * INT8_GROUP] = {0};
+            char tail[LANES * 4 * FLOATS_AT_ONCE] = {0};
             for (int64_t i = 0; i < LANES; i++) {
                 memcpy(tail + padded[i], from + offsets[i],
                        (size_t)((end - whole) * job->block_bytes));
@@ -343,6 +355,7 @@ static void OF(_sums)(const Job *job, const char *rows, int64_t count, const cha
 #undef TO_SUMS
 #endif
 
+#undef FLOATS_AT_ONCE
 #undef BEGUN_OF
 #undef BLOCK_OF
 #undef TO_BEGUN_PANEL

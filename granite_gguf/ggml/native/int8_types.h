@@ -236,6 +236,36 @@ INLINE void OF(_q2_k)(const char *from, const int64_t *offsets, OF(_sink) *sink)
     }
 }
 
+#ifdef ROUND_ROW
+/* 256 floats, rounded like those of x: row by row, then groups two and two. Rows lie apart so that
+ * their numbers do not meet in the same lines of a cache. */
+INLINE void OF(_rounded)(const char *from, const int64_t *offsets, OF(_sink) *sink, const int type) {
+    enum { APART = INT8_SPAN + 64, GROUPS_OF = INT8_SPAN / INT8_GROUP };
+    char bytes[LANES * APART] __attribute__((aligned(64)));
+    float scales[LANES * GROUPS_OF] __attribute__((aligned(64)));
+    int64_t places[LANES], scales_at[LANES];
+    WORDS factors[GROUPS_OF];
+    for (int i = 0; i < LANES; i++) {
+        places[i] = i * APART;
+        scales_at[i] = i * (int64_t)sizeof(float) * GROUPS_OF;
+        ROUND_ROW(type, from + offsets[i], bytes + places[i], scales + i * GROUPS_OF);
+    }
+    TAKE_TWO((const char *)scales, scales_at, factors);
+#pragma GCC unroll 1
+    for (int group = 0; group < GROUPS_OF; group += 2) {
+        WORDS words[16];
+        TAKE_LINE(bytes + group * INT8_GROUP, places, words);
+#pragma GCC unroll 2
+        for (int half = 0; half < 2; half++) {
+#pragma GCC unroll 8
+            for (int n = 0; n < 8; n++) {
+                OF(_put)(sink, group + half, n, words[ROUNDED_AT(type, half, n)] ^ 0x80808080);
+            }
+            OF(_put_factors)(sink, group + half, (const FLOATS *)&factors[group + half]);
+        }
+    }
+}
+#else
 /* 32 floats, rounded like those of x. */
 INLINE void OF(_rounded)(const char *from, const int64_t *offsets, OF(_sink) *sink,
                          const int type) {
@@ -255,3 +285,4 @@ INLINE void OF(_rounded)(const char *from, const int64_t *offsets, OF(_sink) *si
     }
     OF(_put_factors)(sink, 0, &scale);
 }
+#endif
