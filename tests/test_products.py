@@ -73,14 +73,19 @@ def multiply(
     x: Array,
     *,
     exact: bool = True,
+    beyond: int = 0,
 ) -> Array:
-    """``x`` times the transposed weight of these bytes, by one kernel."""
+    """``x`` times the transposed weight of these bytes, which begin so many beyond a line of the
+    cache and have NaN around them, by one kernel.
+    """
     rows, width = len(stored), x.shape[-1]
     buffer = WeightBuffer(runtime, 1)
     weight = buffer.add("w", [width, rows], GGMLType[kind])
     weight.multiplier = Products(runtime.threads, kernel, exact=exact)
-    buffer.allocate()
-    buffer.fill("w", stored)
+    memory = np.full(stored.nbytes + 256, 0xFF, np.uint8)
+    memory, begin = memory[-memory.ctypes.data % 64 :], 64 + beyond
+    memory[begin : begin + stored.nbytes] = stored.reshape(-1).view(np.uint8)
+    buffer.map_host(memory, {"w": begin})
     with Graph() as graph:
         given = graph.input("x", list(reversed(x.shape)))
         graph.output("y", mul_mat(weight, given))
@@ -144,6 +149,20 @@ def test_few_columns_have_the_bits_of_many(runtime: Runtime, kernel: str, kind: 
     for columns in (1, 2, 3, 5, 8, 9, 12, 13):
         few = multiply(runtime, kernel, kind, stored, x[:columns])
         np.testing.assert_array_equal(few, many[:columns])
+
+
+@each("avx512-bf16", *FLOAT32)
+@pytest.mark.parametrize("kind", FLOATS)
+@pytest.mark.parametrize("beyond", [32, 8, 2])
+def test_rows_may_begin_within_a_line(
+    runtime: Runtime, kernel: str, kind: str, beyond: int
+) -> None:
+    """As in a file, whose tensors begin at multiples of 32 bytes; what is beside them is not read."""
+    stored, _ = stored_and_decoded(kind, 45, 320)
+    x = np.random.default_rng(0).standard_normal((12, 320), dtype=np.float32)
+    for columns in (1, 2, 4, 7, 12):
+        y = multiply(runtime, kernel, kind, stored, x[:columns], beyond=beyond)
+        np.testing.assert_array_equal(y, multiply(runtime, kernel, kind, stored, x[:columns]))
 
 
 @each(*BFLOAT16, *FLOAT32)

@@ -20,28 +20,33 @@ static inline int64_t few_beside(int64_t columns) {
 }
 
 TARGET static inline __attribute__((always_inline)) void few_words(
-    const char *from, const int64_t *offsets, const int type, const char *x, int64_t count,
-    FLOATS *sums, const int columns) {
+    const char *from, const int64_t *offsets, const int type, const char *x, int64_t first,
+    int64_t end, FLOATS *sums, const int columns) {
     const int taken = TAKEN(type), beside = columns <= 8 ? columns : 16;
     FLOATS words[TAKEN_BYTES / 2];
     TAKE(type, from, offsets, words);
 #pragma GCC unroll 32
     for (int n = 0; n < taken; n++) {
-        if (n < count) {
+        if (n >= first && n < end) {
 #pragma GCC unroll 16
             for (int c = 0; c < columns; c++) {
-                sums[c] = ADD_PRODUCT(words[n], SPREAD_WORD(x + 4 * (beside * n + c)), sums[c]);
+                sums[c] =
+                    ADD_PRODUCT(words[n], SPREAD_WORD(x + 4 * (beside * (n - first) + c)), sums[c]);
             }
         }
     }
 }
 
-/* `depth` is a row's length in numbers or pairs of 4 bytes. */
+/* `depth` is a row's length in numbers or pairs of 4 bytes. Rows that begin within a line of the cache
+ * are taken by whole lines all the same, without what is not theirs: what crosses a line takes two of
+ * them, and where rows lie a power of two apart the second is gone when it is wanted. */
 TARGET static inline __attribute__((always_inline)) void few_part(
     const Job *job, const Step *step, int64_t rows, int64_t depth, const int type,
     const int columns) {
     const int beside = columns <= 8 ? columns : 16;
     const int64_t bytes = TAKEN_BYTES, row_bytes = job->width * job->block_bytes;
+    const int64_t beyond = (int64_t)((uintptr_t)step->panel % TAKEN_BYTES);
+    const int64_t aside = job->row_bytes % bytes || beyond % 4 ? 0 : beyond;
     for (int64_t row = 0; row < rows; row += LANES) {
         /* Where there are no more rows, the last one stands in for them. */
         const char *from = step->panel + row * job->row_bytes, *x = step->packed;
@@ -56,20 +61,29 @@ TARGET static inline __attribute__((always_inline)) void few_part(
         for (int c = 0; c < columns; c++) {
             sums[c] = (FLOATS){0};
         }
+        if (aside) {
+            const int64_t first = aside * TAKEN(type) / bytes;
+            few_words(from - aside, offsets, type, x, first, TAKEN(type), sums, columns);
+            from += bytes - aside;
+            left -= bytes - aside;
+            x += 4 * beside * (TAKEN(type) - first);
+        }
         for (; left >= bytes; left -= bytes, from += bytes, x += 4 * beside * TAKEN(type)) {
             /* Each line twice: a processor that has too much to fetch leaves some out. */
             for (int64_t i = 0; i < 2 * LANES * bytes; i += 64) {
                 __builtin_prefetch(next + i, 0, 2);
             }
             next += LANES * bytes;
-            few_words(from, offsets, type, x, TAKEN(type), sums, columns);
+            few_words(from, offsets, type, x, 0, TAKEN(type), sums, columns);
         }
-        if (left) {
+        if (left && aside) {
+            few_words(from, offsets, type, x, 0, aside * TAKEN(type) / bytes, sums, columns);
+        } else if (left) {
             char tail[LANES * TAKEN_BYTES] = {0};
             for (int64_t i = 0; i < LANES; i++) {
                 memcpy(tail + padded[i], from + offsets[i], (size_t)left);
             }
-            few_words(tail, padded, type, x, depth % TAKEN(type), sums, columns);
+            few_words(tail, padded, type, x, 0, depth % TAKEN(type), sums, columns);
         }
 #pragma GCC unroll 16
         for (int c = 0; c < columns; c++) {
