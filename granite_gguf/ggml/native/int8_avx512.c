@@ -223,33 +223,33 @@ static inline int32_t word_at(const void *from) {
 #define DECODE avx512_vnni_decode_span
 #define SUMS avx512_vnni_sums
 
-AVX512_VNNI_INLINE void avx512_vnni_products(const char *w, const int8_t *x, int count, int columns,
-                                             int bits, __m512i s[MOST_COLUMNS][2]) {
-    (void)bits;
+AVX512_VNNI_INLINE __m512i add_products(__m512i sums, __m512i w, __m512i x, const int unsigned_x) {
+    return unsigned_x ? _mm512_dpbusd_epi32(sums, x, w) : _mm512_dpbusd_epi32(sums, w, x);
+}
+
+AVX512_VNNI_INLINE void products_of(const char *w, const int8_t *x, int count, int columns,
+                                    const int unsigned_x, __m512i s[MOST_COLUMNS][2]) {
 #pragma GCC unroll 8
     for (int i = 0; i < count; i++, w += 4 * INT8_ROWS, x += 4) {
         const __m512i a = _mm512_load_si512(w), b = _mm512_load_si512(w + 64);
 #pragma GCC unroll 8
         for (int c = 0; c < columns; c++) {
             const __m512i v = SPREAD_WORD(x + c * INT8_GROUP);
-            s[c][0] = _mm512_dpbusd_epi32(s[c][0], a, v);
-            s[c][1] = _mm512_dpbusd_epi32(s[c][1], b, v);
+            s[c][0] = add_products(s[c][0], a, v, unsigned_x);
+            s[c][1] = add_products(s[c][1], b, v, unsigned_x);
         }
     }
 }
 
+AVX512_VNNI_INLINE void avx512_vnni_products(const char *w, const int8_t *x, int count, int columns,
+                                             int bits, __m512i s[MOST_COLUMNS][2]) {
+    (void)bits;
+    products_of(w, x, count, columns, 0, s);
+}
+
 AVX512_VNNI_INLINE void avx512_vnni_unsigned_products(const char *w, const int8_t *x, int count,
                                                       int columns, __m512i s[MOST_COLUMNS][2]) {
-#pragma GCC unroll 8
-    for (int i = 0; i < count; i++, w += 4 * INT8_ROWS, x += 4) {
-        const __m512i a = _mm512_load_si512(w), b = _mm512_load_si512(w + 64);
-#pragma GCC unroll 8
-        for (int c = 0; c < columns; c++) {
-            const __m512i v = SPREAD_WORD(x + c * INT8_GROUP);
-            s[c][0] = _mm512_dpbusd_epi32(s[c][0], v, a);
-            s[c][1] = _mm512_dpbusd_epi32(s[c][1], v, b);
-        }
-    }
+    products_of(w, x, count, columns, 1, s);
 }
 
 #include "int8_multiply.h"
