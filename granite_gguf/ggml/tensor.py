@@ -18,11 +18,9 @@ from typing import Any, Protocol
 
 import ggml as c
 
-from granite_gguf.ggml.types import BLOCK_SIZES, F16, F32, I32, GGMLType
+from granite_gguf.ggml.types import BLOCK_SIZES, F16, F32, I32, TYPES, GGMLType
 
 ROPE_NEOX = 2
-
-_TYPES = {int(kind): kind for kind in GGMLType}
 
 
 class ShapeError(AssertionError):
@@ -144,7 +142,7 @@ class Tensor:
         self.handle = handle
         self.ne: tuple[int, ...] = tuple(fields.ne[:])
         self.nb: tuple[int, ...] = tuple(fields.nb[:])
-        self.type = _TYPES[fields.type]
+        self.type = TYPES[fields.type]
         self.multiplier = multiplier
         self.below: int | None = None
         self.packed: dict[Hashable, Tensor] = {}

@@ -13,6 +13,9 @@ F16 = GGMLType.F16
 BF16 = GGMLType.BF16
 I32 = GGMLType.I32
 
+TYPES: dict[int, GGMLType] = {int(kind): kind for kind in GGMLType}
+"""By number: asking the enumeration for each tensor of a graph takes longer."""
+
 
 class Block(NamedTuple):
     """A block of a quantized type: how many elements it holds in how many bytes."""
