@@ -157,7 +157,7 @@ def test_few_columns_have_the_bits_of_many(runtime: Runtime, kernel: str, kind: 
 def test_rows_may_begin_within_a_line(
     runtime: Runtime, kernel: str, kind: str, beyond: int
 ) -> None:
-    """As in a file, whose tensors begin at multiples of 32 bytes; what is beside is not read."""
+    """As in a file, whose tensors begin at multiples of 32 bytes; what is beside does not count."""
     stored, _ = stored_and_decoded(kind, 45, 320)
     x = np.random.default_rng(0).standard_normal((12, 320), dtype=np.float32)
     for columns in (1, 2, 4, 7, 12):

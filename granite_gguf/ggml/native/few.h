@@ -38,7 +38,8 @@ TARGET static inline __attribute__((always_inline)) void few_words(
 }
 
 /* `depth` is a row's length in numbers or pairs of 4 bytes. Rows that begin within a line of the cache
- * are taken by whole lines all the same, without what is not theirs: what crosses a line takes two of
+ * are taken by whole lines all the same, of which what is not theirs does not count; a line is of one
+ * page, so that it can be read wherever a row has a part of it. What crosses a line would take two of
  * them, and where rows lie a power of two apart the second is gone when it is wanted. */
 TARGET static inline __attribute__((always_inline)) void few_part(
     const Job *job, const Step *step, int64_t rows, int64_t depth, const int type,
