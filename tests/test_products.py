@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import gguf
@@ -163,6 +164,35 @@ def test_rows_may_begin_within_a_line(
     for columns in (1, 2, 4, 7, 12):
         y = multiply(runtime, kernel, kind, stored, x[:columns], beyond=beyond)
         np.testing.assert_array_equal(y, multiply(runtime, kernel, kind, stored, x[:columns]))
+
+
+@each(*BFLOAT16, *FLOAT32)
+@pytest.mark.parametrize("kind", FLOATS)
+@pytest.mark.parametrize("width", [320, 301])
+@pytest.mark.parametrize("beyond", [0, 32, 8])
+def test_many_columns_take_rows_where_they_lie(
+    runtime: Runtime, kernel: str, kind: str, width: int, beyond: int
+) -> None:
+    """Panels that are whole and one that is not, none of which takes in what lies behind a row."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(-9, 10, (50, width)).astype(np.float32)
+    for rows in (96, 77):
+        weight = rng.integers(-9, 10, (rows, width)).astype(np.float32)
+        stored = encode_rows(GGMLType[kind], weight)
+        for columns in (14, 16, 30, 50):
+            y = multiply(runtime, kernel, kind, stored, x[:columns], beyond=beyond)
+            np.testing.assert_array_equal(y, x[:columns] @ weight.T)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="mprotect")
+@each(*BFLOAT16, *FLOAT32, *WHOLE_NUMBERS)
+def test_nothing_beside_a_weight_need_be_memory(kernel: str) -> None:
+    """As behind the last tensor of a file; in a process of its own, as a wrong read ends it."""
+    command = [sys.executable, "-m", "tests.support.guarded_products", kernel]
+    done = subprocess.run(
+        command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, (done.stdout.splitlines()[-1:], done.stderr[-500:])
 
 
 @each(*BFLOAT16, *FLOAT32)

@@ -43,8 +43,8 @@ class Job(ctypes.Structure):
         ("to_float", ctypes.c_void_p),
         *_numbers(
             *("packing", "pack_columns", "pack_numbers", "packed_bytes", "parts"),
-            *("panel_rows", "panel_bytes", "step_columns", "fetches", "direct", "beside"),
-            *("panels_together", "all_packed_bytes", "room_bytes"),
+            *("panel_rows", "panel_bytes", "step_columns", "fetches", "direct", "in_place"),
+            *("beside", "panels_together", "all_packed_bytes", "room_bytes"),
         ),
         ("kernel", ctypes.c_void_p),
     )

@@ -50,6 +50,7 @@ static void plan(Job *job) {
     job->step_columns = BLOCKS * TILE_COLUMNS;
     job->fetches = PANEL_ROWS / ROWS * blocks_of(job->width, TILE_NUMBERS);
     job->direct = job->weight_type == BF16 && job->columns <= FEW;
+    job->in_place = job->weight_type == BF16 && job->width % TILE_NUMBERS == 0;
     if (job->direct) {
         job->panel_bytes = 0;
         job->beside = few_beside(job->columns);
@@ -57,9 +58,11 @@ static void plan(Job *job) {
     }
 }
 
-/* Some rows of a panel times some blocks of x; sums go to tiles of [32 rows][16 columns]. */
-INLINE void multiply_rows(const uint16_t *w, const uint16_t *x, int64_t depth, float *sums,
-                          const int rows, const int blocks, Ahead *ahead) {
+/* Some rows of a panel times some blocks of x; sums go to tiles of [32 rows][16 columns]. `apart` and
+ * `on` as in floats.h. */
+INLINE void multiply_rows(const uint16_t *w, int64_t apart, int64_t on, const uint16_t *x,
+                          int64_t depth, float *sums, const int rows, const int blocks,
+                          Ahead *ahead) {
     const int64_t next = depth * TILE;
     __m512 sum[16][BLOCKS];
 #pragma GCC unroll 16
@@ -69,7 +72,7 @@ INLINE void multiply_rows(const uint16_t *w, const uint16_t *x, int64_t depth, f
             sum[r][b] = _mm512_setzero_ps();
         }
     }
-    for (int64_t k = 0; k < depth; k++, w += PANEL, x += TILE) {
+    for (int64_t k = 0; k < depth; k++, w += on, x += TILE) {
         fetch(ahead);
 #pragma GCC unroll 4
         for (int pair = 0; pair < TILE_NUMBERS; pair += 2) {
@@ -81,7 +84,7 @@ INLINE void multiply_rows(const uint16_t *w, const uint16_t *x, int64_t depth, f
 #pragma GCC unroll 16
             for (int r = 0; r < rows; r++) {
                 int bits;
-                memcpy(&bits, w + r * TILE_NUMBERS + pair, sizeof bits);
+                memcpy(&bits, w + r * apart + pair, sizeof bits);
                 const __m512bh numbers = (__m512bh)_mm512_set1_epi32(bits);
 #pragma GCC unroll 3
                 for (int b = 0; b < blocks; b++) {
@@ -100,15 +103,15 @@ INLINE void multiply_rows(const uint16_t *w, const uint16_t *x, int64_t depth, f
 }
 
 /* The rows of a panel times up to BLOCKS blocks. */
-INLINE void multiply_blocks(const uint16_t *w, const uint16_t *x, int64_t depth, float *sums,
-                            int64_t rows, int64_t blocks, Ahead *ahead) {
+INLINE void multiply_blocks(const uint16_t *w, int64_t apart, int64_t on, const uint16_t *x,
+                            int64_t depth, float *sums, int64_t rows, int64_t blocks, Ahead *ahead) {
     for (int64_t r = 0; r < rows; r += blocks == 1 ? 2 * ROWS : ROWS) {
-        const uint16_t *from = w + r * TILE_NUMBERS;
+        const uint16_t *from = w + r * apart;
         float *to = sums + r * TILE_COLUMNS;
         switch (blocks) {
-        case 1: multiply_rows(from, x, depth, to, 2 * ROWS, 1, ahead); break;
-        case 2: multiply_rows(from, x, depth, to, ROWS, 2, ahead); break;
-        default: multiply_rows(from, x, depth, to, ROWS, 3, ahead);
+        case 1: multiply_rows(from, apart, on, x, depth, to, 2 * ROWS, 1, ahead); break;
+        case 2: multiply_rows(from, apart, on, x, depth, to, ROWS, 2, ahead); break;
+        default: multiply_rows(from, apart, on, x, depth, to, ROWS, 3, ahead);
         }
     }
 }
@@ -121,7 +124,9 @@ VECTOR static void multiply(const Job *job, const Step *step) {
     const int64_t rows = at_most(PANEL_ROWS, job->rows - step->row);
     const uint16_t *w = (const uint16_t *)step->panel;
     const uint16_t *x = (const uint16_t *)step->packed + block * depth * TILE;
-    multiply_blocks(w, x, depth, sums, rows, blocks, step->ahead);
+    const int64_t apart = step->in_place ? job->row_bytes / 2 : NUMBERS;
+    const int64_t on = step->in_place ? NUMBERS : PANEL;
+    multiply_blocks(w, apart, on, x, depth, sums, rows, blocks, step->ahead);
     for (int64_t b = 0; b < blocks; b++) {
         const int64_t column = step->column + b * TILE_COLUMNS;
         for (int64_t r = 0; r < rows; r += 16) {

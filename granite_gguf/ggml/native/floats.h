@@ -8,7 +8,7 @@
  *
  * and may define PACK and PUT, which take the places of `pack` and `put` below.
  *
- *   panel  [width / 16][rows][16 numbers]
+ *   panel  [rows][width, rounded up to 16 numbers, and 16 that nobody reads]
  *   x      [columns / 16][width][16 columns]
  */
 
@@ -16,8 +16,14 @@
 #include "peak.h"
 #include "vectors.h"
 
-enum { COLUMNS = 16, NUMBERS = 16, PANEL = PANEL_ROWS * NUMBERS, SPAN = 256 };
+enum { COLUMNS = 16, NUMBERS = 16, PANEL = PANEL_ROWS * NUMBERS };
 enum { VECTORS = COLUMNS / LANES }; /* of a block */
+
+/* Floats from a row of a panel to the next. One line more than is needed, as lines that are powers of
+ * two apart share places of a cache. */
+static inline int64_t row_floats(const Job *job) {
+    return (blocks_of(job->width, NUMBERS) + 1) * NUMBERS;
+}
 
 static void plan(Job *job) {
     job->packing = job->parts = 1;
@@ -26,9 +32,10 @@ static void plan(Job *job) {
     job->packed_bytes =
         4 * blocks_of(job->columns, COLUMNS) * COLUMNS * blocks_of(job->width, NUMBERS) * NUMBERS;
     job->panel_rows = PANEL_ROWS;
-    job->panel_bytes = 4 * blocks_of(job->width, NUMBERS) * PANEL;
+    job->panel_bytes = 4 * PANEL_ROWS * row_floats(job);
     job->step_columns = BLOCKS * COLUMNS;
     job->fetches = PANEL_ROWS / ROWS * blocks_of(job->width, NUMBERS);
+    job->in_place = job->weight_type == F32 && job->width % NUMBERS == 0;
 }
 
 #ifdef __GNUC__
@@ -65,41 +72,28 @@ TARGET static void pack(const Job *job, const char *x, int64_t column, int64_t s
 }
 #endif
 
-/* Numbers become lines of the panel, NUMBERS in each, with zeros behind the last one. */
 INLINE void put_numbers(const char *from, int64_t count, const int type, float *to) {
-    const int64_t bytes = type == F32 ? 4 : 2;
-    for (; count >= NUMBERS; count -= NUMBERS, from += NUMBERS * bytes, to += PANEL) {
-#pragma GCC unroll 16
-        for (int n = 0; n < NUMBERS; n += LANES) {
-            store(to + n, numbers_at(from, n, type));
-        }
+    int64_t n = 0;
+    for (; n + LANES <= count; n += LANES) {
+        store(to + n, numbers_at(from, n, type));
     }
-    if (count) {
-        float tail[NUMBERS] = {0};
-        memcpy(tail, from, (size_t)(count * bytes));
-        for (int n = 0; n < NUMBERS; n += LANES) {
-            store(to + n, numbers_at((const char *)tail, n, type));
-        }
+    if (n < count) {
+        float tail[LANES] = {0};
+        const int64_t bytes = type == F32 ? 4 : 2;
+        memcpy(tail, from + n * bytes, (size_t)((count - n) * bytes));
+        store(to + n, numbers_at((const char *)tail, 0, type));
     }
 }
 
-/* Whole rows one after another, which is how memory is read best: a line is written at once, so that
- * it need not stay in a cache. */
 TARGET static int64_t decode(const Job *job, const char *row, int64_t rows, char *panel) {
-    const int64_t span_bytes = SPAN / job->block_numbers * job->block_bytes;
     float *to = (float *)(void *)panel;
-    for (int64_t i = 0; i < rows; i++, row += job->row_bytes, to += NUMBERS) {
+    for (int64_t i = 0; i < rows; i++, row += job->row_bytes, to += row_floats(job)) {
+        memset(to + job->width / NUMBERS * NUMBERS, 0, NUMBERS * sizeof *to); /* behind the last one */
         switch (job->weight_type) {
         case F32: put_numbers(row, job->width, F32, to); break;
         case F16: put_numbers(row, job->width, F16, to); break;
         case BF16: put_numbers(row, job->width, BF16, to); break;
-        default:
-            for (int64_t k = 0; k < job->width; k += SPAN) {
-                const int64_t count = at_most(SPAN, job->width - k);
-                float floats[SPAN];
-                job->to_float(row + k / SPAN * span_bytes, floats, count);
-                put_numbers((const char *)floats, count, F32, to + k * PANEL_ROWS);
-            }
+        default: job->to_float(row, to, job->width);
         }
     }
     return 0;
@@ -160,9 +154,10 @@ TARGET static void put(const Job *job, const float *bias, const float *sums, flo
 }
 #endif
 
-/* Some rows of a panel times some blocks of x; sums go to blocks of [rows of a panel][columns]. */
-INLINE void multiply_rows(const float *w, const float *x, int64_t depth, float *sums,
-                          const int blocks, Ahead *ahead) {
+/* Some rows of a panel times some blocks of x; sums go to blocks of [rows of a panel][columns]. Rows
+ * lie `apart`, and NUMBERS of a row so far from the next ones as `on` says. */
+INLINE void multiply_rows(const float *w, int64_t apart, int64_t on, const float *x, int64_t depth,
+                          float *sums, const int blocks, Ahead *ahead) {
     const int64_t next = depth * NUMBERS * COLUMNS;
     Vector sum[ROWS][BLOCKS * VECTORS];
     const int vectors = blocks * VECTORS;
@@ -173,7 +168,7 @@ INLINE void multiply_rows(const float *w, const float *x, int64_t depth, float *
             sum[r][v] = all(0.0f);
         }
     }
-    for (int64_t k = 0; k < depth; k++, w += PANEL) {
+    for (int64_t k = 0; k < depth; k++, w += on) {
         fetch(ahead);
 #pragma GCC unroll 4
         for (int n = 0; n < NUMBERS; n++, x += COLUMNS) {
@@ -186,7 +181,7 @@ INLINE void multiply_rows(const float *w, const float *x, int64_t depth, float *
             for (int r = 0; r < ROWS; r++) {
 #pragma GCC unroll 16
                 for (int v = 0; v < vectors; v++) {
-                    sum[r][v] += columns[v] * w[r * NUMBERS + n];
+                    sum[r][v] += columns[v] * w[r * apart + n];
                 }
             }
         }
@@ -202,17 +197,17 @@ INLINE void multiply_rows(const float *w, const float *x, int64_t depth, float *
 }
 
 /* The rows of a panel, whole ROWS of them, times up to BLOCKS blocks. */
-INLINE void multiply_blocks(const float *w, const float *x, int64_t depth, float *sums,
-                            int64_t rows, int64_t blocks, Ahead *ahead) {
-    for (int64_t r = 0; r < rows; r += ROWS) {
+INLINE void multiply_blocks(const float *w, int64_t apart, int64_t on, const float *x, int64_t depth,
+                            float *sums, int64_t rows, int64_t blocks, Ahead *ahead) {
+    for (int64_t r = 0; r < rows; r += ROWS, w += ROWS * apart, sums += ROWS * COLUMNS) {
         switch (BLOCKS - blocks) {
 #if BLOCKS > 2
-        case 2: multiply_rows(w + r * NUMBERS, x, depth, sums + r * COLUMNS, BLOCKS - 2, ahead); break;
+        case 2: multiply_rows(w, apart, on, x, depth, sums, BLOCKS - 2, ahead); break;
 #endif
 #if BLOCKS > 1
-        case 1: multiply_rows(w + r * NUMBERS, x, depth, sums + r * COLUMNS, BLOCKS - 1, ahead); break;
+        case 1: multiply_rows(w, apart, on, x, depth, sums, BLOCKS - 1, ahead); break;
 #endif
-        default: multiply_rows(w + r * NUMBERS, x, depth, sums + r * COLUMNS, BLOCKS, ahead);
+        default: multiply_rows(w, apart, on, x, depth, sums, BLOCKS, ahead);
         }
     }
 }
@@ -228,7 +223,8 @@ TARGET static void multiply(const Job *job, const Step *step) {
     const int64_t rows = at_most(PANEL_ROWS, job->rows - step->row);
     const float *w = (const float *)(const void *)step->panel;
     const float *x = (const float *)(const void *)step->packed + step->column * depth * NUMBERS;
-    multiply_blocks(w, x, depth, sums, rows, blocks, step->ahead);
+    const int64_t apart = step->in_place ? job->row_bytes / 4 : row_floats(job);
+    multiply_blocks(w, apart, NUMBERS, x, depth, sums, rows, blocks, step->ahead);
     for (int64_t b = 0; b < blocks; b++) {
         const int64_t column = step->column + b * COLUMNS;
         PUT(job, step->bias, sums + b * PANEL_ROWS * COLUMNS, step->y + column * job->rows,

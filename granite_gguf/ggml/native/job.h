@@ -5,7 +5,8 @@
  * Two custom operations of a ggml graph. Packing is one of its own because ggml's threads meet
  * between operations, and because several weights multiply the same x. A weight is read as it lies
  * in its file: each thread decodes some rows at a time, a panel, into room behind the result and
- * multiplies them with all of x, so that decoding costs little and nothing is kept.
+ * multiplies them with all of x, so that decoding costs little and nothing is kept. Rows that hold
+ * what is multiplied need no decoding.
  *
  * A kernel is a row of the table in table.c, which divides the work; the row knows how x and a panel
  * lie in memory and multiplies them. A kernel may also take rows as they come: with few columns what
@@ -76,6 +77,7 @@ typedef struct {
     int64_t step_columns;      /* of y, multiplied with a panel at a time */
     int64_t fetches;           /* times that such a step calls `fetch` */
     int64_t direct;            /* whether rows are multiplied by `few`, without a panel */
+    int64_t in_place;          /* whether whole panels are multiplied as they lie in the weight */
     int64_t beside;            /* columns of x that lie side by side, where few.h reads it */
     /* Planned from these by the table. */
     int64_t panels_together;   /* that a thread decodes before it multiplies them with all of x */
@@ -92,7 +94,8 @@ typedef struct {
 
 /* A panel times some columns of x. */
 typedef struct {
-    const char *panel;  /* as `decode` left it, aligned to 64 bytes */
+    const char *panel;  /* as `decode` left it, aligned to 64 bytes, or in place */
+    int in_place;       /* whether it is rows of the weight, as the file has them */
     int64_t flags;      /* what it returned, of all panels that are together */
     const char *packed; /* the whole x, as `pack` left it */
     const float *bias;  /* of the weight's rows, or NULL */

@@ -76,7 +76,7 @@ int64_t kernels_read(const int64_t *from, int64_t bytes) {
 /* Plans what the caller has not told; the structure may move afterwards. */
 void kernels_plan(int64_t index, Job *job) {
     job->kernel = table[index];
-    job->direct = job->beside = 0;
+    job->direct = job->beside = job->in_place = 0;
     job->kernel->plan(job);
     job->panel_bytes = blocks_of(job->panel_bytes, ALIGNMENT) * ALIGNMENT;
     job->packed_bytes = blocks_of(job->packed_bytes, ALIGNMENT) * ALIGNMENT;
@@ -112,6 +112,12 @@ typedef struct {
     float *y;
 } Operands;
 
+/* Whether the panel from a row on is multiplied where it lies; behind the last row nothing may be read.
+ */
+static int stays(const Job *job, int64_t row) {
+    return job->in_place && row + job->panel_rows <= job->rows;
+}
+
 /* Panels `first` to `end` of a weight times all of an x, some decoded at a time into `room`. */
 static void multiply_panels(const Job *job, const Operands *of, char *room, int64_t first,
                             int64_t end) {
@@ -133,9 +139,11 @@ static void multiply_panels(const Job *job, const Operands *of, char *room, int6
         for (int64_t i = 0; i < count; i++) {
             /* What lies behind the last row comes into sums that are not stored. */
             const int64_t row = (first + i) * job->panel_rows;
-            flags |= kernel->decode(job, of->weight + row * job->row_bytes,
-                                    at_most(job->panel_rows, job->rows - row),
-                                    room + i * job->panel_bytes);
+            if (!stays(job, row)) {
+                flags |= kernel->decode(job, of->weight + row * job->row_bytes,
+                                        at_most(job->panel_rows, job->rows - row),
+                                        room + i * job->panel_bytes);
+            }
         }
         const int64_t next = at_most((first + count) * job->panel_rows, last_row);
         const int64_t after = at_most((first + 2 * count) * job->panel_rows, last_row);
@@ -143,10 +151,12 @@ static void multiply_panels(const Job *job, const Operands *of, char *room, int6
         ahead.lines = blocks_of((ahead.end - ahead.from) / 64, steps * count * at_least(1, job->fetches));
         for (int64_t s = 0; s < steps; s++) {
             for (int64_t i = 0; i < count; i++) {
+                const int64_t row = (first + i) * job->panel_rows;
+                const int in_place = stays(job, row);
                 const Step step = {
-                    .panel = room + i * job->panel_bytes, .flags = flags, .packed = of->packed,
-                    .bias = of->bias, .y = of->y, .row = (first + i) * job->panel_rows,
-                    .column = s * job->step_columns, .ahead = &ahead,
+                    .panel = in_place ? of->weight + row * job->row_bytes : room + i * job->panel_bytes,
+                    .in_place = in_place, .flags = flags, .packed = of->packed, .bias = of->bias,
+                    .y = of->y, .row = row, .column = s * job->step_columns, .ahead = &ahead,
                 };
                 kernel->multiply(job, &step);
             }
