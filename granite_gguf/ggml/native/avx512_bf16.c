@@ -124,6 +124,8 @@ VECTOR static void multiply(const Job *job, const Step *step) {
     const int64_t rows = at_most(PANEL_ROWS, job->rows - step->row);
     const uint16_t *w = (const uint16_t *)step->panel;
     const uint16_t *x = (const uint16_t *)step->packed + block * depth * TILE;
+    fetch_places(job, step->y + step->column * job->rows + step->row, rows,
+                 at_most(blocks * TILE_COLUMNS, job->columns - step->column));
     const int64_t apart = step->in_place ? job->row_bytes / 2 : NUMBERS;
     const int64_t on = step->in_place ? NUMBERS : PANEL;
     multiply_blocks(w, apart, on, x, depth, sums, rows, blocks, step->ahead);

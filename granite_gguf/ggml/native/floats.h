@@ -223,6 +223,8 @@ TARGET static void multiply(const Job *job, const Step *step) {
     const int64_t rows = at_most(PANEL_ROWS, job->rows - step->row);
     const float *w = (const float *)(const void *)step->panel;
     const float *x = (const float *)(const void *)step->packed + step->column * depth * NUMBERS;
+    fetch_places(job, step->y + step->column * job->rows + step->row, rows,
+                 at_most(blocks * COLUMNS, job->columns - step->column));
     const int64_t apart = step->in_place ? job->row_bytes / 4 : row_floats(job);
     multiply_blocks(w, apart, NUMBERS, x, depth, sums, rows, blocks, step->ahead);
     for (int64_t b = 0; b < blocks; b++) {

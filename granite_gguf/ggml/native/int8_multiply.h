@@ -188,14 +188,6 @@ TARGET static void OF(_fewest)(const Job *job, const Step *step, int64_t rows) {
 }
 #endif
 
-/* The lines of y are fetched where sums of 32 rows of some columns will go. */
-INLINE void OF(_fetch_place)(const Job *job, const float *to, int columns) {
-    for (int c = 0; c < columns; c++, to += job->rows) {
-        __builtin_prefetch(to, 1);
-        __builtin_prefetch(to + INT8_ROWS / 2, 1);
-    }
-}
-
 INLINE void OF(_put_sums)(const Job *job, const float *bias, const float *sums, float *y, int64_t row,
                           int columns) {
     for (int c = 0; c < columns; c++, sums += INT8_ROWS, y += job->rows) {
@@ -237,7 +229,7 @@ TARGET static void OF(_few)(const Job *job, const Step *step, int64_t rows) {
                 float *y = step->y + column * job->rows;
                 fetch(&ahead);
                 if (ends) {
-                    OF(_fetch_place)(job, y + step->row + row, left);
+                    fetch_places(job, y + step->row + row, INT8_ROWS, left);
                 }
                 for (int first = 0, some; first < left; first += some) {
                     some = OF(_some)(left - first);

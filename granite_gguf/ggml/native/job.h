@@ -242,11 +242,24 @@ static inline int64_t bytes_of(const Job *job, int64_t numbers) {
     return blocks_of(numbers, job->block_numbers) * job->block_bytes;
 }
 
+#ifdef __GNUC__
+#define FETCH(place, write) __builtin_prefetch(place, write, (write) ? 3 : 2)
+#else
+#define FETCH(place, write) ((void)(place))
+#endif
+
+/* The lines of y where so many rows of some columns will go, from `to` on: they lie far apart. */
+static inline void fetch_places(const Job *job, const float *to, int64_t rows, int64_t columns) {
+    for (int64_t c = 0; c < columns; c++, to += job->rows) {
+        for (int64_t r = 0; r < rows; r += 16) {
+            FETCH(to + r, 1);
+        }
+    }
+}
+
 static inline void fetch(Ahead *ahead) {
     for (int64_t i = 0; i < ahead->lines && ahead->from < ahead->end; i++, ahead->from += 64) {
-#ifdef __GNUC__
-        __builtin_prefetch(ahead->from, 0, 2);
-#endif
+        FETCH(ahead->from, 0);
     }
 }
 
