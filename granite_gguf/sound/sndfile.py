@@ -19,6 +19,7 @@ import soundfile
 
 from granite_gguf.arrays import FloatArray
 from granite_gguf.errors import AudioError, InputError
+from granite_gguf.forks import tell_after_fork
 from granite_gguf.memory import starting_threads
 from granite_gguf.sound.chatter import without_chatter
 from granite_gguf.sound.decoded import Decoded
@@ -91,6 +92,23 @@ class _InOrder(soundfile.SoundFile):  # type: ignore[misc]
     def seekable(self) -> bool:
         """Whether to seek."""
         return False
+
+
+class _Opening:
+    """soundfile opens one file after another, by a lock that a child would wait for in vain where
+    another thread of its parent was opening one.
+    """
+
+    def __init__(self) -> None:
+        tell_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Nobody opens a file in the child yet."""
+        if hasattr(soundfile.SoundFile, "_sf_error_lock"):  # from 0.14 on
+            soundfile.SoundFile._sf_error_lock = threading.Lock()
+
+
+_OPENING = _Opening()
 
 
 def decode_part(
