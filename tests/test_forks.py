@@ -87,6 +87,34 @@ print("done")
 
 
 @forking
+def test_a_child_opens_files_while_the_parent_opens_one() -> None:
+    """soundfile has a lock of its own for that, from 0.14 on."""
+    run("""
+import soundfile
+expected = all_facts()
+with getattr(soundfile.SoundFile, "_sf_error_lock", threading.Lock()):
+    assert in_child(same) == 0
+assert same() == 0
+print("done")
+""")
+
+
+@forking
+def test_a_run_is_left_to_the_parent() -> None:
+    """A child made in the middle of a product does not count what was begun of it."""
+    run("""
+import ctypes
+from granite_gguf.ggml.kernels import LINE, Shares
+shares = Shares(2)
+ctypes.memset(shares.address, 1, 2 * LINE)
+begun = lambda: any(ctypes.string_at(shares.address, 2 * LINE))
+assert in_child(begun) == 0
+assert begun()
+print("done")
+""")
+
+
+@forking
 def test_a_child_of_a_thread_while_another_thread_computes() -> None:
     """Whatever the parent is in the middle of, and many recordings at a time."""
     run("""

@@ -15,11 +15,13 @@ from typing import Any
 
 import ggml as c
 
+from granite_gguf.forks import tell_after_fork
 from granite_gguf.ggml.tensor import Tensor
 from granite_gguf.ggml.types import GGMLType
 
 GENERIC = "generic"
 MOST_TOGETHER = 3  # weights, as in job.h
+LINE = 64  # bytes of a cache's line
 VECTOR = 16  # the longest vectors of the kernels
 
 
@@ -41,10 +43,11 @@ class Job(ctypes.Structure):
         ),
         ("scale", ctypes.c_double),
         ("to_float", ctypes.c_void_p),
+        ("shares", ctypes.c_void_p),
         *_numbers(
             *("packing", "pack_columns", "pack_numbers", "packed_bytes", "parts"),
             *("panel_rows", "panel_bytes", "step_columns", "fetches", "direct", "in_place"),
-            *("beside", "panels_together", "all_packed_bytes", "room_bytes"),
+            *("beside", "panels_together", "panels_each", "all_packed_bytes", "room_bytes"),
         ),
         ("kernel", ctypes.c_void_p),
     )
@@ -107,6 +110,23 @@ class Norming(ctypes.Structure):
         ("eps", ctypes.c_double),
         ("kernel", ctypes.c_void_p),
     )
+
+
+class Shares:
+    """What each thread has begun of its share of a product: a line for each, zeros between runs."""
+
+    def __init__(self, threads: int) -> None:
+        self._bytes = ctypes.create_string_buffer(LINE * (threads + 1))
+        tell_after_fork(self)
+
+    @property
+    def address(self) -> int:
+        """Of the first line."""
+        return -(-ctypes.addressof(self._bytes) // LINE) * LINE
+
+    def after_fork(self) -> None:
+        """In the child nobody is in the middle of a run."""
+        ctypes.memset(self._bytes, 0, len(self._bytes))
 
 
 @cache

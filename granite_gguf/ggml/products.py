@@ -17,11 +17,13 @@ import ggml as c
 from granite_gguf.ggml.attention import attend_many
 from granite_gguf.ggml.kernels import (
     GENERIC,
+    LINE,
     MOST_TOGETHER,
     VECTOR,
     Convolution,
     Job,
     Norming,
+    Shares,
     Together,
     available_kernels,
     custom,
@@ -36,7 +38,6 @@ _ACTIVATIONS = {Activation.NONE: 0, Activation.GATE: 1, Activation.SILU: 2}  # a
 
 _MANY = 1 << 20  # columns
 _MOST_TAPS = 31  # as in convolution.h
-_LINE = 64  # bytes of a cache's line, at whose multiples kernels have their room
 _PANEL = 32  # rows that some kernels multiply at once
 _PIECE = 64  # rows that a thread takes at a time
 MOST_COLUMNS = 4  # that are multiplied together with several weights: each thread packs them
@@ -150,7 +151,9 @@ class Products:
             added=to is not None,
             to_stride=0 if to is None else to.nb[1],
         )
-        job.scale = scale
+        shares = Shares(self._threads)
+        job.scale, job.shares = scale, shares.address
+        x.context.keep(shares)
         packed = _pack(x, shape, str(kernel), job)
         # Threads decode weights behind the result: its memory is theirs, and is there in time.
         size = shape.batches * rows * shape.columns
@@ -249,7 +252,7 @@ class Products:
             return None
         few = max(job.panel_bytes for job in jobs)
         each = few + jobs[0].packed_bytes + _lines(4 * x.ne[0] * columns)
-        shares = ctypes.create_string_buffer(_LINE * (self._threads + 1))
+        shares = Shares(self._threads)
         norming = None if norm is None else self._norming(x, norm)
         whole = Together(
             **offsets(),
@@ -267,13 +270,13 @@ class Products:
             thread_bytes=each,
             scale=scale,
             norming=None if norming is None else ctypes.addressof(norming),
-            shares=_lines(ctypes.addressof(shares)),
+            shares=shares.address,
         )
         for n, job in enumerate(jobs):
             whole.jobs[n] = ctypes.addressof(job)
         x.context.keep((jobs, shares, norming))
         sources = [*weights, x, *([norm.weight] if norm else []), *([to] if to else [])]
-        room = (_LINE + self._threads * each) // 4
+        room = (LINE + self._threads * each) // 4
         y = custom(x, F32, sum(rows) * columns + room, sources, "kernels_together", whole)
         return y.view([rows[0] if gated else sum(rows), columns], [4 * sum(rows)])
 
@@ -362,7 +365,7 @@ def _fits_as_norm(norm: Norm, x: Tensor) -> bool:
 
 def _lines(size: int) -> int:
     """The next multiple of a line."""
-    return -(-size // _LINE) * _LINE
+    return -(-size // LINE) * LINE
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,7 @@ typedef struct {
     int64_t to_stride;         /* bytes from a column of that to the next */
     double scale;
     to_float_fn to_float;      /* decodes a row of the weight's type to floats */
+    char *shares;              /* as next_piece has them */
     /* Planned by the kernel. */
     int64_t packing;           /* x that is packed alike, for the same kernel, has the same number */
     int64_t pack_columns;      /* that are packed at a time, and numbers of each */
@@ -81,6 +82,7 @@ typedef struct {
     int64_t beside;            /* columns of x that lie side by side, where few.h reads it */
     /* Planned from these by the table. */
     int64_t panels_together;   /* that a thread decodes before it multiplies them with all of x */
+    int64_t panels_each;       /* that a thread takes of a share at a time */
     int64_t all_packed_bytes;
     int64_t room_bytes;        /* behind the result, for the panels of all threads */
     const Kernel *kernel;
@@ -197,7 +199,7 @@ typedef struct {
     double scale;
     const Norming *norming; /* of x, with another source for its weight; or NULL */
     const Job *jobs[MOST_TOGETHER];
-    char *shares; /* of each thread a line of 64 bytes: its share's next piece, 0 between runs */
+    char *shares; /* as next_piece has them */
 } Together;
 
 /* A query's heads, next to one another, that share keys; or where all queries and heads begin. */

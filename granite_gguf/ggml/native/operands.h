@@ -5,6 +5,15 @@
 
 #include "job.h"
 
+#ifdef _MSC_VER
+#include <intrin.h>
+#define NEXT(number) _InterlockedExchangeAdd64(number, 1)
+#define BEGIN_ANEW(number) _InterlockedExchange64(number, 0)
+#else
+#define NEXT(number) __atomic_fetch_add(number, 1, __ATOMIC_RELAXED)
+#define BEGIN_ANEW(number) __atomic_store_n(number, 0, __ATOMIC_RELAXED)
+#endif
+
 enum { ALIGNMENT = 64 };
 
 static inline char *data_of(int64_t offset, const void *tensor) {
@@ -23,6 +32,17 @@ static inline const void *operand(int64_t data_offset, int64_t source_offset, co
 
 static inline void *aligned(void *place) {
     return (void *)(((uintptr_t)place + ALIGNMENT - 1) & ~(uintptr_t)(ALIGNMENT - 1));
+}
+
+/* The next of `count` pieces of a thread's share, or -1. Who is the last to ask, and finds none, begins
+ * the next run. `shares` has a line for each thread, zeros before the first run. */
+static inline int64_t next_piece(char *shares, int64_t share, int64_t threads, int64_t count) {
+    int64_t *next = (int64_t *)(void *)(shares + share * ALIGNMENT);
+    const int64_t piece = NEXT(next);
+    if (piece == count + threads - 1) {
+        BEGIN_ANEW(next);
+    }
+    return piece < count ? piece : -1;
 }
 
 /* Some numbers of y are scaled and added to others, in two loops for each few of them: a fused

@@ -39,7 +39,8 @@ static const Kernel *const table[] = {
 
 enum {
     CACHED_BYTES = 1 << 20,   /* of packed x, that stay in a core's second cache */
-    PANELS_BYTES = 128 << 10  /* of decoded panels that share it where it does not */
+    PANELS_BYTES = 128 << 10, /* of decoded panels that share it where it does not */
+    PIECES = 64               /* of a thread's share, at most */
 };
 
 int64_t kernels_job_bytes(void) {
@@ -81,12 +82,14 @@ void kernels_plan(int64_t index, Job *job) {
     job->panel_bytes = blocks_of(job->panel_bytes, ALIGNMENT) * ALIGNMENT;
     job->packed_bytes = blocks_of(job->packed_bytes, ALIGNMENT) * ALIGNMENT;
     job->all_packed_bytes = job->batches * job->packed_bytes;
+    const int64_t share = blocks_of(job->rows, job->panel_rows * job->threads);
     job->panels_together = 1;
     if (!job->direct && job->batches == 1 && job->packed_bytes > CACHED_BYTES) {
-        const int64_t share = blocks_of(job->rows, job->panel_rows * job->threads);
         const int64_t bytes = at_least(PANELS_BYTES, job->kernel->panels_bytes);
         job->panels_together = at_least(1, at_most(share, bytes / job->panel_bytes));
     }
+    job->panels_each =
+        blocks_of(blocks_of(share, PIECES), job->panels_together) * job->panels_together;
     job->room_bytes = ALIGNMENT + job->threads * job->panels_together * job->panel_bytes;
 }
 
@@ -118,18 +121,19 @@ static int stays(const Job *job, int64_t row) {
     return job->in_place && row + job->panel_rows <= job->rows;
 }
 
-/* Panels `first` to `end` of a weight times all of an x, some decoded at a time into `room`. */
+/* Panels `first` to `end` of a weight times all of an x, some decoded at a time into `room`; those up to
+ * `last` are likely to come next. */
 static void multiply_panels(const Job *job, const Operands *of, char *room, int64_t first,
-                            int64_t end) {
+                            int64_t end, int64_t last) {
     const Kernel *kernel = job->kernel;
-    const int64_t last_row = at_most(end * job->panel_rows, job->rows);
+    const int64_t last_row = at_most(last * job->panel_rows, job->rows);
     if (job->direct) {
         const int64_t row = first * job->panel_rows;
         const Step step = {
             .panel = of->weight + row * job->row_bytes, .packed = of->packed, .bias = of->bias,
             .y = of->y, .row = row, .room = room,
         };
-        kernel->few(job, &step, last_row - row);
+        kernel->few(job, &step, at_most(end * job->panel_rows, job->rows) - row);
         return;
     }
     const int64_t steps = blocks_of(job->columns, job->step_columns);
@@ -164,6 +168,30 @@ static void multiply_panels(const Job *job, const Operands *of, char *room, int6
     }
 }
 
+/* A thread takes pieces of its own share of a weight's rows first, then what others have not come to:
+ * processors are not equally fast, nor is one all the time. */
+static void multiply_shares(const Job *job, const Operands *of, char *room, int64_t thread,
+                            int64_t working) {
+    const int64_t panels = blocks_of(job->rows, job->panel_rows);
+    for (int64_t n = 0, piece; n < working; n++) {
+        const int64_t share = (thread + n) % working;
+        const int64_t first = panels * share / working, last = panels * (share + 1) / working;
+        const int64_t pieces = blocks_of(last - first, job->panels_each);
+        while ((piece = next_piece(job->shares, share, working, pieces)) >= 0) {
+            const int64_t from = first + piece * job->panels_each;
+            const int64_t end = at_most(from + job->panels_each, last);
+            multiply_panels(job, of, room, from, end, last);
+            const int64_t row = from * job->panel_rows;
+            const int64_t rows = at_most(end * job->panel_rows, job->rows) - row;
+            for (int64_t c = 0; job->added && c < job->columns; c++) {
+                add_scaled(of->y + c * job->rows + row,
+                           (const float *)(const void *)(of->to + c * job->to_stride) + row,
+                           (float)job->scale, rows);
+            }
+        }
+    }
+}
+
 /* A single product is divided among the threads by rows of the weight, several are dealt out. */
 void kernels_multiply(void *result, int thread, int threads, const Job *job) {
     const int64_t working = at_most(threads, job->threads);
@@ -185,18 +213,10 @@ void kernels_multiply(void *result, int thread, int threads, const Job *job) {
     if (kernel->begin) {
         kernel->begin(aligned(saved));
     }
-    const int64_t panels = blocks_of(job->rows, job->panel_rows);
     if (job->batches == 1) {
-        const int64_t first = panels * thread / working, end = panels * (thread + 1) / working;
-        multiply_panels(job, &all, room, first, end);
-        /* Behind all of them, so that memory is read on and on, not a piece here and there. */
-        const int64_t row = first * job->panel_rows, last = at_most(end * job->panel_rows, job->rows);
-        for (int64_t c = 0; job->added && c < job->columns; c++) {
-            add_scaled(all.y + c * job->rows + row,
-                       (const float *)(const void *)(all.to + c * job->to_stride) + row,
-                       (float)job->scale, last - row);
-        }
+        multiply_shares(job, &all, room, thread, working);
     } else {
+        const int64_t panels = blocks_of(job->rows, job->panel_rows);
         const int64_t end = job->batches * (thread + 1) / working;
         for (int64_t n = job->batches * thread / working; n < end; n++) {
             const int64_t step = n % job->inner / job->group, outer_step = n / job->inner;
@@ -204,7 +224,7 @@ void kernels_multiply(void *result, int thread, int threads, const Job *job) {
             one.weight += step * job->weight_step + outer_step * job->weight_outer_step;
             one.packed += n * job->packed_bytes;
             one.y += n * y_step;
-            multiply_panels(job, &one, room, 0, panels);
+            multiply_panels(job, &one, room, 0, panels, panels);
         }
     }
     if (kernel->end) {

@@ -6,28 +6,9 @@
  * All numbers are what the same operations one by one make of them.
  */
 
-#ifdef _MSC_VER
-#include <intrin.h>
-#define NEXT(number) _InterlockedExchangeAdd64(number, 1)
-#define BEGIN_ANEW(number) _InterlockedExchange64(number, 0)
-#else
-#define NEXT(number) __atomic_fetch_add(number, 1, __ATOMIC_RELAXED)
-#define BEGIN_ANEW(number) __atomic_store_n(number, 0, __ATOMIC_RELAXED)
-#endif
-
 #include "operands.h"
 
 enum { FIRST_BYTES = 32 << 10 }; /* of a share, fetched while x is packed */
-
-/* The next piece of a share, or -1. Who is the last to ask, and finds none, begins the next run. */
-static int64_t next_piece(const Together *job, int64_t share, int64_t threads, int64_t count) {
-    int64_t *next = (int64_t *)(void *)(job->shares + share * ALIGNMENT);
-    const int64_t piece = NEXT(next);
-    if (piece == count + threads - 1) {
-        BEGIN_ANEW(next);
-    }
-    return piece < count ? piece : -1;
-}
 
 static void pack(const Together *job, const char *x, const float *weight, char *normed,
                  char *packed) {
@@ -102,7 +83,7 @@ void kernels_together(void *result, int thread, int threads, const Together *job
     for (int64_t n = 0; n < working; n++) {
         const int64_t share = (thread + n) % working;
         const int64_t first = all * share / working, end = all * (share + 1) / working;
-        while ((piece = next_piece(job, share, working, end - first)) >= 0) {
+        while ((piece = next_piece(job->shares, share, working, end - first)) >= 0) {
             piece += first;
             for (part = 0; piece >= pieces[part + 1]; part++) {
             }
