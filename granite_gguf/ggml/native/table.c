@@ -168,11 +168,22 @@ static void multiply_panels(const Job *job, const Operands *of, char *room, int6
     }
 }
 
+/* Some rows of y are scaled and added to those of the last source. */
+static void add_rows(const Job *job, const Operands *of, int64_t row, int64_t end) {
+    for (int64_t c = 0; job->added && c < job->columns; c++) {
+        add_scaled(of->y + c * job->rows + row,
+                   (const float *)(const void *)(of->to + c * job->to_stride) + row,
+                   (float)job->scale, end - row);
+    }
+}
+
 /* A thread takes pieces of its own share of a weight's rows first, then what others have not come to:
- * processors are not equally fast, nor is one all the time. */
+ * processors are not equally fast, nor is one all the time. Rows are added when others do not follow
+ * them, so that memory is read on and on, not a piece here and there. */
 static void multiply_shares(const Job *job, const Operands *of, char *room, int64_t thread,
                             int64_t working) {
     const int64_t panels = blocks_of(job->rows, job->panel_rows);
+    int64_t row = 0, end_row = 0; /* multiplied and not added yet */
     for (int64_t n = 0, piece; n < working; n++) {
         const int64_t share = (thread + n) % working;
         const int64_t first = panels * share / working, last = panels * (share + 1) / working;
@@ -180,16 +191,15 @@ static void multiply_shares(const Job *job, const Operands *of, char *room, int6
         while ((piece = next_piece(job->shares, share, working, pieces)) >= 0) {
             const int64_t from = first + piece * job->panels_each;
             const int64_t end = at_most(from + job->panels_each, last);
-            multiply_panels(job, of, room, from, end, last);
-            const int64_t row = from * job->panel_rows;
-            const int64_t rows = at_most(end * job->panel_rows, job->rows) - row;
-            for (int64_t c = 0; job->added && c < job->columns; c++) {
-                add_scaled(of->y + c * job->rows + row,
-                           (const float *)(const void *)(of->to + c * job->to_stride) + row,
-                           (float)job->scale, rows);
+            if (from * job->panel_rows != end_row) {
+                add_rows(job, of, row, end_row);
+                row = from * job->panel_rows;
             }
+            multiply_panels(job, of, room, from, end, last);
+            end_row = at_most(end * job->panel_rows, job->rows);
         }
     }
+    add_rows(job, of, row, end_row);
 }
 
 /* A single product is divided among the threads by rows of the weight, several are dealt out. */
