@@ -112,6 +112,11 @@ class Norming(ctypes.Structure):
     )
 
 
+def whole_lines(size: int) -> int:
+    """The next multiple of a line."""
+    return -(-size // LINE) * LINE
+
+
 class Shares:
     """What each thread has begun of its share of a product: a line for each, zeros between runs."""
 
@@ -122,7 +127,7 @@ class Shares:
     @property
     def address(self) -> int:
         """Of the first line."""
-        return -(-ctypes.addressof(self._bytes) // LINE) * LINE
+        return whole_lines(ctypes.addressof(self._bytes))
 
     def after_fork(self) -> None:
         """In the child nobody is in the middle of a run."""

@@ -30,6 +30,7 @@ from granite_gguf.ggml.kernels import (
     library,
     offsets,
     table,
+    whole_lines,
 )
 from granite_gguf.ggml.tensor import Activation, Tensor, check
 from granite_gguf.ggml.types import BLOCK_SIZES, F32, GGMLType
@@ -251,7 +252,7 @@ class Products:
         if not all(job.direct for job in jobs) or len({job.packing for job in jobs}) > 1:
             return None
         few = max(job.panel_bytes for job in jobs)
-        each = few + jobs[0].packed_bytes + _lines(4 * x.ne[0] * columns)
+        each = few + jobs[0].packed_bytes + whole_lines(4 * x.ne[0] * columns)
         shares = Shares(self._threads)
         norming = None if norm is None else self._norming(x, norm)
         whole = Together(
@@ -361,11 +362,6 @@ class Products:
 def _fits_as_norm(norm: Norm, x: Tensor) -> bool:
     vectors = (v for v in (norm.weight, norm.shift) if v is not None)
     return all(v.ne == (x.ne[0], 1, 1, 1) and v.type == F32 for v in vectors)
-
-
-def _lines(size: int) -> int:
-    """The next multiple of a line."""
-    return -(-size // LINE) * LINE
 
 
 @dataclass(frozen=True)
