@@ -21,6 +21,7 @@ from granite_gguf.ggml.types import GGMLType
 
 GENERIC = "generic"
 MOST_TOGETHER = 3  # weights, as in job.h
+MOST_CONCATENATED = 8  # tensors
 LINE = 64  # bytes of a cache's line
 VECTOR = 16  # the longest vectors of the kernels
 
@@ -112,6 +113,16 @@ class Norming(ctypes.Structure):
     )
 
 
+class Concat(ctypes.Structure):
+    """``Concat`` of ``native/job.h``."""
+
+    _fields_ = (
+        *_numbers("data_offset", "source_offset", "count", "pieces"),
+        ("bytes", ctypes.c_int64 * MOST_CONCATENATED),
+        ("strides", ctypes.c_int64 * MOST_CONCATENATED),
+    )
+
+
 def whole_lines(size: int) -> int:
     """The next multiple of a line."""
     return -(-size // LINE) * LINE
@@ -143,8 +154,8 @@ def library() -> Any:
             found = ctypes.CDLL(str(path))
             number = ctypes.c_int64
             found.kernels_job_bytes.restype = number
-            told = sum(map(ctypes.sizeof, (Job, Attention, Together, Convolution, Norming)))
-            if found.kernels_job_bytes() != told:
+            told = (Job, Attention, Together, Convolution, Norming, Concat)
+            if found.kernels_job_bytes() != sum(map(ctypes.sizeof, told)):
                 raise ImportError(
                     f"{path}: was compiled from other sources than this package's; install "
                     "granite-gguf again"
@@ -243,7 +254,7 @@ def custom(
     size: int,
     sources: list[Tensor],
     function: str,
-    job: Job | Attention | Together | Convolution | Norming,
+    job: Job | Attention | Together | Convolution | Norming | Concat,
 ) -> Tensor:
     """A node of ``size`` elements that a function of the library computes."""
     operation = _operation(function)

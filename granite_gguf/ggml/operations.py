@@ -143,19 +143,24 @@ def flash_attention(
     )
 
 
-def concat(tensors: Sequence[Tensor], dim: int) -> Tensor:
-    """Join tensors that differ only in dimension ``dim``; a single one is itself."""
+def concat(tensors: Sequence[Tensor], dim: int, near: Tensor | None = None) -> Tensor:
+    """Join tensors that differ only in dimension ``dim``; a single one is itself.
+
+    Args:
+        tensors: F32.
+        dim: of a matrix, or one further.
+        near: a weight that is used near by: what multiplies with it joins them, too.
+    """
+    before, behind = tensors[0].ne[:dim], tensors[0].ne[dim + 1 :]
+    check(
+        all(t.type == F32 and t.ne == (*before, t.ne[dim], *behind) for t in tensors),
+        f"concat {dim}",
+        *tensors,
+    )
+    if near is not None and near.multiplier is not None:
+        return near.multiplier.concat(tensors, dim)
     result = tensors[0]
     for other in tensors[1:]:
-        check(
-            result.type == other.type == F32
-            and all(
-                a == b for i, (a, b) in enumerate(zip(result.ne, other.ne, strict=True)) if i != dim
-            ),
-            f"concat {dim}",
-            result,
-            other,
-        )
         result = result.new(c.ggml_concat(result.context.take(), result.handle, other.handle, dim))
     return result
 

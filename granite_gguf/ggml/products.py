@@ -10,6 +10,7 @@ import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from math import prod
 from typing import NamedTuple
 
 import ggml as c
@@ -18,8 +19,10 @@ from granite_gguf.ggml.attention import attend_many
 from granite_gguf.ggml.kernels import (
     GENERIC,
     LINE,
+    MOST_CONCATENATED,
     MOST_TOGETHER,
     VECTOR,
+    Concat,
     Convolution,
     Job,
     Norming,
@@ -357,6 +360,33 @@ class Products:
         size = channels * frames * batch
         whole = custom(x, F32, size, [x, taps, shift], "kernels_convolve", job)
         return whole.reshape(channels, frames, batch)
+
+    def concat(self, tensors: Sequence[Tensor], dim: int) -> Tensor:
+        """As :func:`granite_gguf.ggml.concat` in the first two dimensions, of tensors that are in
+        one piece up to there.
+        """
+        while len(tensors) > 1:
+            starts = range(0, len(tensors), MOST_CONCATENATED)
+            tensors = [_concat(tensors[n : n + MOST_CONCATENATED], dim) for n in starts]
+        return tensors[0]
+
+
+def _concat(tensors: Sequence[Tensor], dim: int) -> Tensor:
+    ne = list(tensors[0].ne)
+    check(
+        dim in (0, 1)
+        and all(t.type == F32 and t.rows_contiguous for t in tensors)
+        and all(dim == 0 or t.ne[1] == 1 or t.nb[1] == t.nb[0] * t.ne[0] for t in tensors)
+        and all(n == 1 for n in ne[dim + 2 :]),
+        f"concat {dim}",
+        *tensors,
+    )
+    ne[dim] = sum(t.ne[dim] for t in tensors)
+    job = Concat(**offsets(), count=len(tensors), pieces=ne[dim + 1])
+    for n, tensor in enumerate(tensors):
+        job.bytes[n] = tensor.nb[0] * prod(tensor.ne[: dim + 1])
+        job.strides[n] = tensor.nb[dim + 1]
+    return custom(tensors[0], F32, prod(ne), list(tensors), "kernels_concat", job).reshape(*ne)
 
 
 def _fits_as_norm(norm: Norm, x: Tensor) -> bool:

@@ -64,6 +64,9 @@ class Multiplier(Protocol):
     def convolve(self, taps: Tensor, x: Tensor, shift: Tensor) -> Tensor | None:
         """As :func:`granite_gguf.ggml.depthwise_conv_silu`; None where ggml does it."""
 
+    def concat(self, tensors: Sequence[Tensor], dim: int) -> Tensor:
+        """As :func:`granite_gguf.ggml.concat`."""
+
 
 class Context:
     """Room for the descriptions of a number of tensors, and for a graph over them.
@@ -285,23 +288,12 @@ class Tensor:
             self,
             positions,
         )
-        return self.new(
-            c.ggml_rope_ext(
-                self.context.take(),
-                self.handle,
-                positions.handle,
-                None,
-                self.ne[0],
-                ROPE_NEOX,
-                0,  # length of the original context: only the extension methods, unused here
-                theta,
-                1.0,
-                0.0,
-                1.0,
-                32.0,
-                1.0,
-            )
-        )
+        handle = c.ggml_rope_ext(
+            self.context.take(), self.handle, positions.handle, None, self.ne[0], ROPE_NEOX,
+            0,  # length of the original context: only the extension methods, unused here
+            theta, 1.0, 0.0, 1.0, 32.0, 1.0,
+        )  # fmt: skip
+        return self.new(handle)
 
     # Shape; none of these moves data except contiguous_copy and pad
 

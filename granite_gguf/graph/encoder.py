@@ -118,7 +118,8 @@ def encode(graph: Graph, w: Weights, e: Encoder, mel: Tensor, frames: Layout) ->
             if not e.capture_before_feedback:
                 captures[n] = x
     captures = {k: graph.tap(f"encoder_layer_{k}", state) for k, state in captures.items()}
-    captured = concat([captures[k] for k in e.captured_blocks], 0)
+    states = [captures[k] for k in e.captured_blocks]
+    captured = concat(states, 0, w["enc.ctc_out.weight"])
     return Encoded(captured, x, posterior.columns(0, 1), linear(w, "enc.ctc_out", x))
 
 
@@ -170,7 +171,7 @@ def block_attention(w: Weights, p: str, e: Encoder, x: Tensor, frames: Layout) -
         )
         for block in frames.blocks(e.context_size)
     ]
-    return added_linear(w, f"{p}attn_out", frames.join(attended), x)
+    return added_linear(w, f"{p}attn_out", frames.join(attended, distances), x)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, distances: Tensor, mask: Tensor | None) -> Tensor:

@@ -211,7 +211,7 @@ def attention(
         strict=True,
     )
     multiplying = w[f"{p}attn_k.weight"]  # in its way keys and values do
-    return concat([_attend(g, multiplying, *one) for one in parts], 1)
+    return concat([_attend(g, multiplying, *one) for one in parts], 1, multiplying)
 
 
 def joined(names: GraniteNames, g: Granite) -> dict[str, tuple[str, ...]]:

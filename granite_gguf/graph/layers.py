@@ -115,4 +115,4 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = 
         out = mul_mat(v, mul_mat(k, asking).softmax(scale, masked))  # [head_dim, queries, heads]
         out = out.permute(0, 2, 1, 3).contiguous_copy()  # [head_dim, heads, queries]
         parts.append(out.reshape(head_dim * heads, count))
-    return concat(parts, 1)
+    return concat(parts, 1, k)

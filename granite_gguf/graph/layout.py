@@ -45,8 +45,8 @@ class Layout(Protocol):
     def blocks(self, size: int) -> Iterator[Blocks]:
         """Every recording in blocks of ``size`` rows, and what is left."""
 
-    def join(self, parts: Sequence[Tensor]) -> Tensor:
-        """The matrix again, from one of each of :meth:`blocks`."""
+    def join(self, parts: Sequence[Tensor], near: Tensor) -> Tensor:
+        """The matrix again, from one of each of :meth:`blocks`; ``near`` as in ``concat``."""
 
     def convolve(self, taps: Tensor, x: Tensor, shift: Tensor) -> Tensor:
         """Each recording by itself, as :func:`granite_gguf.ggml.depthwise_conv_silu`."""
@@ -80,12 +80,12 @@ class Ragged:
                 yield Blocks(start + full * size, rest, 1, rest)
             start += frames
 
-    def join(self, parts: Sequence[Tensor]) -> Tensor:
-        return concat(parts, 1)
+    def join(self, parts: Sequence[Tensor], near: Tensor) -> Tensor:
+        return concat(parts, 1, near)
 
     def convolve(self, taps: Tensor, x: Tensor, shift: Tensor) -> Tensor:
         parts = [depthwise_conv_silu(taps, part, shift) for part in x.divided(self.lengths)]
-        return concat([part.reshape(*part.ne[:2]) for part in parts], 1)
+        return concat([part.reshape(*part.ne[:2]) for part in parts], 1, taps)
 
     def in_whole(self, size: int, x: Tensor) -> Tensor:
         return concat([part.pad_rows(-part.ne[1] % size) for part in x.divided(self.lengths)], 1)
@@ -140,10 +140,10 @@ class Padded:
             self._masks[start, length] = keys.reshape(length, 1, 1, self.count).spread(length)
         return self._masks[start, length]
 
-    def join(self, parts: Sequence[Tensor]) -> Tensor:
+    def join(self, parts: Sequence[Tensor], near: Tensor) -> Tensor:
         width = parts[0].ne[0]
         found = [part.reshape(width, part.ne[1] // self.count, self.count) for part in parts]
-        return concat(found, 1).reshape(width, self.rows)
+        return concat(found, 1, near).reshape(width, self.rows)
 
     def convolve(self, taps: Tensor, x: Tensor, shift: Tensor) -> Tensor:
         return depthwise_conv_silu(taps, self._framed(x), shift).reshape(x.ne[0], self.rows)

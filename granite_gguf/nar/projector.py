@@ -44,6 +44,7 @@ def project(w: Weights, p: Projector, captured: Tensor, frames: Layout) -> Tenso
             for k in range(p.num_encoder_layers)
         ],
         0,
+        w["proj.layer_proj.weight"],
     )
     x = frames.in_whole(p.block_size, linear(w, "proj.layer_proj", x).gelu_erf())
     windows = x.ne[1] // p.block_size

@@ -202,6 +202,17 @@ typedef struct {
     char *shares; /* as next_piece has them */
 } Together;
 
+/* Tensors one beside the other; the same structure in ../kernels.py. Each has as many pieces; of these,
+ * all first ones follow one another, then all second ones. */
+enum { MOST_CONCATENATED = 8 };
+
+typedef struct {
+    int64_t data_offset, source_offset; /* as in a job */
+    int64_t count, pieces;
+    int64_t bytes[MOST_CONCATENATED];   /* of a piece, and from one to the next */
+    int64_t strides[MOST_CONCATENATED];
+} Concat;
+
 /* A query's heads, next to one another, that share keys; or where all queries and heads begin. */
 struct AttentionOf {
     const char *q, *keys, *values, *distances;

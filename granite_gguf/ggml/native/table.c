@@ -45,7 +45,7 @@ enum {
 
 int64_t kernels_job_bytes(void) {
     return sizeof(Job) + sizeof(Attention) + sizeof(Together) + sizeof(Convolution) +
-           sizeof(Norming);
+           sizeof(Norming) + sizeof(Concat);
 }
 
 int64_t kernels_count(void) { return sizeof table / sizeof *table; }
