@@ -9,8 +9,8 @@
  *
  * Every query has its own sums, in an order that does not depend on other queries.
  *
- * Included behind attention_parts.h, where PACK and multiply_blocks(panel, apart, on, x, depth, sums,
- * rows, blocks, ahead) are as floats.h has them, of numbers of NUMBER_BYTES, in panels
+ * Included behind attention_parts.h, where PACK and multiply_columns(panel, apart, on, x, depth, sums,
+ * rows, columns, ahead) are as floats.h has them, of numbers of NUMBER_BYTES, in panels
  * [width / NUMBERS][rows][NUMBERS]. Where these are no floats, OTHER_NUMBERS is defined, and by it
  * `pack_queries`, `pack_values` and `to_panel`.
  */
@@ -109,10 +109,10 @@ INLINE void multiply_all(const char *panel, const char *x, int64_t width, float 
     const int64_t depth = blocks_of(width, NUMBERS);
     Ahead nothing = {0};
     for (int64_t b = 0; b < blocks; b += BLOCKS) {
-        multiply_blocks((const void *)panel, NUMBERS, PANEL,
-                        (const void *)(x + NUMBER_BYTES * b * COLUMNS * depth * NUMBERS), depth,
-                        sums + b * PANEL_ROWS * COLUMNS, rows, at_most(BLOCKS, blocks - b),
-                        &nothing);
+        multiply_columns((const void *)panel, NUMBERS, PANEL,
+                         (const void *)(x + NUMBER_BYTES * b * COLUMNS * depth * NUMBERS), depth,
+                         sums + b * PANEL_ROWS * COLUMNS, rows,
+                         COLUMNS * at_most(BLOCKS, blocks - b), &nothing);
     }
 }
 

@@ -58,15 +58,17 @@ static void plan(Job *job) {
     }
 }
 
-/* Some rows of a panel times some blocks of x; sums go to tiles of [32 rows][16 columns]. `apart` and
- * `on` as in floats.h. */
+/* Some rows of a panel times some blocks of x, and half of another; sums go to tiles of [32 rows]
+ * [16 columns]. `apart` and `on` as in floats.h. */
 INLINE void multiply_rows(const uint16_t *w, int64_t apart, int64_t on, const uint16_t *x,
                           int64_t depth, float *sums, const int rows, const int blocks,
-                          Ahead *ahead) {
+                          const int half, Ahead *ahead) {
     const int64_t next = depth * TILE;
-    __m512 sum[16][BLOCKS];
+    __m512 sum[2 * ROWS][BLOCKS];
+    __m256 last[2 * ROWS];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++) {
+        last[r] = _mm256_setzero_ps();
 #pragma GCC unroll 3
         for (int b = 0; b < blocks; b++) {
             sum[r][b] = _mm512_setzero_ps();
@@ -76,19 +78,28 @@ INLINE void multiply_rows(const uint16_t *w, int64_t apart, int64_t on, const ui
         fetch(ahead);
 #pragma GCC unroll 4
         for (int pair = 0; pair < TILE_NUMBERS; pair += 2) {
+            const uint16_t *from = x + pair * COLUMNS;
             __m512bh columns[BLOCKS];
+            __m256bh others = {0};
 #pragma GCC unroll 3
             for (int b = 0; b < blocks; b++) {
-                columns[b] = (__m512bh)_mm512_loadu_si512(x + b * next + pair * TILE_COLUMNS);
+                columns[b] = (__m512bh)_mm512_loadu_si512(from + b * next);
+            }
+            if (half) {
+                others = (__m256bh)_mm256_loadu_si256((const void *)(from + blocks * next));
             }
 #pragma GCC unroll 16
             for (int r = 0; r < rows; r++) {
                 int bits;
                 memcpy(&bits, w + r * apart + pair, sizeof bits);
-                const __m512bh numbers = (__m512bh)_mm512_set1_epi32(bits);
+                const __m512i numbers = _mm512_set1_epi32(bits);
 #pragma GCC unroll 3
                 for (int b = 0; b < blocks; b++) {
-                    sum[r][b] = _mm512_dpbf16_ps(sum[r][b], columns[b], numbers);
+                    sum[r][b] = _mm512_dpbf16_ps(sum[r][b], columns[b], (__m512bh)numbers);
+                }
+                if (half) {
+                    last[r] = _mm256_dpbf16_ps(last[r], others,
+                                               (__m256bh)_mm512_castsi512_si256(numbers));
                 }
             }
         }
@@ -97,21 +108,28 @@ INLINE void multiply_rows(const uint16_t *w, int64_t apart, int64_t on, const ui
     for (int r = 0; r < rows; r++) {
 #pragma GCC unroll 3
         for (int b = 0; b < blocks; b++) {
-            _mm512_store_ps(sums + (b * PANEL_ROWS + r) * TILE_COLUMNS, sum[r][b]);
+            _mm512_store_ps(sums + (b * PANEL_ROWS + r) * COLUMNS, sum[r][b]);
+        }
+        if (half) {
+            _mm256_store_ps(sums + (blocks * PANEL_ROWS + r) * COLUMNS, last[r]);
         }
     }
 }
 
-/* The rows of a panel times up to BLOCKS blocks. */
-INLINE void multiply_blocks(const uint16_t *w, int64_t apart, int64_t on, const uint16_t *x,
-                            int64_t depth, float *sums, int64_t rows, int64_t blocks, Ahead *ahead) {
-    for (int64_t r = 0; r < rows; r += blocks == 1 ? 2 * ROWS : ROWS) {
+/* The rows of a panel times up to BLOCKS blocks of columns. Half a vector takes half the time. */
+VECTOR static void multiply_columns(const uint16_t *w, int64_t apart, int64_t on, const uint16_t *x,
+                                    int64_t depth, float *sums, int64_t rows, int64_t columns,
+                                    Ahead *ahead) {
+    for (int64_t r = 0; r < rows; r += ROWS) {
         const uint16_t *from = w + r * apart;
-        float *to = sums + r * TILE_COLUMNS;
-        switch (blocks) {
-        case 1: multiply_rows(from, apart, on, x, depth, to, 2 * ROWS, 1, ahead); break;
-        case 2: multiply_rows(from, apart, on, x, depth, to, ROWS, 2, ahead); break;
-        default: multiply_rows(from, apart, on, x, depth, to, ROWS, 3, ahead);
+        float *to = sums + r * COLUMNS;
+        switch (blocks_of(columns, COLUMNS / 2)) {
+        case 1: multiply_rows(from, apart, on, x, depth, to, ROWS, 0, 1, ahead); break;
+        case 2: multiply_rows(from, apart, on, x, depth, to, ROWS, 1, 0, ahead); break;
+        case 3: multiply_rows(from, apart, on, x, depth, to, ROWS, 1, 1, ahead); break;
+        case 4: multiply_rows(from, apart, on, x, depth, to, ROWS, 2, 0, ahead); break;
+        case 5: multiply_rows(from, apart, on, x, depth, to, ROWS, 2, 1, ahead); break;
+        default: multiply_rows(from, apart, on, x, depth, to, ROWS, 3, 0, ahead);
         }
     }
 }
@@ -119,21 +137,18 @@ INLINE void multiply_blocks(const uint16_t *w, int64_t apart, int64_t on, const 
 VECTOR static void multiply(const Job *job, const Step *step) {
     float sums[BLOCKS * PANEL_ROWS * TILE_COLUMNS] __attribute__((aligned(64)));
     const int64_t depth = blocks_of(job->width, TILE_NUMBERS);
-    const int64_t block = step->column / TILE_COLUMNS;
-    const int64_t blocks = at_most(blocks_of(job->columns, TILE_COLUMNS) - block, BLOCKS);
+    const int64_t columns = at_most(BLOCKS * COLUMNS, job->columns - step->column);
     const int64_t rows = at_most(PANEL_ROWS, job->rows - step->row);
     const uint16_t *w = (const uint16_t *)step->panel;
-    const uint16_t *x = (const uint16_t *)step->packed + block * depth * TILE;
-    fetch_places(job, step->y + step->column * job->rows + step->row, rows,
-                 at_most(blocks * TILE_COLUMNS, job->columns - step->column));
+    const uint16_t *x = (const uint16_t *)step->packed + step->column * depth * TILE_NUMBERS;
+    fetch_places(job, step->y + step->column * job->rows + step->row, rows, columns);
     const int64_t apart = step->in_place ? job->row_bytes / 2 : NUMBERS;
     const int64_t on = step->in_place ? NUMBERS : PANEL;
-    multiply_blocks(w, apart, on, x, depth, sums, rows, blocks, step->ahead);
-    for (int64_t b = 0; b < blocks; b++) {
-        const int64_t column = step->column + b * TILE_COLUMNS;
+    multiply_columns(w, apart, on, x, depth, sums, rows, columns, step->ahead);
+    for (int64_t c = 0; c < columns; c += COLUMNS) {
         for (int64_t r = 0; r < rows; r += 16) {
-            put_sums(job, step->bias, sums + (b * PANEL_ROWS + r) * TILE_COLUMNS,
-                     step->y + column * job->rows, step->row + r, job->columns - column);
+            put_sums(job, step->bias, sums + c * PANEL_ROWS + r * COLUMNS,
+                     step->y + (step->column + c) * job->rows, step->row + r, columns - c);
         }
     }
 }

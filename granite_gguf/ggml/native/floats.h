@@ -154,13 +154,21 @@ TARGET static void put(const Job *job, const float *bias, const float *sums, flo
 }
 #endif
 
-/* Some rows of a panel times some blocks of x; sums go to blocks of [rows of a panel][columns]. Rows
- * lie `apart`, and NUMBERS of a row so far from the next ones as `on` says. */
+#if LANES == 16
+typedef float Short __attribute__((vector_size(4 * LANES / 2)));
+#else
+typedef Vector Short; /* not used */
+#endif
+
+/* Some rows of a panel times some vectors of columns of x, and half of another; sums go to blocks of
+ * [rows of a panel][columns]. Rows lie `apart`, and NUMBERS of a row so far from the next ones as `on`
+ * says. */
 INLINE void multiply_rows(const float *w, int64_t apart, int64_t on, const float *x, int64_t depth,
-                          float *sums, const int blocks, Ahead *ahead) {
+                          float *sums, const int vectors, const int half, Ahead *ahead) {
     const int64_t next = depth * NUMBERS * COLUMNS;
+    const int64_t rest = vectors / VECTORS * next + vectors % VECTORS * LANES;
     Vector sum[ROWS][BLOCKS * VECTORS];
-    const int vectors = blocks * VECTORS;
+    Short last[ROWS] = {0};
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; r++) {
 #pragma GCC unroll 16
@@ -173,9 +181,13 @@ INLINE void multiply_rows(const float *w, int64_t apart, int64_t on, const float
 #pragma GCC unroll 4
         for (int n = 0; n < NUMBERS; n++, x += COLUMNS) {
             Vector columns[BLOCKS * VECTORS];
+            Short others = {0};
 #pragma GCC unroll 16
             for (int v = 0; v < vectors; v++) {
                 columns[v] = load(x + v / VECTORS * next + v % VECTORS * LANES);
+            }
+            if (half) {
+                memcpy(&others, x + rest, sizeof others);
             }
 #pragma GCC unroll 16
             for (int r = 0; r < ROWS; r++) {
@@ -183,31 +195,49 @@ INLINE void multiply_rows(const float *w, int64_t apart, int64_t on, const float
                 for (int v = 0; v < vectors; v++) {
                     sum[r][v] += columns[v] * w[r * apart + n];
                 }
+                if (half) {
+                    last[r] += others * w[r * apart + n];
+                }
             }
         }
     }
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; r++) {
+        float *to = sums + r * COLUMNS;
 #pragma GCC unroll 16
         for (int v = 0; v < vectors; v++) {
-            float *to = sums + v / VECTORS * PANEL_ROWS * COLUMNS + v % VECTORS * LANES;
-            memcpy(to + r * COLUMNS, &sum[r][v], sizeof sum[r][v]);
+            store(to + v / VECTORS * PANEL_ROWS * COLUMNS + v % VECTORS * LANES, sum[r][v]);
+        }
+        if (half) {
+            memcpy(to + vectors / VECTORS * PANEL_ROWS * COLUMNS, last + r, sizeof last[r]);
         }
     }
 }
 
-/* The rows of a panel, whole ROWS of them, times up to BLOCKS blocks. */
-INLINE void multiply_blocks(const float *w, int64_t apart, int64_t on, const float *x, int64_t depth,
-                            float *sums, int64_t rows, int64_t blocks, Ahead *ahead) {
+/* The rows of a panel, whole ROWS of them, times up to BLOCKS blocks of columns. Fewer vectors take
+ * less time, and so does half a long one. */
+TARGET static void multiply_columns(const float *w, int64_t apart, int64_t on, const float *x,
+                                    int64_t depth, float *sums, int64_t rows, int64_t columns,
+                                    Ahead *ahead) {
     for (int64_t r = 0; r < rows; r += ROWS, w += ROWS * apart, sums += ROWS * COLUMNS) {
-        switch (BLOCKS - blocks) {
-#if BLOCKS > 2
-        case 2: multiply_rows(w, apart, on, x, depth, sums, BLOCKS - 2, ahead); break;
+#if LANES == 16
+        switch (blocks_of(columns, LANES / 2)) {
+        case 1: multiply_rows(w, apart, on, x, depth, sums, 0, 1, ahead); break;
+        case 2: multiply_rows(w, apart, on, x, depth, sums, 1, 0, ahead); break;
+        case 3: multiply_rows(w, apart, on, x, depth, sums, 1, 1, ahead); break;
+        case 4: multiply_rows(w, apart, on, x, depth, sums, 2, 0, ahead); break;
+        case 5: multiply_rows(w, apart, on, x, depth, sums, 2, 1, ahead); break;
+#else
+        switch (blocks_of(columns, LANES)) {
+#if LANES > 1
+        case 1: multiply_rows(w, apart, on, x, depth, sums, 1, 0, ahead); break;
 #endif
-#if BLOCKS > 1
-        case 1: multiply_rows(w, apart, on, x, depth, sums, BLOCKS - 1, ahead); break;
+#if BLOCKS * 16 / LANES > 3
+        case 2: multiply_rows(w, apart, on, x, depth, sums, 2, 0, ahead); break;
+        case 3: multiply_rows(w, apart, on, x, depth, sums, 3, 0, ahead); break;
 #endif
-        default: multiply_rows(w, apart, on, x, depth, sums, BLOCKS, ahead);
+#endif
+        default: multiply_rows(w, apart, on, x, depth, sums, BLOCKS * VECTORS, 0, ahead);
         }
     }
 }
@@ -218,18 +248,16 @@ TARGET static void multiply(const Job *job, const Step *step) {
         char room[BLOCKS * PANEL_ROWS * COLUMNS * 4 + 64];
     } room;
     float *sums = (float *)(void *)(((uintptr_t)room.room + 63) & ~(uintptr_t)63);
-    const int64_t depth = blocks_of(job->width, NUMBERS), block = step->column / COLUMNS;
-    const int64_t blocks = at_most(blocks_of(job->columns, COLUMNS) - block, BLOCKS);
+    const int64_t depth = blocks_of(job->width, NUMBERS);
+    const int64_t columns = at_most(BLOCKS * COLUMNS, job->columns - step->column);
     const int64_t rows = at_most(PANEL_ROWS, job->rows - step->row);
     const float *w = (const float *)(const void *)step->panel;
     const float *x = (const float *)(const void *)step->packed + step->column * depth * NUMBERS;
-    fetch_places(job, step->y + step->column * job->rows + step->row, rows,
-                 at_most(blocks * COLUMNS, job->columns - step->column));
+    fetch_places(job, step->y + step->column * job->rows + step->row, rows, columns);
     const int64_t apart = step->in_place ? job->row_bytes / 4 : row_floats(job);
-    multiply_blocks(w, apart, NUMBERS, x, depth, sums, rows, blocks, step->ahead);
-    for (int64_t b = 0; b < blocks; b++) {
-        const int64_t column = step->column + b * COLUMNS;
-        PUT(job, step->bias, sums + b * PANEL_ROWS * COLUMNS, step->y + column * job->rows,
-            step->row, job->columns - column);
+    multiply_columns(w, apart, NUMBERS, x, depth, sums, rows, columns, step->ahead);
+    for (int64_t c = 0; c < columns; c += COLUMNS) {
+        PUT(job, step->bias, sums + c * PANEL_ROWS, step->y + (step->column + c) * job->rows, step->row,
+            columns - c);
     }
 }
