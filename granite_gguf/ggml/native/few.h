@@ -71,8 +71,9 @@ TARGET static inline __attribute__((always_inline)) void few_part(
         }
         for (; left >= bytes; left -= bytes, from += bytes, x += 4 * beside * TAKEN(type)) {
             /* Each line twice: a processor that has too much to fetch leaves some out. */
-            for (int64_t i = 0; i < 2 * LANES * bytes; i += 64) {
+            for (int64_t i = 0; i < LANES * bytes; i += 64) {
                 __builtin_prefetch(next + i, 0, 2);
+                __builtin_prefetch(next + 4 * LANES * bytes + i, 0, 2);
             }
             next += LANES * bytes;
             few_words(from, offsets, type, x, 0, TAKEN(type), sums, columns);
