@@ -43,9 +43,9 @@ typedef struct {
     float offsets[INT8_COLUMNS];   /* scale * sum */
 } Int8Activations;
 
-/* Lines that are fetched each time that 16 bytes of 16 rows are taken, three times what is taken: a
- * processor that has too much to fetch leaves some out. */
-enum { INT8_LINES = 12 };
+/* Lines that are fetched each time that 16 bytes of 16 rows are taken: what is taken, and all of it
+ * again so many bytes on and twice as many, as a processor that has too much to fetch leaves some out. */
+enum { INT8_LINES = 4, INT8_FURTHER = 2048 };
 
 /* What the 16 numbers of IQ4 stand for, with an offset of 128. */
 #define INT8_TABLE                                                                                \

@@ -72,13 +72,19 @@ typedef struct {
     int lines;        /* for each time that something is taken */
 } OF(_sink);
 
-INLINE void OF(_take)(OF(_sink) *sink, const char *from, const int64_t *offsets, WORDS words[4]) {
+INLINE void OF(_fetch)(OF(_sink) *sink, int lines) {
     /* A loop that stays one: else a compiler has all of a block fetched first, which is too much at a
      * time. */
 #pragma GCC unroll 1
-    for (int i = 0; i < sink->lines; i++, sink->next += 64) {
+    for (int i = 0; i < lines; i++, sink->next += 64) {
         __builtin_prefetch(sink->next, 0, 2);
+        __builtin_prefetch(sink->next + INT8_FURTHER, 0, 2);
+        __builtin_prefetch(sink->next + 2 * INT8_FURTHER, 0, 2);
     }
+}
+
+INLINE void OF(_take)(OF(_sink) *sink, const char *from, const int64_t *offsets, WORDS words[4]) {
+    OF(_fetch)(sink, sink->lines);
     TAKE(from, offsets, words);
 }
 
@@ -88,10 +94,7 @@ INLINE void OF(_take)(OF(_sink) *sink, const char *from, const int64_t *offsets,
 
 INLINE void OF(_take_two)(OF(_sink) *sink, const char *from, const int64_t *offsets, WORDS words[8]) {
 #ifdef TAKE_TWO
-#pragma GCC unroll 1
-    for (int i = 0; i < 2 * sink->lines; i++, sink->next += 64) {
-        __builtin_prefetch(sink->next, 0, 2);
-    }
+    OF(_fetch)(sink, 2 * sink->lines);
     TAKE_TWO(from, offsets, words);
 #else
     OF(_take)(sink, from, offsets, words);
