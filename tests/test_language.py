@@ -126,6 +126,9 @@ def test_logits_after_each_token(
             ((choice,),) = model.begin([embed(TOKENS[:n])], [1])
         powers = np.exp(expected["untied"][n - 1] / 8)
         assert choice.probability == pytest.approx(powers.max() / powers.sum(), abs=1e-3)
+        second, best = np.sort(expected["untied"][n - 1])[-2:]
+        lead = (best - second) / expected["untied"][n - 1].std()
+        assert choice.lead == pytest.approx(lead, abs=1e-2)
 
 
 def test_recordings_together_say_what_each_says_alone(

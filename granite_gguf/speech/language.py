@@ -9,6 +9,7 @@ there to fill up are written behind the text, where nothing sees them until they
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -340,8 +341,9 @@ def _inputs(
 
 def _choice(row: FloatArray, scale: float) -> Choice:
     token = int(row.argmax())
-    best, spread = row[token], float(row.std())
-    others = np.delete(row, token)
-    lead = float(best - others.max()) / spread if spread else 0.0
-    probability = float(1.0 / np.exp((row - best) / np.float32(scale)).sum())
-    return Choice(token, probability, lead)
+    behind = row - row[token]
+    second = max(part.max(initial=-np.inf) for part in (behind[:token], behind[token + 1 :]))
+    spread = math.sqrt(max(0.0, float(behind @ behind) / len(row) - float(behind.mean()) ** 2))
+    behind /= np.float32(scale)
+    probability = float(1.0 / np.exp(behind, out=behind).sum())
+    return Choice(token, probability, -float(second) / spread if spread else 0.0)
