@@ -106,7 +106,7 @@ def test_memory_held_already_is_not_counted_again(f32_files: dict[str, Path]) ->
         assert max(needs) > 10_000 * 64 * 4
         first, needs = needs, []
         model.transcribe(synthetic_audio(16_000 * 20, seed=1))
-        assert max(needs) < max(first) / 5
+        assert max(needs) < max(first) / 4  # the outputs, a tenth as long
 
 
 # From outside
