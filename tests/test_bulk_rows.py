@@ -23,8 +23,9 @@ fsspec = pytest.importorskip("fsspec")
 from granite_gguf.bulk.inputs import find_rows, read_contents  # noqa: E402
 from granite_gguf.bulk.outputs import Output  # noqa: E402
 from granite_gguf.ray import RESULTS, Transcriber  # noqa: E402
+from tests.kernels import texts_of_samples  # noqa: E402
 
-TEXTS = [path.with_suffix(".txt").read_text(encoding="utf-8").strip() for path in DEMO_SAMPLES]
+TEXTS = texts_of_samples()
 NAMES = [str(path) for path in DEMO_SAMPLES]
 CONTENTS = [path.read_bytes() for path in DEMO_SAMPLES]
 

@@ -24,6 +24,7 @@ pytest.importorskip("fastapi")
 from granite_gguf.serve.answers import answer  # noqa: E402
 from granite_gguf.serve.faults import told  # noqa: E402
 from granite_gguf.serve.form import Inference, Transcription, Translation, read  # noqa: E402
+from tests.kernels import texts_of_samples  # noqa: E402
 from tests.serving import error_of, metric, post, serving  # noqa: E402
 
 SAMPLE = DEMO_SAMPLES[1]
@@ -282,7 +283,7 @@ def test_documentation(address: str) -> None:
 
 def test_together_and_counted(address: str) -> None:
     """Requests at the same time get each its own text; what they cost is counted."""
-    texts = {path: path.with_suffix(".txt").read_text().strip() for path in DEMO_SAMPLES}
+    texts = dict(zip(DEMO_SAMPLES, texts_of_samples(), strict=True))
     before = metric(address, "granite_audio_seconds_total")
     shared = metric(address, "granite_passes_total")
     asked = [*DEMO_SAMPLES] * 4

@@ -19,9 +19,10 @@ client = pytest.importorskip("websockets.sync.client")
 
 from granite_gguf.serve.realtime import RATE  # noqa: E402
 from granite_gguf.serve.settings import Settings  # noqa: E402
+from tests.kernels import texts_of_samples  # noqa: E402
 from tests.serving import WAIT, metric, serving, until  # noqa: E402
 
-TEXTS = [path.with_suffix(".txt").read_text().strip() for path in DEMO_SAMPLES]
+TEXTS = texts_of_samples()
 _OF = "conversation.item.input_audio_transcription"
 
 
