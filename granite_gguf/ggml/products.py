@@ -375,7 +375,7 @@ def _concat(tensors: Sequence[Tensor], dim: int) -> Tensor:
     ne = list(tensors[0].ne)
     check(
         dim in (0, 1)
-        and all(t.type == F32 and t.rows_contiguous for t in tensors)
+        and all(t.rows_contiguous for t in tensors)
         and all(dim == 0 or t.ne[1] == 1 or t.nb[1] == t.nb[0] * t.ne[0] for t in tensors)
         and all(n == 1 for n in ne[dim + 2 :]),
         f"concat {dim}",

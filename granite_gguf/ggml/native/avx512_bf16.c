@@ -61,13 +61,13 @@ static void plan(Job *job) {
 /* Some rows of a panel times some blocks of x, and half of another; sums go to tiles of [32 rows]
  * [16 columns]. `apart` and `on` as in floats.h. */
 INLINE void multiply_rows(const uint16_t *w, int64_t apart, int64_t on, const uint16_t *x,
-                          int64_t depth, float *sums, const int rows, const int blocks,
-                          const int half, Ahead *ahead) {
+                          int64_t depth, float *sums, const int blocks, const int half,
+                          Ahead *ahead) {
     const int64_t next = depth * TILE;
-    __m512 sum[2 * ROWS][BLOCKS];
-    __m256 last[2 * ROWS];
+    __m512 sum[ROWS][BLOCKS];
+    __m256 last[ROWS];
 #pragma GCC unroll 16
-    for (int r = 0; r < rows; r++) {
+    for (int r = 0; r < ROWS; r++) {
         last[r] = _mm256_setzero_ps();
 #pragma GCC unroll 3
         for (int b = 0; b < blocks; b++) {
@@ -89,7 +89,7 @@ INLINE void multiply_rows(const uint16_t *w, int64_t apart, int64_t on, const ui
                 others = (__m256bh)_mm256_loadu_si256((const void *)(from + blocks * next));
             }
 #pragma GCC unroll 16
-            for (int r = 0; r < rows; r++) {
+            for (int r = 0; r < ROWS; r++) {
                 int bits;
                 memcpy(&bits, w + r * apart + pair, sizeof bits);
                 const __m512i numbers = _mm512_set1_epi32(bits);
@@ -105,7 +105,7 @@ INLINE void multiply_rows(const uint16_t *w, int64_t apart, int64_t on, const ui
         }
     }
 #pragma GCC unroll 16
-    for (int r = 0; r < rows; r++) {
+    for (int r = 0; r < ROWS; r++) {
 #pragma GCC unroll 3
         for (int b = 0; b < blocks; b++) {
             _mm512_store_ps(sums + (b * PANEL_ROWS + r) * COLUMNS, sum[r][b]);
@@ -124,12 +124,12 @@ VECTOR static void multiply_columns(const uint16_t *w, int64_t apart, int64_t on
         const uint16_t *from = w + r * apart;
         float *to = sums + r * COLUMNS;
         switch (blocks_of(columns, COLUMNS / 2)) {
-        case 1: multiply_rows(from, apart, on, x, depth, to, ROWS, 0, 1, ahead); break;
-        case 2: multiply_rows(from, apart, on, x, depth, to, ROWS, 1, 0, ahead); break;
-        case 3: multiply_rows(from, apart, on, x, depth, to, ROWS, 1, 1, ahead); break;
-        case 4: multiply_rows(from, apart, on, x, depth, to, ROWS, 2, 0, ahead); break;
-        case 5: multiply_rows(from, apart, on, x, depth, to, ROWS, 2, 1, ahead); break;
-        default: multiply_rows(from, apart, on, x, depth, to, ROWS, 3, 0, ahead);
+        case 1: multiply_rows(from, apart, on, x, depth, to, 0, 1, ahead); break;
+        case 2: multiply_rows(from, apart, on, x, depth, to, 1, 0, ahead); break;
+        case 3: multiply_rows(from, apart, on, x, depth, to, 1, 1, ahead); break;
+        case 4: multiply_rows(from, apart, on, x, depth, to, 2, 0, ahead); break;
+        case 5: multiply_rows(from, apart, on, x, depth, to, 2, 1, ahead); break;
+        default: multiply_rows(from, apart, on, x, depth, to, 3, 0, ahead);
         }
     }
 }

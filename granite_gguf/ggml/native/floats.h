@@ -157,7 +157,7 @@ TARGET static void put(const Job *job, const float *bias, const float *sums, flo
 #if LANES == 16
 typedef float Short __attribute__((vector_size(4 * LANES / 2)));
 #else
-typedef Vector Short; /* not used */
+typedef Vector Short; /* for no half */
 #endif
 
 /* Some rows of a panel times some vectors of columns of x, and half of another; sums go to blocks of
@@ -166,7 +166,6 @@ typedef Vector Short; /* not used */
 INLINE void multiply_rows(const float *w, int64_t apart, int64_t on, const float *x, int64_t depth,
                           float *sums, const int vectors, const int half, Ahead *ahead) {
     const int64_t next = depth * NUMBERS * COLUMNS;
-    const int64_t rest = vectors / VECTORS * next + vectors % VECTORS * LANES;
     Vector sum[ROWS][BLOCKS * VECTORS];
     Short last[ROWS] = {0};
 #pragma GCC unroll 16
@@ -187,7 +186,7 @@ INLINE void multiply_rows(const float *w, int64_t apart, int64_t on, const float
                 columns[v] = load(x + v / VECTORS * next + v % VECTORS * LANES);
             }
             if (half) {
-                memcpy(&others, x + rest, sizeof others);
+                memcpy(&others, x + vectors * next, sizeof others);
             }
 #pragma GCC unroll 16
             for (int r = 0; r < ROWS; r++) {
@@ -209,7 +208,7 @@ INLINE void multiply_rows(const float *w, int64_t apart, int64_t on, const float
             store(to + v / VECTORS * PANEL_ROWS * COLUMNS + v % VECTORS * LANES, sum[r][v]);
         }
         if (half) {
-            memcpy(to + vectors / VECTORS * PANEL_ROWS * COLUMNS, last + r, sizeof last[r]);
+            memcpy(to + vectors * PANEL_ROWS * COLUMNS, last + r, sizeof last[r]);
         }
     }
 }
